@@ -1,0 +1,105 @@
+# `make demo` and `make test` need Python >= 3.11, pip and make; everything else goes into .venv.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
+
+# Without an NVIDIA driver the CUDA build of torch would only cost gigabytes of download.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+WHEEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fastegnn-md/wheels
+INPUTS := pyproject.toml constraints.txt
+
+# Of pip's lines, those that show progress. sed and not grep: no match is no failure.
+progress = | sed -nE 's/^ *(Downloading [^ ]+ \([0-9.]+ (MB|GB)\)|Building wheel.*|Successfully installed).*/    \1/p'
+# The folder of torch-scatter wheels built against the torch and the Python of .venv; evaluated in a recipe.
+wheel_folder = $(WHEEL_CACHE)/$$($(BIN)/python -c 'import platform, sys; from importlib.metadata import version; \
+	print("torch-{}-cp{}{}-{}".format(version("torch"), *sys.version_info[:2], platform.machine()))')
+
+.PHONY: help install install-test install-dev install-scatter scatter-wheel demo test lint type examples wheel clean distclean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
+		printf '  %-16s %s\n' "$$target" "$$text"; done
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo 'No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
+	@echo "==> $(VENV): new environment with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-torch: constraints.txt | $(BIN)/python
+	@pin=$$(sed -nE 's/^(torch==[^ ]+).*/\1/p' constraints.txt); echo "==> $$pin"; index=; \
+	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && $(BIN)/python -c \
+		'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' '$(TORCH_CPU_INDEX)/torch/' 2>/dev/null; \
+	then index='--extra-index-url $(TORCH_CPU_INDEX)'; fi; \
+	$(PIP) install "$$pin" $$index $(progress)
+	@touch $@
+
+$(VENV)/.stamp-install: $(INPUTS) $(VENV)/.stamp-torch
+	@echo '==> fastegnn-md[demo]'
+	@$(PIP) install -c constraints.txt -e '.[demo]' $(progress)
+	@touch $@
+
+$(VENV)/.stamp-test: $(INPUTS) $(VENV)/.stamp-install
+	@echo '==> fastegnn-md[test]'
+	@$(PIP) install -c constraints.txt -e '.[test]' $(progress)
+	@touch $@
+
+$(VENV)/.stamp-dev: $(INPUTS) $(VENV)/.stamp-test
+	@echo '==> fastegnn-md[dev]'
+	@$(PIP) install -c constraints.txt -e '.[dev]' $(progress)
+	@touch $@
+
+install: $(VENV)/.stamp-install  ## .venv with the package and what the demo needs
+
+install-test: $(VENV)/.stamp-test  ## ... and what the tests need; torch-scatter where its wheel is in the cache
+	@folder=$(wheel_folder); wheel=$$(ls "$$folder"/torch_scatter-*.whl 2>/dev/null | tail -n 1); \
+	[ -z "$$wheel" ] || $(BIN)/python -c 'from importlib.metadata import version; version("torch-scatter")' 2>/dev/null \
+		|| { echo "==> $$(basename "$$wheel") from the cache"; $(PIP) install -q --no-deps "$$wheel"; }
+
+install-dev: $(VENV)/.stamp-dev  ## ... and ruff, mypy, pre-commit
+
+scatter-wheel: $(VENV)/.stamp-torch  ## build torch-scatter once per machine (minutes; PyPI has the source only)
+	@folder=$(wheel_folder); if ls "$$folder"/torch_scatter-*.whl >/dev/null 2>&1; then exit 0; fi; \
+	pin=$$(sed -nE 's/^(torch-scatter==[^ ]+).*/\1/p' constraints.txt); echo "==> $$pin: compiling for $$(basename "$$folder")"; \
+	$(PIP) install -q -c constraints.txt setuptools wheel ninja; \
+	mkdir -p "$$folder"; new=$$(mktemp -d "$$folder/new.XXXXXX"); trap 'rm -rf "$$new"' EXIT; \
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) wheel -q --no-deps --no-build-isolation --no-cache-dir -w "$$new" "$$pin"; \
+	mv "$$new"/torch_scatter-*.whl "$$folder/"
+
+install-scatter: scatter-wheel install-test  ## torch-scatter in .venv, built if the cache has none
+
+demo: install  ## alanine dipeptide from a trajectory to a report (at most ten minutes on two cores)
+	@$(BIN)/fastegnn-md demo $(DEMO_ARGS)
+
+test: install-test  ## the whole suite; PYTEST_ARGS='-k scatter' narrows it
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: install-dev  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+type: install-dev  ## mypy
+	@$(BIN)/mypy
+
+examples: install  ## run every script of examples/
+	@for script in examples/*.py; do echo "==> $$script"; $(BIN)/python "$$script"; done
+
+wheel: install-test  ## a wheel in dist/
+	@$(PIP) wheel -q --no-deps --no-build-isolation -w dist .
+	@ls dist/*.whl
+
+clean:  ## what was built; .venv stays
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## .venv too
+	@rm -rf $(VENV)

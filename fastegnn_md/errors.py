@@ -1,0 +1,65 @@
+"""Errors a user can meet, one class per kind of mistake.
+
+Every message says what was given, what was expected and what to do. All inherit from :class:`FastEGNNMDError`, so a
+script (and the command line) can catch the whole family, and from the built-in class a Python user would expect.
+"""
+
+from __future__ import annotations
+
+
+class FastEGNNMDError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class StateError(FastEGNNMDError, ValueError):
+    """A :class:`~fastegnn_md.State` was given wrong shapes, dtypes or values."""
+
+
+class UnitError(FastEGNNMDError, ValueError):
+    """A quantity has no unit, an unknown unit, or the unit of another dimension."""
+
+
+class GraphError(FastEGNNMDError, ValueError):
+    """A neighbour list cannot be built from the positions or the cell given."""
+
+
+class DataError(FastEGNNMDError, ValueError):
+    """A trajectory, a selection or a store cannot give training pairs."""
+
+
+class ConfigError(FastEGNNMDError, ValueError):
+    """A training configuration has an unknown key or a value out of range."""
+
+
+class TrainingError(FastEGNNMDError, RuntimeError):
+    """Training cannot go on: the loss is not finite, or its files cannot be written."""
+
+
+class CompatibilityError(FastEGNNMDError, ValueError):
+    """A system differs from what a propagator was trained on."""
+
+
+class CheckpointError(FastEGNNMDError, ValueError):
+    """A model or training file is truncated, foreign, tampered with or too new."""
+
+
+class ConstraintError(FastEGNNMDError, ValueError):
+    """A constraint of the engine cannot be combined with learned jumps."""
+
+
+class JumpError(FastEGNNMDError, RuntimeError):
+    """A guarded jump was refused and nothing could take its place.
+
+    Attributes
+    ----------
+    atom : int or None
+        Index of the atom that failed the guard.
+    """
+
+    def __init__(self, message: str, atom: int | None = None):
+        super().__init__(message)
+        self.atom = atom
+
+
+class MissingDependencyError(FastEGNNMDError, ImportError):
+    """An optional engine or back-end is not installed."""

@@ -1,0 +1,15 @@
+"""Neighbour lists and the invariant features of their edges."""
+
+from .features import bessel_basis, bond_distance, cutoff_envelope, drop_longest
+from .neighbours import EdgeList, available_neighbour_lists, minimum_image, neighbour_list
+
+__all__ = [
+    "EdgeList",
+    "available_neighbour_lists",
+    "bessel_basis",
+    "bond_distance",
+    "cutoff_envelope",
+    "drop_longest",
+    "minimum_image",
+    "neighbour_list",
+]

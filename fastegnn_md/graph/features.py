@@ -1,0 +1,102 @@
+"""Invariant features of edges: radial basis, cutoff envelope, distance along bonds, and dropping of long edges."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .neighbours import EdgeList
+
+
+def cutoff_envelope(distance: Tensor, cutoff: float) -> Tensor:
+    """Twice continuously differentiable step from 1 at zero to 0 at the cutoff: 1 - 10u³ + 15u⁴ - 6u⁵, u = r/cutoff."""
+    u = (distance / cutoff).clamp(max=1.0)
+    return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+
+
+def bessel_basis(distance: Tensor, cutoff: float, functions: int) -> Tensor:
+    """Radial functions sin(nπr/cutoff)/r, n = 1..functions (Gasteiger et al., DimeNet, 2020, Eq. 7, unnormalised).
+
+    Parameters
+    ----------
+    distance : Tensor, shape (E, 1), Å
+    cutoff : float
+        Å.
+    functions : int
+
+    Returns
+    -------
+    Tensor, shape (E, functions), 1/Å
+    """
+    order = torch.arange(1, functions + 1, dtype=distance.dtype, device=distance.device)
+    return torch.sin(distance * (order * (math.pi / cutoff))) / distance
+
+
+def bond_distance(index: Tensor, bonds: Tensor, atoms: int) -> Tensor:
+    """Number of bonds between the atoms of each edge, as one-hot columns for 1, 2, 3 and "more or none".
+
+    Parameters
+    ----------
+    index : Tensor of int64, shape (2, E)
+    bonds : Tensor of int64, shape (M, 2)
+        Bonded pairs, each once.
+    atoms : int
+        Number of atoms N that indices refer to.
+
+    Returns
+    -------
+    Tensor of int64, shape (E, 4)
+    """
+    both = torch.cat([bonds, bonds.flip(1)]).unique(dim=0)
+    paths = [both]
+    for _ in range(2):
+        paths.append(_extend(paths[-1], both, atoms))
+    keys = index[0] * atoms + index[1]
+    column = torch.full_like(keys, 3)
+    for steps in (2, 1, 0):  # the shortest path is written last
+        column[torch.isin(keys, paths[steps][:, 0] * atoms + paths[steps][:, 1])] = steps
+    return torch.nn.functional.one_hot(column, 4)
+
+
+def _extend(paths: Tensor, both: Tensor, atoms: int) -> Tensor:
+    """Continue each path (first, last) by every bond of its last atom; ``both`` is sorted by its first column."""
+    degree = torch.bincount(both[:, 0], minlength=atoms)
+    first_bond = degree.cumsum(0) - degree
+    repeats = degree.index_select(0, paths[:, 1])
+    begin = paths[:, 0].repeat_interleave(repeats)
+    within = torch.arange(len(begin), device=paths.device) - (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
+    end = both[first_bond.index_select(0, paths[:, 1]).repeat_interleave(repeats) + within, 1]
+    return torch.stack([begin, end], dim=1).unique(dim=0)
+
+
+def drop_longest(edges: EdgeList, share: float, batch: Tensor) -> EdgeList:
+    """Drop the longest share of the edges of each system (the paper's edge dropping rate p; p = 1 leaves none).
+
+    Parameters
+    ----------
+    edges : EdgeList
+    share : float
+        p in [0, 1]; of E edges, round((1 - p) E) stay.
+    batch : Tensor of int64, shape (N,)
+        System of each atom.
+
+    Raises
+    ------
+    ValueError
+        If the share is outside [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"edge dropping share is {share}; expected a number from 0 to 1")
+    if share == 0.0:
+        return edges
+    system = batch.index_select(0, edges.edge_index[0])
+    counts = torch.bincount(system)
+    by_length = edges.distance[:, 0].argsort(stable=True)
+    order = by_length[system.index_select(0, by_length).argsort(stable=True)]  # by system, then by length
+    ordered_system = system.index_select(0, order)
+    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts).index_select(0, ordered_system)
+    keep_count = ((1.0 - share) * counts.double()).round().long()
+    keep = order[rank < keep_count.index_select(0, ordered_system)].sort().values
+    return EdgeList(edges.edge_index[:, keep], edges.vector[keep], edges.distance[keep])

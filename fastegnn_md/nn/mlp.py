@@ -1,0 +1,90 @@
+"""Small perceptrons that the message-passing blocks are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+# Xavier gain of the last layer of a coordinate head: an untrained model starts near the identity (published value).
+COORDINATE_GAIN = 1e-3
+
+
+class MLP(nn.Module):
+    """Two linear layers with SiLU between them: ``second(silu(first(x)))``.
+
+    Parameters
+    ----------
+    inputs, hidden, outputs : int
+        Widths.
+    bias : bool
+        Whether the second layer has a bias.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, bias: bool = True):
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.second = nn.Linear(hidden, outputs, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return self.second(silu(self.first(x)))
+
+
+class CoordinateHead(MLP):
+    """Scalar coefficients of an equivariant update, φx, φxv or φZ: hidden → hidden → outputs without bias.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of the message.
+    outputs : int
+        Number of coefficients.
+    tanh : bool
+        Bound the coefficients to (-1, 1).
+    """
+
+    def __init__(self, hidden: int, outputs: int = 1, *, tanh: bool = False):
+        super().__init__(hidden, hidden, outputs, bias=False)
+        nn.init.xavier_uniform_(self.second.weight, gain=COORDINATE_GAIN)
+        self.tanh = tanh
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., hidden) to (..., outputs)."""
+        coefficients = super().forward(x)
+        return coefficients.tanh() if self.tanh else coefficients
+
+
+class Attention(nn.Module):
+    """Gate of a message by a scalar in (0, 1), as in the published code: ``m * sigmoid(linear(m))``."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.gate = nn.Linear(hidden, 1)
+
+    def forward(self, message: Tensor) -> Tensor:
+        """Gate messages of shape (..., hidden)."""
+        return message * self.gate(message).sigmoid()
+
+
+def split_linear(layer: nn.Linear, parts: list[Tensor | None], sizes: list[int]) -> list[Tensor | None]:
+    """Apply one linear layer to the concatenation of several inputs without making the concatenation.
+
+    The first layer of an edge network acts on ``[h_i, h_j, e_ij]``. By linearity the node parts can be multiplied once
+    per node and gathered afterwards, which costs N products instead of E.
+
+    Parameters
+    ----------
+    layer : nn.Linear
+        Layer of input width ``sum(sizes)``; its bias is left to the caller.
+    parts : list of Tensor or None
+        Inputs of shape (..., sizes[k]); None where the caller has nothing to multiply (width 0).
+    sizes : list of int
+        Widths of the parts.
+
+    Returns
+    -------
+    list of Tensor or None
+        The product of each part with its columns of the weight.
+    """
+    columns = layer.weight.split(sizes, dim=1)
+    return [None if part is None else linear(part, column) for part, column in zip(parts, columns, strict=True)]

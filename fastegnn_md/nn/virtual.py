@@ -1,0 +1,104 @@
+"""The block of ordered virtual nodes that turns an equivariant network into its Fast version (FastEGNN, Eqs. 4-9)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from .mlp import MLP, Attention, CoordinateHead, split_linear
+from .scatter import segment_mean
+
+
+class VirtualMessage(NamedTuple):
+    """Messages between real and virtual nodes and the displacements they travel along."""
+
+    value: Tensor  # (N, C, hidden)
+    displacement: Tensor | None  # (N, C, 3), x_i - z_c, None without geometry
+
+
+class VirtualNodes(nn.Module):
+    """Messages m_ic = φ2(h_i, s_c, d_ic, M_c) and the updates of z and s they drive.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of node features, messages and virtual features.
+    channels : int
+        Number C of virtual nodes.
+    squared : bool
+        Use |x_i-z_c|² (the paper, Eq. 5) or the plain distance (the published code) as invariant d_ic.
+    geometry : bool
+        Whether virtual nodes have coordinates. Without (periodic systems, where a mean of positions means nothing)
+        they carry invariant features only: m_ic = φ2(h_i, s_c).
+    attention, tanh : bool
+        Options of the published code.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        channels: int,
+        *,
+        squared: bool = True,
+        geometry: bool = True,
+        attention: bool = False,
+        tanh: bool = False,
+    ):
+        super().__init__()
+        self.channels, self.squared, self.geometry = channels, squared, geometry
+        self.sizes = [hidden, hidden, 1, channels] if geometry else [hidden, hidden]
+        self.first = nn.Linear(sum(self.sizes), hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.attention = Attention(hidden) if attention else None
+        self.coordinate = CoordinateHead(hidden, tanh=tanh) if geometry else None  # φZ
+        self.feature = MLP(2 * hidden, hidden, hidden)  # φS
+
+    def messages(self, h: Tensor, x: Tensor, z: Tensor | None, s: Tensor, batch: Tensor) -> VirtualMessage:
+        """Messages of every atom with every virtual node of its system.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, hidden)
+        x : Tensor, shape (N, 3), Å
+        z : Tensor, shape (B, C, 3), Å, or None without geometry
+        s : Tensor, shape (B, C, hidden)
+        batch : Tensor of int64, shape (N,)
+        """
+        if z is None:
+            node, virtual = split_linear(self.first, [h, s], self.sizes)
+            pre = node[:, None] + (virtual + self.first.bias).index_select(0, batch)  # type: ignore[operator,index]
+            return VirtualMessage(self._finish(pre), None)
+        centred = z - segment_mean(x, batch, z.shape[0])[:, None]
+        mixing = torch.bmm(centred, centred.transpose(1, 2))  # M, (B, C, C), symmetric
+        displacement = x[:, None] - z.index_select(0, batch)
+        distance = displacement.square().sum(-1, keepdim=True)
+        if not self.squared:
+            distance = safe_sqrt(distance)
+        node, virtual, length, mixed = split_linear(self.first, [h, s, distance, mixing], self.sizes)
+        per_system = virtual + mixed + self.first.bias  # type: ignore[operator]
+        pre = node[:, None] + per_system.index_select(0, batch) + length  # type: ignore[operator,index]
+        return VirtualMessage(self._finish(pre), displacement)
+
+    def _finish(self, pre: Tensor) -> Tensor:
+        message = silu(self.second(silu(pre)))
+        return message if self.attention is None else self.attention(message)
+
+    def update(
+        self, message: VirtualMessage, z: Tensor | None, s: Tensor, batch: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Move virtual nodes and renew their features (Eqs. 8-9); shapes as in :meth:`messages`."""
+        systems = s.shape[0]
+        if z is not None and self.coordinate is not None and message.displacement is not None:
+            pull = -message.displacement * self.coordinate(message.value)
+            z = z + segment_mean(pull.flatten(1), batch, systems).view_as(z)
+        mean = segment_mean(message.value.flatten(1), batch, systems).view_as(s)
+        return z, s + self.feature(torch.cat([s, mean], dim=-1))
+
+
+def safe_sqrt(square: Tensor) -> Tensor:
+    """Square root whose gradient at zero is zero instead of infinite (an atom may sit on its virtual node)."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), 0.0)

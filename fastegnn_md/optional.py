@@ -1,0 +1,83 @@
+"""Components that are extras of the installation, and names that are imported when they are first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from .errors import MissingDependencyError
+
+# Importable name -> extra of pyproject.toml that brings it.
+EXTRA_OF: Mapping[str, str] = {
+    "ase": "ase",
+    "openmm": "openmm",
+    "lightning": "train",
+    "tensorboard": "train",
+    "matplotlib": "report",
+    "torch_scatter": "scatter",
+}
+
+
+@contextmanager
+def naming_extras(user: str) -> Iterator[None]:
+    """Name the extra to install when an optional component is missing.
+
+    Put the imports of the component into it: ``with naming_extras(__name__): from ase import Atoms``.
+
+    Parameters
+    ----------
+    user : str
+        What needs the component, for the message.
+
+    Raises
+    ------
+    MissingDependencyError
+        If a component of :data:`EXTRA_OF` is not installed. Any other failed import is left as it is.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        component = (error.name or "").partition(".")[0]
+        if component not in EXTRA_OF:
+            raise
+        raise MissingDependencyError(
+            f"{user} needs {component}, which is not installed; "
+            f"install the extra: pip install 'fastegnn-md[{EXTRA_OF[component]}]'"
+        ) from error
+
+
+def lazy_exports(
+    package: str, home_of: Mapping[str, str], namespace: dict[str, Any]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Build the ``__getattr__`` and ``__dir__`` of a package whose names are imported when first used.
+
+    Parameters
+    ----------
+    package : str
+        ``__name__`` of the package.
+    home_of : mapping of str to str
+        Exported name -> relative name of the module that defines it (``{"LearnedDynamics": ".ase"}``).
+    namespace : dict
+        ``globals()`` of the package; names are kept there once imported.
+
+    Returns
+    -------
+    tuple of functions
+        ``(__getattr__, __dir__)``. The first raises :class:`~fastegnn_md.errors.MissingDependencyError` where a name
+        needs an extra that is not installed.
+    """
+
+    def getattribute(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        with naming_extras(f"{package}.{name}"):
+            value = getattr(import_module(home_of[name], package), name)
+        namespace[name] = value
+        return value
+
+    def directory() -> list[str]:
+        return sorted({*namespace, *home_of})
+
+    return getattribute, directory

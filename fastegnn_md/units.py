@@ -1,0 +1,60 @@
+"""One unit system inside: Å, ps, amu, elementary charge, K. Engines convert at their border and nowhere else.
+
+Derived units: velocity Å/ps, momentum amu Å/ps, force amu Å/ps², energy amu Å²/ps².
+CODATA 2018 values; ``EV`` and ``KJ_PER_MOL`` give the energy of one eV and of one kJ/mol in amu Å²/ps².
+"""
+
+from __future__ import annotations
+
+import re
+
+from .errors import UnitError
+
+BOLTZMANN = 0.8314462618  # amu Å²/ps² per K
+KJ_PER_MOL = 100.0  # amu Å²/ps²
+EV = 9648.533212331  # amu Å²/ps²
+FEMTOSECOND = 1e-3  # ps
+
+_SCALES = {
+    "time": {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6},
+    "length": {"A": 1.0, "Å": 1.0, "angstrom": 1.0, "nm": 10.0, "pm": 0.01, "bohr": 0.529177210903},
+    "friction": {"/ps": 1.0, "/fs": 1e3, "/ns": 1e-3},
+}
+_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+
+
+def parse_quantity(text: str, dimension: str) -> float:
+    """Read a number with a unit, such as ``"10 fs"``, ``"0.5nm"`` or ``"10/ps"``.
+
+    Parameters
+    ----------
+    text : str
+        Number and unit.
+    dimension : {"time", "length", "friction"}
+        What the quantity must be.
+
+    Returns
+    -------
+    float
+        The value in ps, Å or 1/ps.
+
+    Raises
+    ------
+    UnitError
+        If there is no number, no unit, or the unit is not one of the dimension.
+    """
+    scales = _SCALES[dimension]
+    known = ", ".join(scales)
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise UnitError(f"cannot read {text!r} as a {dimension}: expected a number and a unit ({known})")
+    number, unit = match.groups()
+    if unit not in scales:
+        given = f"unit {unit!r}" if unit else "no unit"
+        raise UnitError(f"{text!r} has {given}; a {dimension} needs one of: {known}")
+    return float(number) * scales[unit]
+
+
+def format_time(picoseconds: float) -> str:
+    """Write a time in the unit a chemist would use (fs below one ps)."""
+    return f"{picoseconds * 1e3:g} fs" if abs(picoseconds) < 1.0 else f"{picoseconds:g} ps"

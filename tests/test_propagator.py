@@ -1,0 +1,291 @@
+"""The propagator: symmetries, boundaries, modes and the refusal of what it has not seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastegnn_md import Propagator, State
+from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
+from fastegnn_md.config import PropagatorConfig
+from fastegnn_md.errors import CompatibilityError, DataError
+from fastegnn_md.units import BOLTZMANN
+
+CELL = torch.tensor([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 7.5]], dtype=torch.float64)
+
+
+class MemoryPairs:
+    """Random pairs of molecules of nine atoms, as TrajectoryPairs would give them."""
+
+    lag = 0.01
+    fingerprint = "memory"
+
+    def __init__(self, count=12, periodic=False, forces=True, velocities=True, conserving=True, bonds=True):
+        self.has_forces, self.has_velocities, self.periodic = forces, velocities, periodic
+        generator = torch.Generator().manual_seed(11)
+
+        def draw(scale):
+            return scale * torch.randn(9, 3, generator=generator, dtype=torch.float64)
+
+        grid = torch.cartesian_prod(*[torch.arange(3.0, dtype=torch.float64)] * 3)[::3] * 1.3
+        self.pairs = []
+        for _ in range(count):
+            state = State(
+                positions=grid + draw(0.1),
+                velocities=draw(5.0),
+                numbers=torch.tensor([1, 6, 8] * 3),
+                masses=torch.tensor([1.008, 12.011, 15.999] * 3, dtype=torch.float64),
+                forces=draw(3e3) if forces else None,
+                cell=CELL[None] if periodic else None,
+                bonds=torch.tensor([[0, 1], [1, 2], [3, 4], [4, 5], [1, 4]]) if bonds else None,
+            )
+            v = 0.8 * state.velocities + draw(1.0)
+            if conserving:
+                v = v + (state.masses @ (state.velocities - v)) / state.masses.sum()
+            end = state.replace(positions=state.positions + 0.01 * v, velocities=v)
+            self.pairs.append((state, end))
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def batch(self, indices):
+        return tuple(State.concatenate([self.pairs[i][k] for i in indices]) for k in (0, 1))
+
+
+def make(pairs, seed=1, **options):
+    config = PropagatorConfig(**{"hidden": 16, "layers": 2, "cutoff": 3.0, "virtual_nodes": 2, **options})
+    propagator = Propagator.from_pairs(pairs, config, seed=seed).double()
+    for name, parameter in propagator.named_parameters():
+        if name.endswith("second.weight") and parameter.shape[0] != 16:
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
+    return propagator
+
+
+CASES = {
+    "force-free": ({}, {}),
+    "force-informed": ({}, {"forces": True}),
+    "periodic": ({"periodic": True}, {"forces": True}),
+    "without momentum conservation": ({"conserving": False}, {}),
+    "position-only": ({"velocities": False}, {"mode": "position"}),
+    "position-only, periodic, half of the edges": (
+        {"velocities": False, "periodic": True},
+        {"mode": "position", "edge_dropping": 0.5},
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    data, options = CASES[request.param]
+    pairs = MemoryPairs(**data)
+    return make(pairs, **options), pairs
+
+
+def step(propagator, state):
+    """One step; in position mode with the same noise every time."""
+    if propagator.predicts_velocities:
+        return propagator(state)
+    return propagator(state, generator=torch.Generator().manual_seed(0), temperature=300.0)
+
+
+def turn(reflect):
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+    q = q * r.diagonal().sign()
+    return q if (torch.linalg.det(q) < 0) == reflect else -q
+
+
+def transformed(state, q, move):
+    return state.replace(
+        positions=state.positions @ q + move,
+        velocities=state.velocities @ q,
+        forces=None if state.forces is None else state.forces @ q,
+        cell=None if state.cell is None else state.cell @ q,
+    )
+
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+def test_turns_and_moves_with_the_system_and_its_cell(case, reflect):
+    propagator, pairs = case
+    state, _ = pairs.batch([0, 1, 2])
+    q, move = turn(reflect), torch.tensor([4.0, -11.0, 2.0], dtype=torch.float64)
+    plain, other = step(propagator, state), step(propagator, transformed(state, q, move))
+    torch.testing.assert_close(other.positions, plain.positions @ q + move, **CLOSE)
+    if propagator.predicts_velocities:  # redrawn velocities are random numbers, which do not turn
+        torch.testing.assert_close(other.velocities, plain.velocities @ q, **CLOSE)
+    assert float((plain.positions - state.positions).abs().max()) > 1e-3
+
+
+def test_atoms_in_another_order(case):
+    propagator, pairs = case
+    state, _ = pairs.batch([3])
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(8))
+    fields = ("positions", "velocities", "numbers", "masses", "forces")
+    changes = {name: value[order] for name in fields if (value := getattr(state, name)) is not None}
+    permuted = state.replace(**changes, bonds=order.argsort()[state.bonds])
+    plain, other = step(propagator, state), step(propagator, permuted)
+    torch.testing.assert_close(other.positions, plain.positions[order], **CLOSE)
+    if propagator.predicts_velocities:
+        torch.testing.assert_close(other.velocities, plain.velocities[order], **CLOSE)
+
+
+def test_systems_in_another_order_and_of_different_size(case):
+    propagator, pairs = case
+    systems = [pairs.pairs[0][0], _first_atoms(pairs.pairs[1][0], 6), pairs.pairs[2][0]]
+    together = step(propagator, State.concatenate(systems)).split()
+    for position, system in enumerate(systems):
+        alone = step(propagator, system)
+        torch.testing.assert_close(alone.positions, together[position].positions, **CLOSE)
+    reverse = step(propagator, State.concatenate(systems[::-1])).split()[::-1]
+    for one, other in zip(together, reverse, strict=True):
+        torch.testing.assert_close(one.positions, other.positions, **CLOSE)
+
+
+def _first_atoms(state, count):
+    fields = ("positions", "velocities", "numbers", "masses", "forces", "batch")
+    changes = {name: value[:count] for name in fields if (value := getattr(state, name)) is not None}
+    return state.replace(**changes, bonds=state.bonds[(state.bonds < count).all(1)])
+
+
+@pytest.mark.parametrize("mode", ["full", "position"])
+def test_moving_an_atom_by_lattice_vectors_changes_nothing(mode):
+    pairs = MemoryPairs(periodic=True, velocities=mode == "full")
+    propagator = make(pairs, mode=mode, forces=mode == "full")
+    state, _ = pairs.batch([0, 1])
+    shifts = torch.randint(-3, 4, (18, 3), generator=torch.Generator().manual_seed(4)).double() @ CELL
+    plain, other = step(propagator, state), step(propagator, state.replace(positions=state.positions + shifts))
+    torch.testing.assert_close(other.positions - shifts, plain.positions, rtol=0, atol=1e-9)
+    torch.testing.assert_close(other.velocities, plain.velocities, rtol=0, atol=1e-9)
+
+
+def test_momentum_and_uniform_motion_are_exact_where_the_data_conserves_them():
+    pairs = MemoryPairs()
+    propagator = make(pairs)
+    assert propagator.domain.conserves_momentum
+    state, _ = pairs.batch([0])
+    after = propagator(state)
+    torch.testing.assert_close(state.masses @ after.velocities, state.masses @ state.velocities, rtol=0, atol=1e-10)
+    centre = state.masses @ (after.positions - state.positions) / state.masses.sum()
+    expected = 0.01 * state.masses @ state.velocities / state.masses.sum()
+    torch.testing.assert_close(centre, expected, rtol=0, atol=1e-12)
+    boost = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    boosted = propagator(state.replace(velocities=state.velocities + boost))
+    torch.testing.assert_close(boosted.velocities, after.velocities + boost, **CLOSE)
+    torch.testing.assert_close(boosted.positions, after.positions + 0.01 * boost, **CLOSE)
+    assert not make(MemoryPairs(conserving=False)).domain.conserves_momentum
+
+
+def test_untrained_residual_is_that_of_the_linear_predictor():
+    pairs = MemoryPairs(conserving=False, forces=False)
+    propagator = Propagator.from_pairs(pairs, PropagatorConfig(cutoff=3.0)).double()
+    torch.nn.init.zeros_(propagator.network.readout.second.weight)
+    torch.nn.init.zeros_(propagator.network.readout.second.bias)
+    errors = one_step_errors(propagator, pairs)
+    assert errors["learned"].x == pytest.approx(errors["best linear"].x, rel=1e-6)
+    assert errors["learned"].v == pytest.approx(errors["best linear"].v, rel=1e-6)
+    start, end = pairs.batch(range(len(pairs)))
+    with torch.no_grad():
+        residual = propagator.residual(start, end)
+    for number in (1, 6, 8):  # in units of its own RMS
+        assert float(residual.v[start.numbers == number].square().mean()) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_baselines_on_motion_that_is_known():
+    """Free particles: free flight and best linear are exact. Oscillators of one frequency: best linear v is cos(ωt)."""
+    pairs = MemoryPairs(forces=False)
+    start, _ = pairs.batch([0, 1, 2])
+    flown = start.replace(positions=start.positions + 0.01 * start.velocities)
+    errors = baseline_errors(start, flown, 0.01, velocities=True)
+    root = start.masses.sqrt()[:, None]
+    assert errors["free flight"].x == pytest.approx(0, abs=1e-12)
+    assert errors["best linear"].x == pytest.approx(0, abs=1e-10)
+    assert errors["zero motion"].x == pytest.approx(float((root * 0.01 * start.velocities).square().mean().sqrt()))
+    assert tuple(errors) == BASELINES
+    turned = start.replace(velocities=0.3 * start.velocities)
+    errors = baseline_errors(start, turned, 0.01, velocities=True)
+    assert errors["best linear"].v == pytest.approx(0, abs=1e-10)
+    assert errors["zero motion"].v == pytest.approx(float((root * 0.7 * start.velocities).square().mean().sqrt()))
+
+
+def test_ratio_is_over_the_best_baseline():
+    pairs = MemoryPairs()
+    errors = one_step_errors(make(pairs, forces=True), pairs, batch_size=5)
+    assert "best linear with force" in errors
+    smallest = min(errors[name].v for name in BASELINES)
+    assert ratios(errors).v == pytest.approx(errors["learned"].v / smallest)
+
+
+def test_redrawn_velocities_are_maxwell_boltzmann():
+    pairs = MemoryPairs(velocities=False)
+    propagator = make(pairs, mode="position")
+    state = State.concatenate([pairs.pairs[0][0]] * 400)
+    v = propagator(state, generator=torch.Generator().manual_seed(3), temperature=250.0).velocities
+    for number in (1, 6, 8):
+        kinetic = (state.masses[:, None] * v.square())[state.numbers == number]
+        error = (2 / kinetic.numel()) ** 0.5  # of a variance of Gaussian numbers
+        assert float(kinetic.mean()) / (BOLTZMANN * 250.0) == pytest.approx(1.0, abs=4 * error)
+    with pytest.raises(CompatibilityError, match="give generator and temperature"):
+        propagator(state)
+
+
+def test_the_state_given_is_not_changed_and_its_dtype_is_kept():
+    pairs = MemoryPairs(forces=False)
+    propagator = make(pairs).float()
+    state, _ = pairs.batch([0])
+    before = {name: getattr(state, name).clone() for name in ("positions", "velocities", "masses")}
+    after = propagator(state)
+    assert after.dtype == torch.float64 and after.positions.requires_grad is False
+    for name, value in before.items():
+        assert torch.equal(getattr(state, name), value)
+
+
+def test_the_caller_s_random_numbers_are_left_alone():
+    before = torch.get_rng_state()
+    make(MemoryPairs())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.replace(numbers=s.numbers.clone().index_fill_(0, torch.tensor([4]), 7)),
+            "atom 4 has atomic number 7",
+        ),
+        (lambda s: s.replace(numbers=s.numbers.clone().index_fill_(0, torch.tensor([2]), 92)), "atomic number 92"),
+        (lambda s: s.replace(masses=s.masses * 1.02), r"atom 0 \(atomic number 1\) has mass 1.0282 amu; training had"),
+        (
+            lambda s: s.replace(cell=CELL[None], pbc=None),
+            "the system is periodic but this propagator was trained on isolat",
+        ),
+        (lambda s: s.replace(cell=CELL[None], pbc=torch.tensor([True, True, False])), "pbc is mixed"),
+        (lambda s: s.replace(forces=None), "is force-informed; give the forces"),
+        (lambda s: s.replace(bonds=None), "was trained with bonds"),
+    ],
+)
+def test_unseen_systems_are_refused(change, message):
+    pairs = MemoryPairs()
+    state, _ = pairs.batch([0])
+    with pytest.raises(CompatibilityError, match=message):
+        make(pairs, forces=True)(change(state))
+
+
+def test_pairs_must_carry_what_the_mode_needs():
+    with pytest.raises(DataError, match="needs velocities"):
+        make(MemoryPairs(velocities=False))
+    with pytest.raises(DataError, match="forces=True needs forces"):
+        make(MemoryPairs(forces=False), forces=True)
+
+
+def test_one_atom_moves_in_free_flight():
+    """Nothing can push it: momentum is conserved, so its velocity stays."""
+    pairs = MemoryPairs(forces=False, bonds=False)
+    state = pairs.pairs[0][0]
+    one = state.replace(
+        **{name: getattr(state, name)[:1] for name in ("positions", "velocities", "numbers", "masses", "batch")}
+    )
+    after = make(pairs)(one)
+    torch.testing.assert_close(after.velocities, one.velocities, rtol=0, atol=1e-12)
+    torch.testing.assert_close(after.positions, one.positions + 0.01 * one.velocities, rtol=0, atol=1e-12)
