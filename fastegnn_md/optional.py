@@ -15,6 +15,7 @@ EXTRA_OF: Mapping[str, str] = {
     "openmm": "openmm",
     "lightning": "train",
     "tensorboard": "train",
+    "jinja2": "report",
     "matplotlib": "report",
     "torch_scatter": "scatter",
 }

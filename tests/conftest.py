@@ -73,12 +73,6 @@ def require() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
-    """The checkout: the folder of pyproject.toml."""
-    return ROOT
-
-
-@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder ``../shared`` beside the checkout, or a skip (a failure in CI) where there is none."""
     folder = ROOT.parent / "shared"

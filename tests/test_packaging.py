@@ -1,0 +1,278 @@
+"""What is shipped: wheel and sdist against the tree, optional components, the recipe, the rule about skips."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import fastegnn_md
+from fastegnn_md.optional import EXTRA_OF
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# Folder in the tree -> folder in the installed package.
+FOLDERS = {ROOT / "fastegnn_md": Path("fastegnn_md"), ROOT / "integrators": Path("fastegnn_md/integrators")}
+# Importable name -> name on PyPI, and name on PyPI -> name on conda-forge, where they differ.
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+CONDA_NAMES = {"torch": "pytorch", "vesin": "python-vesin"}
+
+
+def shipped_files() -> list[str]:
+    """Every file of the package folders, by its path in the wheel."""
+    return sorted(
+        (target / file.relative_to(folder)).as_posix()
+        for folder, target in FOLDERS.items()
+        for file in folder.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    )
+
+
+def modules() -> list[str]:
+    names = (
+        Path(name).with_suffix("").as_posix().replace("/", ".") for name in shipped_files() if name.endswith(".py")
+    )
+    return sorted(name.removesuffix(".__init__") for name in names if not name.endswith("__main__"))
+
+
+def run(*command: object, **kwargs) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **kwargs)
+    assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result
+
+
+def python(code: str, **kwargs) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    return run(sys.executable, "-c", code, **kwargs).stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from the sdist of a copy of the tree: what is missing in either shows."""
+    folder = tmp_path_factory.mktemp("dist")
+    tree = folder / "tree"
+    for name in ("fastegnn_md", "integrators"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    python(f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})", cwd=tree)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "sdist", filter="data")
+    (source,) = (folder / "sdist").iterdir()
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "-q"]
+    run(sys.executable, "-m", "pip", "wheel", *options, "-w", folder, source)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def test_wheel_holds_every_file_of_the_tree_and_no_other(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert sorted(names) == shipped_files()
+
+
+def test_package_from_the_wheel_finds_its_integrators(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
+        "import fastegnn_md, fastegnn_md.integrators, fastegnn_md.integrators.ase, importlib.util; "
+        "assert importlib.util.find_spec('integrators') is None; "
+        "print(fastegnn_md.__version__, fastegnn_md.integrators.ase.__file__)"
+    )
+    version, file = python(code, cwd=tmp_path).split()
+    assert version == PROJECT["version"]
+    assert Path(file) == tmp_path / "site/fastegnn_md/integrators/ase.py"
+
+
+def test_version_is_that_of_pyproject():
+    assert fastegnn_md.__version__ == PROJECT["version"]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_module_imports_and_its_doctests_hold(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_nothing_imports_integrators_by_its_place_in_the_tree():
+    wrong = ("import " + "integrators", "from " + "integrators")
+    for folder in ("fastegnn_md", "integrators", "tests", "examples", "benchmarks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith(wrong)]
+            assert not lines, f"{file}: {lines}; import fastegnn_md.integrators"
+
+
+BLOCK_EXTRAS = """
+import importlib, json, sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Block())
+from fastegnn_md.errors import MissingDependencyError
+import fastegnn_md, fastegnn_md.data, fastegnn_md.models, fastegnn_md.engines.mdanalysis, fastegnn_md.integrators.guards
+fastegnn_md.State, fastegnn_md.Propagator
+messages = {{}}
+for module, use in {uses!r}:
+    try:
+        eval(use, {{"engine": importlib.import_module(module)}})
+    except MissingDependencyError as error:
+        messages[f"{{module}}: {{use}}"] = str(error)
+print(json.dumps(messages))
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "extra", "uses"),
+    [
+        (
+            set(EXTRA_OF),
+            "ase",
+            [
+                ("fastegnn_md.engines", "engine.LearnedStepper"),
+                ("fastegnn_md.engines.ase", "engine.LearnedStepper"),
+                ("fastegnn_md.integrators", "engine.LearnedDynamics"),
+                ("fastegnn_md.integrators.ase", "engine.LearnedDynamics"),
+            ],
+        ),
+        (
+            {"openmm"},
+            "openmm",
+            [
+                ("fastegnn_md.engines", "engine.OpenMMCalculator(None)"),
+                ("fastegnn_md.engines.openmm", "engine.OpenMMCalculator(None)"),
+            ],
+        ),
+    ],
+    ids=["all", "openmm"],
+)
+def test_base_package_works_without_extras_and_using_one_names_it(tmp_path, blocked, extra, uses):
+    messages = json.loads(python(BLOCK_EXTRAS.format(blocked=blocked, uses=uses), cwd=tmp_path))
+    for module, use in uses:
+        assert f"fastegnn-md[{extra}]" in messages.get(f"{module}: {use}", "no error"), f"{module}: {use}"
+
+
+def test_no_module_opens_a_connection_when_imported(tmp_path):
+    code = f"""
+import importlib, socket
+
+def refuse(*arguments):
+    raise RuntimeError(f"network access while importing: {{arguments}}")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+for name in {modules()!r}:
+    importlib.import_module(name)
+"""
+    python(code, cwd=tmp_path)
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def test_constraints_pin_every_dependency_within_its_range():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = requirements([line for line in lines if line and not line.startswith("#")])
+    wanted = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    for name, requirement in requirements([line for group in wanted for line in group]).items():
+        if name == PROJECT["name"]:
+            continue
+        (pin,) = pins[name].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), f"{pins[name]} is not {requirement}"
+
+
+def test_every_imported_library_is_a_declared_dependency():
+    lines = [*PROJECT["dependencies"], *(line for group in PROJECT["optional-dependencies"].values() for line in group)]
+    declared = set(requirements(lines)) | {"fastegnn-md"}
+    for file in (file for folder in FOLDERS for file in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+                assert canonicalize_name(DISTRIBUTIONS.get(name, name)) in declared, f"{file} imports {name}"
+
+
+def test_malicious_lightning_releases_are_excluded():
+    lightning = requirements(PROJECT["optional-dependencies"]["train"])["lightning"]
+    assert list(lightning.specifier.filter(["2.6.1", "2.6.2", "2.6.3", "2.6.6"])) == ["2.6.1", "2.6.6"]
+
+
+def test_optional_components_are_in_the_extra_their_message_names():
+    for component, extra in EXTRA_OF.items():
+        assert canonicalize_name(component) in requirements(PROJECT["optional-dependencies"][extra])
+
+
+def test_conda_recipe_agrees_with_pyproject():
+    recipe = yaml.safe_load((ROOT / "conda-recipe/recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["context"]["version"] == PROJECT["version"]
+    assert PROJECT["requires-python"] == f">={recipe['context']['python_min']}"
+    python_line, *lines = recipe["requirements"]["run"]
+    assert python_line == "python >=${{ python_min }}"
+    base = requirements(PROJECT["dependencies"])
+    expected = {CONDA_NAMES.get(name, name): str(requirement.specifier) for name, requirement in base.items()}
+    assert {name: str(line.specifier) for name, line in requirements(lines).items()} == expected
+    (entry,) = recipe["build"]["python"]["entry_points"]
+    assert dict([entry.split(" = ")]) == PROJECT["scripts"]
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def test_it(require):\n    require('no_such_component')\n",
+        "import pytest\npytest.skip('missing: a whole file', allow_module_level=True)\n",
+        "import pytest\npytest.importorskip('no_such_component')\n",
+        "import pytest\n@pytest.mark.skipif(True, reason='missing: something')\ndef test_it(): ...\n",
+    ],
+    ids=["fixture", "module", "importorskip", "mark"],
+)
+def test_a_skip_for_a_missing_component_fails_in_ci_only(tmp_path, body, ci):
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(body, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", str(tmp_path)]
+    environment = {**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    if ci:
+        assert result.returncode not in (0, 5), result.stdout
+        assert "not allowed" in result.stdout
+    else:
+        assert result.returncode in (0, 5), result.stdout  # 5: nothing collected
+        assert "1 skipped" in result.stdout
+
+
+def test_a_component_that_is_installed_but_broken_is_an_error_not_a_skip(require, tmp_path, monkeypatch):
+    (tmp_path / "broken_component.py").write_text("import no_such_component\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_component"):
+        require("broken_component")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="missing: make")
+def test_make_lists_its_targets():
+    targets = run("make", "help", cwd=ROOT).stdout
+    assert all(f"  {name} " in targets for name in ("install", "demo", "test", "lint", "type", "scatter-wheel"))
+
+
+def test_pre_commit_runs_the_ruff_of_the_constraints():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (rev,) = [repo["rev"] for repo in config["repos"] if repo["repo"].endswith("ruff-pre-commit")]
+    assert f"ruff=={rev.removeprefix('v')}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
