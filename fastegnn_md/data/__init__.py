@@ -1,0 +1,21 @@
+"""Trajectories become a store, a store becomes pairs a propagator is trained on."""
+
+from .harvest import harvest
+from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
+from .pairs import TrajectoryPairs
+from .store import Store
+from .store_writer import StoreWriter
+from .topology import Topology, load_universe, read_topology
+
+__all__ = [
+    "NoiseFloor",
+    "NoiseFloorWarning",
+    "Store",
+    "StoreWriter",
+    "Topology",
+    "TrajectoryPairs",
+    "harvest",
+    "load_universe",
+    "noise_floor",
+    "read_topology",
+]

@@ -1,0 +1,442 @@
+"""Pairs of states a lag apart: the data set a propagator is trained on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import MDAnalysis as mda
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .. import units
+from ..errors import DataError
+from ..state import State
+from .collate import Fields, Identity, join
+from .frames import write_trajectory
+from .noise import NoiseFloorWarning, noise_floor
+from .split import frames_per_lag, split_windows
+from .store import Store
+from .topology import select_atoms
+
+Velocities = Literal["stored", "central", "forward", "none"]
+Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
+
+# frames before the first and after the second state of a pair that the velocities are made from
+_NEIGHBOURS = {"stored": (0, 0), "none": (0, 0), "central": (1, 1), "forward": (0, 1)}
+_COLDEST, _HOTTEST = 0.1, 1e6  # K; outside, velocities are in another unit than Å/ps (Å/fs: 1e-4 K, m/s: 1e6 K)
+
+
+class TrajectoryPairs(Dataset[tuple[State, State]]):
+    """Pairs (state at t, state at t + lag) from MDAnalysis trajectories or from stores.
+
+    A trajectory is read once, frame by frame, checked, unwrapped in order and written to an H5MD store; pairs are then
+    fetched from the store through memory maps, so that memory does not grow with the trajectory. Several lags can share
+    one store: pass the same ``store`` again, or the path of the store as ``source``.
+
+    Velocities must be those of the time of the frame. Verlet-type integrators of some engines (OpenMM's Verlet and
+    LangevinMiddle) save v(t − dt/2) instead; that cannot be seen in a file. Correct them by ½ dt f/m before writing
+    the trajectory, or harvest.
+
+    Parameters
+    ----------
+    source : Universe, AtomGroup, Store, path of a store, or a sequence of these
+        Several sources (of different size, too) make one data set; a batch mixes them.
+    lag : float or str
+        Time between the two states, in ps, or with its unit (``"10 fs"``). A whole number of frames.
+    select : str
+        MDAnalysis selection of the atoms to keep.
+    store : path, optional
+        Where the store is written; reused if it holds the same frames. Several universes get a number before the
+        suffix. Default: a temporary file that lives as long as this object and its splits.
+    velocities : {"stored", "central", "forward", "none"}
+        ``"stored"``: from the file. ``"central"``: (x(t+dt) − x(t−dt)) / 2dt between frames dt apart, an approximation
+        whose error grows as dt². ``"forward"``: (x(t+dt) − x(t)) / dt, which **looks into the future** and is
+        only for reproducing published tables made this way. ``"none"``: zeros, for position-only propagators.
+    dt : float, ps, optional
+        Time between frames of the file; only for files that do not say it.
+    stride : int
+        Keep every stride-th frame of the trajectory.
+    time_reversal : bool
+        Add the pairs (x', −v') → (x, −v).
+    unwrap : bool
+        Follow atoms through periodic boundaries while the store is written. With False wrapped coordinates are refused.
+    friction : float or str, optional
+        Langevin friction of the run in 1/ps or with its unit (``"1/ps"``), to estimate the noise floor.
+    progress : bool
+        Show progress bars.
+
+    Attributes
+    ----------
+    lag : float, ps
+    lag_frames : tuple of int
+        Frames per lag, for each store.
+    n_atoms : int
+        Atoms of the largest system.
+    numbers, masses : ndarray, shape (sum of atoms over systems,)
+        Atomic numbers and masses (amu) of all systems, one after the other.
+    has_forces, has_velocities, has_bonds, periodic : bool
+        What the states carry. Fields that one system lacks are left out for all.
+    fingerprint : str
+        SHA-256 of the stored data and of the pairs made from them.
+    stores : tuple of Store
+
+    Raises
+    ------
+    DataError
+        If the data cannot give such pairs; the message says why and what to do.
+
+    Warns
+    -----
+    NoiseFloorWarning
+        If velocities of a trajectory cannot be predicted at this lag: see :func:`noise_floor`.
+    """
+
+    def __init__(
+        self,
+        source: Source | Sequence[Source],
+        *,
+        lag: float | str,
+        select: str = "all",
+        store: str | os.PathLike | None = None,
+        velocities: Velocities = "stored",
+        dt: float | None = None,
+        stride: int = 1,
+        time_reversal: bool = False,
+        unwrap: bool = True,
+        friction: float | str | None = None,
+        progress: bool = True,
+    ):
+        if velocities not in _NEIGHBOURS:
+            raise DataError(f"velocities={velocities!r}; expected one of {', '.join(map(repr, _NEIGHBOURS))}")
+        if time_reversal and velocities == "forward":
+            raise DataError("time_reversal needs velocities of the time of the frame, forward differences are not")
+        self.lag = units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
+        self.velocities = velocities
+        self.time_reversal = time_reversal
+        self._scratch: tempfile.TemporaryDirectory | None = None
+        options = {"select": select, "dt": dt, "stride": stride, "unwrap": unwrap, "progress": progress}
+        sources = list(source) if isinstance(source, (list, tuple)) else [source]
+        if not sources:
+            raise DataError("no source was given; pass a universe or a store, or a list of them")
+        self.stores = tuple(
+            self._open(one, self._store_path(store, sources, index), options) for index, one in enumerate(sources)
+        )
+        self.lag_frames = tuple(frames_per_lag(self.lag, one.dt) for one in self.stores)
+        self._describe()
+        self._set_windows([one.segments for one in self.stores])
+        if not len(self):
+            longest = max(one.dt * float(np.diff(one.segments).max(initial=1) - 1) for one in self.stores)
+            raise DataError(
+                f"no pair fits: the longest run of frames spans {units.format_time(longest)}, the lag is "
+                f"{units.format_time(self.lag)} (difference velocities need one frame more on their sides); give a "
+                "shorter lag or longer trajectories"
+            )
+        self._check_velocities()
+        self._warn_of_noise(units.parse_quantity(friction, "friction") if isinstance(friction, str) else friction)
+
+    def _store_path(self, store: str | os.PathLike | None, sources: list[Source], index: int) -> Path | None:
+        if not isinstance(sources[index], (mda.Universe, mda.AtomGroup)):
+            return None
+        if store is None:
+            if self._scratch is None:
+                self._scratch = tempfile.TemporaryDirectory(prefix="fastegnn_md-")
+            return Path(self._scratch.name) / f"pairs.{index}.h5md"
+        path = Path(store)
+        return path if len(sources) == 1 else path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
+
+    def _open(self, source: Source, path: Path | None, options: dict[str, Any]) -> Store:
+        if isinstance(source, (mda.Universe, mda.AtomGroup)):
+            assert path is not None  # _store_path gives one for every universe
+            atoms = select_atoms(source, options["select"])
+            need = self.velocities == "stored"
+            if need and not _has_velocities(atoms):
+                raise DataError(_no_velocities(f"the trajectory of {len(atoms)} atoms has no velocities", source))
+            arguments = {name: options[name] for name in ("dt", "stride", "unwrap", "progress")}
+            return write_trajectory(atoms, path, need_velocities=need, **arguments)
+        if isinstance(source, (str, os.PathLike, Store)):
+            given = [
+                name for name, default in (("select", "all"), ("dt", None), ("stride", 1)) if options[name] != default
+            ]
+            if given:
+                raise DataError(f"{', '.join(given)} apply when a store is written; this source is one already")
+            return source if isinstance(source, Store) else Store(source)
+        raise DataError(f"source is a {type(source).__name__}; expected an MDAnalysis Universe or the path of a store")
+
+    def _describe(self) -> None:
+        stores = self.stores
+        if len({one.periodic for one in stores}) > 1:
+            raise DataError("some sources have a cell and some have not; train on one kind at a time")
+        self.periodic = stores[0].periodic
+        self.has_velocities = self.velocities != "none"
+        self.has_forces = all(one.has_forces for one in stores)
+        self.has_bonds = all(one.topology.bonds is not None for one in stores)
+        self.n_atoms = max(one.n_atoms for one in stores)
+        self.numbers = np.concatenate([one.topology.numbers for one in stores])
+        self.masses = np.concatenate([one.topology.masses for one in stores])
+        # types get one numbering for all systems
+        types = [one.topology.types for one in stores if one.topology.types is not None]
+        names = np.unique(np.concatenate(types)) if len(types) == len(stores) else None
+        self._last_joined: tuple[int, dict[str, Tensor | None]] = (0, {})
+        self._identity = [
+            Identity(one, names, bonds=self.has_bonds, charges=self._all_have_charges()) for one in stores
+        ]
+
+    def _all_have_charges(self) -> bool:
+        return all(one.topology.charges is not None for one in self.stores)
+
+    def _set_windows(self, windows: list[np.ndarray]) -> None:
+        """Count the pairs of each window, so that an index is found by bisection and not from a list of all pairs."""
+        before, after = _NEIGHBOURS[self.velocities]
+        self._windows = windows
+        tables = []
+        for index, (window, frames) in enumerate(zip(windows, self.lag_frames, strict=True)):
+            first = window[:, 0] + before
+            count = np.maximum(window[:, 1] - after - frames - first, 0)
+            tables.append(np.stack([np.full(len(window), index), first, count], axis=1)[count > 0])
+        self._table = np.concatenate(tables)  # store, first start frame, number of pairs
+        self._ends = np.cumsum(self._table[:, 2])
+
+    def _check_velocities(self) -> None:
+        if self.velocities != "stored":
+            return
+        for store in self.stores:
+            if not store.has_velocities:
+                raise DataError(_no_velocities(f"store {str(store.path)!r} has no velocities", store))
+            sample = store.velocities[:: max(1, store.n_frames // 100)].astype(np.float64)
+            temperature = float((store.topology.masses * (sample**2).sum(-1)).mean() / (3 * units.BOLTZMANN))
+            if temperature == 0.0:
+                raise DataError(_no_velocities("all stored velocities are zero", store))
+            if not _COLDEST < temperature < _HOTTEST:
+                raise DataError(
+                    f"the stored velocities belong to a temperature of {temperature:.3g} K, so they are not in Å/ps "
+                    "(formats like the LAMMPS dump carry no unit); scale them while reading, with a transformation: "
+                    "universe.trajectory.add_transformations(...)"
+                )
+
+    def _warn_of_noise(self, friction: float | None) -> None:
+        trajectory = [one.kind == "trajectory" for one in self.stores]
+        if not any(trajectory) or not self.has_velocities:
+            return
+        floor = noise_floor(self, friction=friction)
+        if floor.dominates:
+            warnings.warn(floor.message(), NoiseFloorWarning, stacklevel=3)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the stored data, the lag and the windows."""
+        digest = hashlib.sha256(f"{self.lag:.9g} {self.velocities} {self.time_reversal}".encode())
+        for store, window in zip(self.stores, self._windows, strict=True):
+            digest.update(store.content.encode() + np.ascontiguousarray(window, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return self.n_forward * (2 if self.time_reversal else 1)
+
+    @property
+    def n_forward(self) -> int:
+        """Number of pairs without the time-reversed ones, which come after them."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> tuple[State, State]:
+        """The pair of one index: state at t, state at t + lag (float32)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} pairs")
+        return self.batch([index % len(self)])
+
+    def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[State, State]:
+        """Pairs of several indices as two batched states, read at once.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Which pairs; the systems of the batch are in this order.
+
+        Returns
+        -------
+        start, end : State
+            float32; equal to :meth:`State.concatenate` of the single pairs.
+
+        Raises
+        ------
+        IndexError
+            If an index is out of range.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        which, start, end = self.frame_indices(wanted).T
+        return self._states(which, start, end, wanted >= self.n_forward)
+
+    def frame_indices(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where pairs lie in their stores.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Which pairs.
+
+        Returns
+        -------
+        ndarray of int, shape (n, 3)
+            Store, first frame, second frame. Time-reversed pairs have the later frame first.
+
+        Raises
+        ------
+        IndexError
+            If an index is out of range.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.ndim != 1 or not len(wanted):
+            raise IndexError("give one index or more, in one dimension")
+        if wanted.min() < 0 or wanted.max() >= len(self):
+            raise IndexError(f"indices {wanted.min()}..{wanted.max()} of {len(self)} pairs")
+        forward = wanted % self.n_forward
+        row = np.searchsorted(self._ends, forward, side="right")
+        which, first, count = self._table[row].T
+        start = first + forward - (self._ends[row] - count)
+        end = start + np.asarray(self.lag_frames)[which]
+        backwards = wanted >= self.n_forward
+        return np.stack([which, np.where(backwards, end, start), np.where(backwards, start, end)], axis=1)
+
+    def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:
+        """Up to ``limit`` evenly spread frames of one store with a frame ``multiple`` lags later in the same window."""
+        before, after = _NEIGHBOURS[self.velocities]
+        window = self._windows[index]
+        first = window[:, 0] + before
+        ends = np.cumsum(np.maximum(window[:, 1] - after - multiple * self.lag_frames[index] - first, 0))
+        total = int(ends[-1]) if len(ends) else 0
+        chosen = np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64)
+        row = np.searchsorted(ends, chosen, side="right")
+        counts = np.diff(ends, prepend=0)
+        return first[row] + chosen - (ends[row] - counts[row])
+
+    def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:
+        """Velocities of frames of one store, shape (n, N, 3), Å/ps, stored or from differences."""
+        store = self.stores[index]
+        if self.velocities == "none":
+            raise DataError("these pairs have no velocities")
+        if self.velocities == "stored":
+            return store.velocities[frames]
+        before, after = _NEIGHBOURS[self.velocities]
+        shift = self._home(index, frames)
+        moved = self._positions(index, frames + after, shift) - self._positions(index, frames - before, shift)
+        return moved / ((before + after) * store.dt)
+
+    def _states(
+        self, which: np.ndarray, start: np.ndarray, end: np.ndarray, backwards: np.ndarray
+    ) -> tuple[State, State]:
+        sizes = np.array([one.n_atoms for one in self.stores])[which]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        fields = [Fields(offsets[-1], len(which), self.has_forces, self.periodic) for _ in range(2)]
+        for index in np.unique(which):
+            systems = np.flatnonzero(which == index)
+            atoms = offsets[systems][:, None] + np.arange(self.stores[index].n_atoms)
+            shift = self._home(index, start[systems])
+            for field, frames in zip(fields, (start[systems], end[systems]), strict=True):
+                field.positions[atoms] = self._positions(index, frames, shift)
+                if self.has_velocities:
+                    v = self.velocities_at(index, frames)
+                    field.velocities[atoms] = np.where(backwards[systems, None, None], -v, v)
+                if field.forces is not None:
+                    field.forces[atoms] = self.stores[index].forces[frames] * np.float32(units.KJ_PER_MOL)
+                if field.cell is not None:
+                    field.cell[systems] = self.stores[index].cells[frames]
+        identity = self._joined(which, offsets, sizes)
+        return fields[0].state(identity, self.periodic), fields[1].state(identity, self.periodic)
+
+    def _joined(self, which: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> dict[str, Tensor | None]:
+        if len(self.stores) > 1:
+            return join([self._identity[i] for i in which], offsets, sizes)
+        if self._last_joined[0] != len(which):  # batches of one system differ in size only
+            self._last_joined = (len(which), join([self._identity[0]] * len(which), offsets, sizes))
+        return self._last_joined[1]
+
+    def _home(self, index: int, start: np.ndarray) -> np.ndarray | None:
+        """Lattice turns that bring the first frame of pairs home, where the cell changes.
+
+        An unwrapped atom n cells away from home moves by n·Δh when the cell changes by Δh, a displacement that only
+        says how far it has diffused. Taking the same n off both frames removes it.
+        """
+        store = self.stores[index]
+        if not store.cell_varies:
+            return None
+        inverse = np.linalg.inv(store.cells[start])
+        return np.floor(np.einsum("bni,bij->bnj", store.positions[start].astype(np.float64), inverse))
+
+    def _positions(self, index: int, frames: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+        x = self.stores[index].positions[frames]
+        return x if shift is None else x - np.einsum("bni,bij->bnj", shift, self.stores[index].cells[frames])
+
+    def split(self, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> tuple[TrajectoryPairs, ...]:
+        """Divide into parts, contiguous in time, that share no frame.
+
+        Between the last frame of a part and the first frame of the next lies at least the lag, so no pair straddles.
+        Segments of a harvest are never cut. Each source is divided on its own.
+
+        Parameters
+        ----------
+        fractions : sequence of float
+            Share of the frames of each part, positive, with sum 1.
+
+        Returns
+        -------
+        tuple of TrajectoryPairs
+            Views on the same stores.
+
+        Raises
+        ------
+        DataError
+            If there are too few frames for a part to hold a pair.
+        """
+        before, after = _NEIGHBOURS[self.velocities]
+        parts: list[list[np.ndarray]] = [[] for _ in fractions]
+        for store, window, frames in zip(self.stores, self._windows, self.lag_frames, strict=True):
+            blocks = split_windows(
+                window,
+                store.times,
+                fractions,
+                span=frames + before + after,
+                lag=self.lag,
+                whole=store.kind == "bursts",
+            )
+            for part, block in zip(parts, blocks, strict=True):
+                part.append(block)
+        return tuple(self._with_windows(part) for part in parts)
+
+    def _with_windows(self, windows: list[np.ndarray]) -> TrajectoryPairs:
+        part = copy.copy(self)
+        part._set_windows(windows)
+        return part
+
+    def close(self) -> None:
+        """Release the memory maps; they open again when needed."""
+        for store in self.stores:
+            store.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the process that made the scratch folder deletes it, a worker must not
+        return self.__dict__ | {"_scratch": None}
+
+    def __repr__(self) -> str:
+        return (
+            f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
+            f"velocities {self.velocities!r})"
+        )
+
+
+def _has_velocities(atoms: mda.AtomGroup) -> bool:
+    return bool(atoms.universe.trajectory.ts.has_velocities)
+
+
+def _no_velocities(fact: str, source: object) -> str:
+    return (
+        f"{fact}. Ways out: harvest short bursts from the frames (fastegnn_md.data.harvest draws velocities at a "
+        "temperature); velocities='central' (differences of neighbouring frames, approximate); velocities='forward' "
+        "(looks into the future, for published tables only); velocities='none' (position-only propagators)"
+    )
