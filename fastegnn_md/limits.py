@@ -47,7 +47,9 @@ class JumpLimits:
             if pair[0] > pair[1]:
                 raise DataError(f"bonds names the pair {pair}; expected the lower atomic number first")
             if not (0 <= shortest <= longest < math.inf):
-                raise DataError(f"bonds of {pair} range from {shortest} to {longest}; expected 0 <= shortest <= longest")
+                raise DataError(
+                    f"bonds of {pair} range from {shortest} to {longest}; expected 0 <= shortest <= longest"
+                )
 
     @classmethod
     def from_pairs(cls, start: State, end: State) -> JumpLimits:
@@ -64,7 +66,9 @@ class JumpLimits:
             If the two have different numbers of atoms.
         """
         if start.n_atoms != end.n_atoms:
-            raise DataError(f"start has {start.n_atoms} atoms and end has {end.n_atoms}; give states of the same systems")
+            raise DataError(
+                f"start has {start.n_atoms} atoms and end has {end.n_atoms}; give states of the same systems"
+            )
         moved = _largest(start.numbers, (end.positions - start.positions).norm(dim=1))
         speeds = torch.maximum(start.velocities.norm(dim=1), end.velocities.norm(dim=1))
         # Pairs without velocities carry zeros; a limit of zero would refuse every jump.
@@ -115,7 +119,9 @@ def bond_vectors(state: State) -> Tensor:
     bonds = state.bonds
     if bonds is None:
         return state.positions.new_zeros((0, 3))
-    return _bond_image(state, state.positions.index_select(0, bonds[:, 0]) - state.positions.index_select(0, bonds[:, 1]))
+    return _bond_image(
+        state, state.positions.index_select(0, bonds[:, 0]) - state.positions.index_select(0, bonds[:, 1])
+    )
 
 
 def _bond_image(state: State, vectors: Tensor) -> Tensor:

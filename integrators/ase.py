@@ -1,0 +1,366 @@
+"""ASE molecular dynamics whose steps are learned jumps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastegnn_md.constraints import Constraints
+from fastegnn_md.engines.ase_atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError
+from fastegnn_md.jump import as_generator
+from fastegnn_md.optional import naming_extras
+
+from .guarded import GuardedStep, JumpStatistics
+from .guards import GuardSettings
+from .thermostats import LangevinHalfStep
+from .verlet import Forces
+
+with naming_extras(__name__):
+    from ase import Atoms, units
+    from ase.md.logger import MDLogger
+    from ase.md.md import MolecularDynamics
+
+if TYPE_CHECKING:
+    from fastegnn_md.propagator import Propagator
+
+
+class LearnedDynamics(MolecularDynamics):
+    """Molecular dynamics by learned jumps: NVE, or Langevin with half steps of the thermostat around each jump.
+
+    One step is O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the propagator, O the exact Ornstein-Uhlenbeck process (absent without
+    friction). Ψ is followed by conservation of linear momentum (where physics has it), by projection onto constraints,
+    and by guards. A jump that a guard refuses is never written to the atoms: classical sub-steps take its place, or
+    :class:`~fastegnn_md.errors.JumpError` stops the run with the atoms as they were before the step.
+
+    The calculator of the atoms is called once per jump by force-informed propagators, for classical sub-steps, and
+    where ``log_energy`` asks for it; never otherwise.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+    propagator : Propagator
+    timestep : float, optional
+        ASE time units. A propagator has one time step; giving it checks it.
+    temperature_K : float, optional
+        Of the Langevin thermostat, or of redrawn velocities (position-only propagators).
+    friction : float, optional
+        In 1/(ASE time), as in ``ase.md.langevin``: ``0.01 / ase.units.fs`` is 10/ps. None is NVE.
+    rng : numpy.random.Generator or int, optional
+        Generator or seed. By default a seed is drawn, printed if random numbers are needed, and kept as ``seed``.
+    bonds : array of int, shape (M, 2), optional
+        Bonded pairs, for propagators trained with bonds and for the bond guard.
+    types : array of int, shape (N,), optional
+        Topology types.
+    guard : bool or GuardSettings
+        Hold jumps against the ranges of training. With False only values that are not finite are refused.
+    fallback : {"classical", "stop"}
+        What replaces a refused jump: velocity Verlet with the calculator of the atoms (``JumpError`` if there is
+        none), or ``JumpError`` at once.
+    fallback_timestep : float, optional
+        Sub-step of velocity Verlet in ASE time units, by default 0.5 fs; rounded so that Δt is a multiple.
+    relax_steps : int
+        Sub-steps of velocity Verlet after each jump of a position-only propagator. Not counted as time.
+    conserve_momentum : bool, optional
+        Keep total momentum and the drift of the centre of mass exactly. By default in NVE without frozen atoms, unless
+        the propagator learned that momentum is not conserved.
+    log_energy : bool
+        Evaluate the calculator after each step, so that logfile and trajectory hold energies; else they hold nan.
+    trajectory, logfile, loginterval, append_trajectory
+        As in every ASE dynamics. To continue a run use :meth:`restart`.
+    restart_file : str or Path, optional
+        Written by :meth:`save_restart` every ``restart_interval`` steps.
+    restart_interval : int, optional
+        Default ``loginterval`` where a ``restart_file`` is given.
+
+    Attributes
+    ----------
+    statistics : JumpStatistics
+    seed : int or None
+    rng : numpy.random.Generator
+
+    Raises
+    ------
+    CompatibilityError
+        If the propagator does not fit the system or the time step, or a calculator is needed and missing.
+    ConstraintError
+        If the atoms have a constraint other than FixAtoms, FixCom and FixBondLengths.
+    ConfigError
+        If an option is out of range or temperature and friction do not go together.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        propagator: Propagator,
+        timestep: float | None = None,
+        *,
+        temperature_K: float | None = None,
+        friction: float | None = None,
+        rng: np.random.Generator | int | None = None,
+        bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
+        types: Sequence[int] | np.ndarray | None = None,
+        guard: bool | GuardSettings = True,
+        fallback: str = "classical",
+        fallback_timestep: float | None = None,
+        relax_steps: int = 0,
+        conserve_momentum: bool | None = None,
+        log_energy: bool = False,
+        trajectory: Any = None,
+        logfile: IO | str | Path | None = None,
+        loginterval: int = 1,
+        append_trajectory: bool = False,
+        restart_file: str | Path | None = None,
+        restart_interval: int | None = None,
+    ):
+        _check_timestep(propagator, timestep)
+        thermostat = _thermostat(propagator, temperature_K, friction)
+        if relax_steps and atoms.calc is None:
+            raise CompatibilityError("relax_steps needs classical forces; attach a calculator: atoms.calc = ...")
+        if log_energy and atoms.calc is None:
+            raise CompatibilityError("log_energy=True needs a calculator; attach one: atoms.calc = ...")
+        if propagator.needs_forces and atoms.calc is None:
+            raise CompatibilityError("this propagator is force-informed; attach a calculator: atoms.calc = ...")
+        self.fallback_timestep = 0.5 * units.fs if fallback_timestep is None else fallback_timestep
+        self.guarded = GuardedStep(
+            propagator,
+            thermostat=thermostat,
+            temperature=temperature_K,
+            guard=GuardSettings() if guard is True else guard or None,
+            fallback=fallback,
+            substep=self.fallback_timestep / PICOSECOND,
+            relax_steps=relax_steps,
+            momentum=conserve_momentum,
+        )
+        self.propagator = propagator
+        self.temperature_K, self.friction, self.log_energy = temperature_K, friction, log_energy
+        self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
+        self.types = None if types is None else np.array(types, dtype=np.int64)
+        self.loginterval, self.restart_file = loginterval, restart_file
+        self.restart_interval = max(1, loginterval) if restart_interval is None else restart_interval
+        if self.restart_interval < 1:
+            raise ConfigError(f"restart_interval is {self.restart_interval}; expected a number of steps >= 1")
+        self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
+        self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._check_system(atoms)
+        self.rng, self.seed = as_generator(rng)
+        if rng is None and (thermostat is not None or not propagator.predicts_velocities):
+            print(f"LearnedDynamics: random seed {self.seed}")
+        # Only now: the base class removes an earlier trajectory of that name.
+        super().__init__(
+            atoms,
+            propagator.timestep * PICOSECOND,
+            trajectory=trajectory,
+            loginterval=loginterval,
+            append_trajectory=append_trajectory,
+        )
+        if logfile:
+            self.attach_logfile(logfile)
+        if restart_file is not None:
+            self.attach_restart(restart_file)
+
+    @property
+    def statistics(self) -> JumpStatistics:
+        """What became of the jumps so far."""
+        return self.guarded.statistics
+
+    def attach_logfile(self, logfile: IO | str | Path, header: bool = True) -> None:
+        """Write time, energies and temperature to a file (or ``"-"``) every ``loginterval`` steps."""
+        target = str(logfile) if isinstance(logfile, Path) else logfile
+        self.attach(self.closelater(_Logger(self, self.atoms, target, header=header)), self.loginterval)
+
+    def attach_restart(self, restart_file: str | Path) -> None:
+        """Save a restart file every ``restart_interval`` steps."""
+        self.restart_file = restart_file
+        self.attach(self.save_restart, self.restart_interval, restart_file)
+
+    def step(self) -> None:
+        """One jump, or what replaces it.
+
+        Raises
+        ------
+        JumpError
+            If a guard refuses the jump and nothing can replace it. Atoms and random numbers are as before the step.
+        """
+        drawn = self.rng.bit_generator.state
+        constraints = self._read_constraints()
+        forces = self._forces() if self.propagator.needs_forces else False
+        state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types, forces=forces)
+        try:
+            ended = self.guarded(state, constraints, self.rng, self._classical_forces())
+        except BaseException as error:
+            self.rng.bit_generator.state = drawn
+            if isinstance(error, JumpError):
+                raise JumpError(f"step {self.nsteps + 1}: {error}", error.atom) from error
+            raise
+        write_state(self.atoms, ended)
+        if ended.forces is not None:  # those of the last classical step serve the next jump
+            self.remember_forces(ended.forces.numpy() / FORCE)
+
+    def todict(self) -> dict[str, Any]:
+        """Description for trajectory headers."""
+        return {
+            **super().todict(),
+            "temperature_K": self.temperature_K,
+            "friction": self.friction,
+            "seed": self.seed,
+            "fallback": self.guarded.fallback,
+            "training-data": self.propagator.fingerprint,
+        }
+
+    def save_restart(self, path: str | Path) -> None:
+        """Write everything :meth:`restart` needs; the previous file survives a full disk.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be written.
+        """
+        from .ase_restart import save
+
+        save(self, path)
+
+    @classmethod
+    def restart(
+        cls,
+        path: str | Path,
+        atoms: Atoms,
+        propagator: Propagator,
+        *,
+        trajectory: str | Path | None = None,
+        logfile: IO | str | Path | None = None,
+        restart_file: str | Path | None = None,
+    ) -> LearnedDynamics:
+        """Continue a simulation as if it had never stopped (bit for bit on the CPU).
+
+        Steps, time, random numbers and options continue; a trajectory is appended to without a frame given twice, and
+        frames written after the restart file (by a run that was killed) are removed first.
+
+        Parameters
+        ----------
+        path : str or Path
+            Written by :meth:`save_restart`.
+        atoms : ase.Atoms
+            The same system in any geometry, with its constraints and calculator. Positions, momenta and cell are set.
+        propagator : Propagator
+            The same.
+        trajectory, logfile : optional
+            Those of the interrupted run, or None.
+        restart_file : str or Path, optional
+            Where to save further restarts; default ``path`` if the interrupted run saved them automatically.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is truncated or foreign, or the trajectory has fewer frames than it should.
+        CompatibilityError
+            If atoms, constraints or propagator are others.
+        """
+        from .ase_restart import resume
+
+        return resume(cls, path, atoms, propagator, trajectory, logfile, restart_file)
+
+    def _refresh_properties(self) -> None:
+        # The base class would call the calculator after every step, whoever needs the result.
+        if self.log_energy:
+            self._forces()
+            self.atoms.get_potential_energy()
+
+    def _classical_forces(self) -> Forces | None:
+        if self.atoms.calc is None:
+            return None
+        copy: Atoms | None = None  # the user's atoms stay as they are until the whole step has succeeded
+
+        def forces_at(positions: Tensor) -> Tensor:
+            nonlocal copy
+            if copy is None:
+                copy = self.atoms.copy()
+                copy.set_constraint()
+                copy.calc = self.atoms.calc
+            copy.set_positions(positions.numpy())
+            return torch.tensor(copy.get_forces() * FORCE)
+
+        return forces_at
+
+    def known_forces(self) -> np.ndarray | None:
+        """Forces at the present positions (N, 3) in eV/Å, without those of constraints, if they are known."""
+        if self._known_forces is None:
+            return None
+        calculator, positions, cell, forces = self._known_forces
+        same = np.array_equal(positions, self.atoms.positions) and np.array_equal(cell, self.atoms.cell)
+        return forces if same and calculator is self.atoms.calc else None
+
+    def remember_forces(self, forces: np.ndarray) -> None:
+        """Use these forces (N, 3) in eV/Å for the present positions instead of a call of the calculator."""
+        self._known_forces = (self.atoms.calc, self.atoms.get_positions(), np.array(self.atoms.cell), forces.copy())
+
+    def _forces(self) -> np.ndarray:
+        forces = self.known_forces()
+        if forces is None:
+            forces = self.atoms.get_forces(apply_constraint=False)
+            self.remember_forces(forces)
+        return forces
+
+    def _read_constraints(self) -> Constraints:
+        # Grouping bonds into blocks costs more than a jump of a small molecule, so it is done once.
+        present, masses = list(self.atoms.constraints), self.atoms.get_masses()
+        if self._constraints is not None:
+            known, known_masses, constraints = self._constraints
+            same = len(known) == len(present) and all(a is b for a, b in zip(known, present, strict=True))
+            if same and np.array_equal(masses, known_masses):
+                return constraints
+        constraints = read_constraints(self.atoms)
+        if self.guarded.momentum and bool(constraints.frozen.any()):
+            raise ConstraintError("conserve_momentum=True needs atoms that are free to move, but FixAtoms holds some")
+        self._constraints = (present, masses, constraints)
+        return constraints
+
+    def _check_system(self, atoms: Atoms) -> None:
+        self.atoms = atoms
+        self._read_constraints()
+        # Forces of zero stand for those of the first step, which are not worth a call here.
+        forces = np.zeros((len(atoms), 3)) if self.propagator.needs_forces else False
+        self.propagator.check(state_from_atoms(atoms, bonds=self.bonds, types=self.types, forces=forces))
+        if self.bonds is None and self.guarded.guard is not None and self.propagator.limits.bonds:
+            warnings.warn(
+                "no bonds were given, so the guard cannot check bond lengths; give bonds=, from the topology or from "
+                "fastegnn_md.engines.ase.guess_bonds(atoms)",
+                stacklevel=3,
+            )
+
+
+class _Logger(MDLogger):
+    """ASE's log lines, with nan for a potential energy that nobody asked to be computed."""
+
+    def _potential_energy(self) -> float:
+        wanted = self.dyn is not None and self.dyn.log_energy
+        return self.atoms.get_potential_energy() if wanted else float("nan")
+
+
+def _check_timestep(propagator: Propagator, timestep: float | None) -> None:
+    learned = propagator.timestep * PICOSECOND
+    if timestep is not None and abs(timestep - learned) > 1e-6 * learned:
+        raise CompatibilityError(
+            f"timestep is {timestep / units.fs:g} fs but this propagator advances by {learned / units.fs:g} fs; "
+            "leave timestep out, or load a propagator trained for it (ASE time steps are given as 8 * ase.units.fs)"
+        )
+
+
+def _thermostat(propagator: Propagator, temperature_K: float | None, friction: float | None) -> LangevinHalfStep | None:
+    if temperature_K is None:
+        if not propagator.predicts_velocities:
+            raise ConfigError("this propagator predicts positions only and redraws velocities: give temperature_K")
+        if friction is not None:
+            raise ConfigError("friction without temperature_K; give both for Langevin dynamics, neither for NVE")
+        return None
+    if friction is not None:
+        return LangevinHalfStep(temperature_K, friction * PICOSECOND, propagator.timestep)
+    if propagator.predicts_velocities:
+        raise ConfigError("temperature_K without friction; give both for Langevin dynamics, neither for NVE")
+    return None
