@@ -1,0 +1,141 @@
+"""The command line: ``fastegnn-md``.
+
+A user's mistake ends with exit code 2 and one line on stderr; ``--traceback`` before the command shows where it arose.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from .commands.demo import demo
+from .commands.evaluate import evaluate, inspect
+from .commands.harvest import harvest
+from .commands.run import run
+from .commands.train import train
+from .errors import FastEGNNMDError
+
+_PROGRAM = "fastegnn-md"
+# click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
+_CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
+
+_COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
+    (
+        train,
+        """
+        fastegnn-md train topology.pdb md.xtc --lag "10 fs" --select protein -o model.safetensors
+        fastegnn-md train pairs.h5md --lag "8 fs" --forces --updates 4000 -o model.safetensors
+        fastegnn-md train pairs.h5md --lag "8 fs" --config train.yaml --set learning_rate=2e-3
+        """,
+    ),
+    (
+        harvest,
+        """
+        fastegnn-md harvest topology.pdb md.xtc --forcefield amber14-all.xml --constraints HBonds \\
+            --burst "24 fs" --interval "8 fs" --temperature 300 --processes 2 -o pairs.h5md
+        fastegnn-md harvest cluster.xyz md.xyz --engine ase --calculator emt -o pairs.h5md
+        """,
+    ),
+    (
+        run,
+        """
+        fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 --friction "10/ps" -o out.xtc
+        fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 --friction "10/ps" \\
+            --forcefield amber14-all.xml --constraints HBonds -o out.xtc
+        """,
+    ),
+    (
+        evaluate,
+        """
+        fastegnn-md evaluate model.safetensors topology.pdb other.xtc
+        fastegnn-md evaluate model.safetensors other.h5md --json
+        """,
+    ),
+    (inspect, "fastegnn-md inspect model.safetensors"),
+    (demo, "fastegnn-md demo --output demo-output"),
+)
+
+# Plain help: it is written for terminals, logs and pipes alike.
+app = typer.Typer(name=_PROGRAM, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+for _command, _examples in _COMMANDS:
+    _lines = textwrap.indent(textwrap.dedent(_examples).strip(), "  ")
+    # \b keeps click from joining the lines
+    app.command(epilog=f"\b\nExamples:\n{_lines}")(_command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from . import __version__
+
+        typer.echo(f"{_PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Times, lengths and frictions carry their unit: '10 fs', '5 A', '10/ps'.")
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", hidden=True)] = False,
+) -> None:
+    """Learned molecular-dynamics steps: train a propagator from a trajectory, step molecules with it."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave Python with its exit code.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Default: those of the process.
+    """
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    warnings.showwarning = _show_warning
+    try:
+        code = app(arguments, prog_name=_PROGRAM, standalone_mode=False)
+    except _CLICK_EXCEPTION as error:
+        _fail(_wrong_arguments(error))
+    except (FastEGNNMDError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        if "--traceback" in arguments:
+            raise
+        _fail(_describe(error))
+    except (KeyboardInterrupt, typer.Abort):
+        resume = "; continue with --resume" if "train" in arguments[:2] else ""
+        typer.echo(f"\n{_PROGRAM}: interrupted{resume}", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"{_PROGRAM}: error: {message}", err=True)
+    sys.exit(2)
+
+
+def _wrong_arguments(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return _one_line(error.format_message()) + (f" (see {context.command_path} --help)" if context is not None else "")
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, FastEGNNMDError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return _one_line(str(error))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    typer.echo(f"{_PROGRAM}: warning: {_one_line(str(message))}", err=True)

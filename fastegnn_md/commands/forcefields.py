@@ -1,0 +1,157 @@
+"""Names on the command line become what computes forces: an OpenMM System or a factory of ASE calculators."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigError, DataError, MissingDependencyError
+from ..optional import naming_extras
+from ..units import parse_quantity
+
+if TYPE_CHECKING:
+    import openmm
+    from ase.calculators.calculator import Calculator
+
+ForceField = Annotated[
+    list[str] | None,
+    typer.Option("--forcefield", help="OpenMM force field file, as amber14-all.xml; may be repeated."),
+]
+SystemFile = Annotated[
+    Path | None, typer.Option("--system", help="A serialised OpenMM System (.xml) instead of a force field.")
+]
+Constraints = Annotated[
+    str, typer.Option("--constraints", help="Of the force field: none, HBonds, AllBonds or HAngles.")
+]
+Cutoff = Annotated[str, typer.Option("--cutoff", help="Of the force field in a periodic box (PME).")]
+CalculatorName = Annotated[
+    str | None,
+    typer.Option("--calculator", help="ASE calculator: emt, lj, tblite, mace, or module:callable of your own."),
+]
+
+# name -> (module, callable, arguments)
+_CALCULATORS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "emt": ("ase.calculators.emt", "EMT", {}),
+    "lj": ("ase.calculators.lj", "LennardJones", {}),
+    "tblite": ("tblite.ase", "TBLite", {"method": "GFN2-xTB", "verbosity": 0}),
+    "mace": ("mace.calculators", "mace_mp", {}),
+}
+_CONSTRAINTS = ("none", "HBonds", "AllBonds", "HAngles")
+
+
+def calculator_factory(name: str) -> Callable[[], Calculator]:
+    """A function that makes an ASE calculator and can be sent to other processes.
+
+    Parameters
+    ----------
+    name : str
+        One of ``emt``, ``lj``, ``tblite``, ``mace``, or ``module:callable``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such calculator.
+    MissingDependencyError
+        If its package is not installed.
+    """
+    if name in _CALCULATORS:
+        module_name, attribute, arguments = _CALCULATORS[name]
+    else:
+        module_name, separator, attribute = name.partition(":")
+        arguments = {}
+        if not separator or not module_name or not attribute:
+            known = ", ".join(_CALCULATORS)
+            raise ConfigError(f"unknown calculator {name!r}; expected one of {known}, or module:callable")
+        if os.getcwd() not in sys.path:  # a file beside the user's data
+            sys.path.insert(0, os.getcwd())
+    try:
+        with naming_extras("an ASE calculator"):
+            module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if isinstance(error, MissingDependencyError):
+            raise
+        raise MissingDependencyError(
+            f"calculator {name!r} needs the module {error.name!r}, which is not installed"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ConfigError(f"module {module_name!r} has no callable {attribute!r} that makes a calculator")
+    return partial(factory, **arguments) if arguments else factory
+
+
+def openmm_system(
+    structure: Path, forcefield: list[str] | None, system: Path | None, constraints: str, cutoff: str
+) -> openmm.System:
+    """An OpenMM System for a structure file.
+
+    Parameters
+    ----------
+    structure : Path
+        ``.pdb``, ``.cif`` or ``.pdbx`` with force field files, ``.prmtop`` or ``.parm7`` without.
+    forcefield : list of str
+        Names of OpenMM force field files.
+    system : Path
+        A serialised System, taken as it is.
+    constraints : str
+        none, HBonds, AllBonds or HAngles.
+    cutoff : str
+        Of PME where the structure has a box; without one there is no cutoff.
+
+    Raises
+    ------
+    ConfigError
+        If neither a force field nor a System is given, or the constraints have another name.
+    DataError
+        If a file cannot be read, or the force field does not know the molecule.
+    """
+    if constraints not in _CONSTRAINTS:
+        raise ConfigError(f"unknown constraints {constraints!r}; expected one of {', '.join(_CONSTRAINTS)}")
+    with naming_extras("a force field of OpenMM"):
+        import openmm
+        from openmm import app, unit
+
+    if system is not None:
+        if not system.exists():
+            raise DataError(f"{system} does not exist; give a serialised OpenMM System")
+        try:
+            loaded = openmm.XmlSerializer.deserialize(system.read_text(encoding="utf-8"))
+        except (openmm.OpenMMException, UnicodeDecodeError) as error:
+            raise DataError(f"{system} is not a serialised OpenMM System: {error}") from error
+        if not isinstance(loaded, openmm.System):
+            raise DataError(f"{system} holds a {type(loaded).__name__}, expected a serialised OpenMM System")
+        return loaded
+    suffix = structure.suffix.lower()
+    if suffix not in (".pdb", ".cif", ".pdbx", ".prmtop", ".parm7"):
+        raise DataError(
+            f"cannot build an OpenMM System from {structure}; give a .pdb, .cif or .prmtop file, or --system system.xml"
+        )
+    amber = suffix in (".prmtop", ".parm7")
+    if not forcefield and not amber:
+        raise ConfigError("no force field is given; use --forcefield amber14-all.xml or --system system.xml")
+    arguments: dict[str, Any] = {
+        "constraints": None if constraints == "none" else getattr(app, constraints),
+        "rigidWater": constraints != "none",
+        "removeCMMotion": False,  # bursts and jumps conserve momentum by themselves
+    }
+    try:
+        if amber:
+            file = app.AmberPrmtopFile(str(structure))
+        else:
+            file = (app.PDBFile if suffix == ".pdb" else app.PDBxFile)(str(structure))
+        if file.topology.getPeriodicBoxVectors() is not None:
+            length = parse_quantity(cutoff, "length")
+            arguments |= {"nonbondedMethod": app.PME, "nonbondedCutoff": length * unit.angstrom}
+        else:
+            arguments["nonbondedMethod"] = app.NoCutoff
+        if amber:
+            return file.createSystem(**arguments)
+        return app.ForceField(*(forcefield or [])).createSystem(file.topology, **arguments)
+    except (ValueError, KeyError, IndexError, AttributeError, openmm.OpenMMException) as error:
+        raise DataError(f"OpenMM cannot build a System for {structure}: {' '.join(str(error).split())}") from error

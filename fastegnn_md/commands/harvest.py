@@ -1,0 +1,91 @@
+"""``fastegnn-md harvest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from ..units import parse_quantity
+from .forcefields import (
+    CalculatorName,
+    Constraints,
+    Cutoff,
+    ForceField,
+    SystemFile,
+    calculator_factory,
+    openmm_system,
+)
+from .inputs import Dt, Topology, Trajectories, open_universe
+
+
+def harvest(
+    topology: Topology,
+    trajectory: Trajectories = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Store to write (.h5md).")] = Path("pairs.h5md"),
+    engine: Annotated[str, typer.Option("--engine", help="openmm or ase.")] = "openmm",
+    forcefield: ForceField = None,
+    system: SystemFile = None,
+    constraints: Constraints = "none",
+    cutoff: Cutoff = "10 A",
+    calculator: CalculatorName = None,
+    burst: Annotated[str, typer.Option("--burst", help="Length of a burst.")] = "24 fs",
+    interval: Annotated[str, typer.Option("--interval", help="Time between the stored frames of a burst.")] = "8 fs",
+    timestep: Annotated[str, typer.Option("--timestep", help="Time step of the engine.")] = "0.5 fs",
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Draw velocities at this temperature, K. Default: the stored.")
+    ] = None,
+    frames: Annotated[
+        str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="Frames to start from. Default: all.")
+    ] = None,
+    dt: Dt = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the velocities.")] = 0,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to share the work.")] = 1,
+) -> None:
+    """Make training pairs: short runs at constant energy, started from the frames of a trajectory.
+
+    Trajectories are saved every picosecond or so, too rarely for steps of femtoseconds. Each burst is written with
+    positions, velocities and forces. A harvest that was stopped continues when the command is given again.
+    """
+    from ..data import harvest as run_harvest
+
+    source: Any
+    if engine == "openmm":
+        source = openmm_system(topology, forcefield, system, constraints, cutoff)
+    elif engine == "ase":
+        if calculator is None:
+            raise ConfigError("--engine ase needs a calculator; use --calculator emt, or module:callable")
+        if constraints != "none":
+            raise ConfigError("--constraints are those of an OpenMM force field; leave them out with --engine ase")
+        source = calculator_factory(calculator)
+    else:
+        raise ConfigError(f"unknown engine {engine!r}; expected openmm or ase")
+    store = run_harvest(
+        open_universe(topology, trajectory, dt),
+        source,
+        store=output,
+        burst=parse_quantity(burst, "time"),
+        interval=parse_quantity(interval, "time"),
+        timestep=parse_quantity(timestep, "time"),
+        frames=_slice(frames),
+        temperature=temperature,
+        seed=seed,
+        processes=processes,
+    )
+    typer.echo(f"saved {store}; next: fastegnn-md train {store} --lag {interval!r}")
+
+
+def _slice(text: str | None) -> slice | None:
+    if text is None:
+        return None
+    try:
+        parts = [int(part) if part else None for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (2, 3):
+        raise ConfigError(
+            f"cannot read --frames {text!r}; expected START:STOP or START:STOP:STEP, for example 0:1000:10"
+        )
+    return slice(*parts)

@@ -1,0 +1,113 @@
+"""Arguments that several commands share, and how a topology and trajectories become pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DataError
+from ..units import parse_quantity
+
+if TYPE_CHECKING:
+    from MDAnalysis import Universe
+
+    from ..data import TrajectoryPairs
+
+Topology = Annotated[
+    Path, typer.Argument(metavar="TOPOLOGY", help="Topology or structure that MDAnalysis reads, or a store (.h5md).")
+]
+Trajectories = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[TRAJECTORY]...", help="Trajectories, read one after the other; none with a store."),
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Trained propagator (.safetensors).")]
+Select = Annotated[str, typer.Option("--select", help="MDAnalysis selection of the atoms.")]
+Dt = Annotated[str | None, typer.Option("--dt", help='Time between frames, as "2 ps"; only where the file has none.')]
+Velocities = Annotated[
+    str | None,
+    typer.Option(
+        "--velocities",
+        help="stored, central (differences of frames), forward (looks into the future) or none. "
+        "Default: stored, or none for position-only propagators.",
+    ),
+]
+StorePath = Annotated[
+    Path | None,
+    typer.Option("--store", help="Keep the frames in this store (.h5md) and reuse it; default: a temporary one."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def open_universe(topology: Path, trajectories: list[Path] | None, dt: str | None = None) -> Universe:
+    """Open files with MDAnalysis; missing and unreadable ones become a DataError."""
+    from ..data import load_universe
+
+    options: dict[str, Any] = {} if dt is None else {"dt": parse_quantity(dt, "time")}
+    return load_universe(topology, *(trajectories or []), **options)
+
+
+def open_pairs(
+    topology: Path,
+    trajectories: list[Path] | None,
+    *,
+    lag: float | str,
+    select: str,
+    dt: str | None,
+    velocities: str,
+    store: Path | None,
+    stride: int = 1,
+    time_reversal: bool = False,
+    progress: bool = True,
+) -> TrajectoryPairs:
+    """Pairs from the files named on the command line.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or unreadable, or gives no such pairs.
+    """
+    from ..data import TrajectoryPairs
+
+    common: dict[str, Any] = {
+        "lag": lag,
+        "velocities": velocities,
+        "time_reversal": time_reversal,
+        "progress": progress,
+    }
+    written = _written_store(topology, trajectories or [])
+    if written is not None:
+        for given, name in ((select != "all", "--select"), (dt, "--dt"), (store, "--store"), (stride != 1, "--stride")):
+            if given:
+                raise DataError(f"{name} applies when a trajectory is read; {written} is a store already")
+        return TrajectoryPairs(written, **common)
+    universe = open_universe(topology, trajectories)
+    return TrajectoryPairs(
+        universe,
+        select=select,
+        store=store,
+        dt=None if dt is None else parse_quantity(dt, "time"),
+        stride=stride,
+        **common,
+    )
+
+
+def _written_store(topology: Path, trajectories: list[Path]) -> Path | None:
+    """The store among the arguments: the topology itself, or the only trajectory."""
+    if topology.suffix == ".h5md" and trajectories:
+        raise DataError(f"{topology} is a store and brings its own frames; leave {trajectories[0]} out")
+    for path in (topology, *trajectories):
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give the path of a topology, a trajectory or a store")
+    if topology.suffix == ".h5md":
+        return topology
+    if len(trajectories) == 1 and trajectories[0].suffix in (".h5md", ".h5"):
+        import h5py
+
+        try:
+            with h5py.File(trajectories[0], "r") as file:
+                return trajectories[0] if "fastegnn_md" in file else None
+        except OSError as error:
+            raise DataError(f"cannot read {trajectories[0]}: {error}") from error
+    return None

@@ -1,0 +1,183 @@
+"""``fastegnn-md run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError, DataError
+from ..optional import naming_extras
+from ..units import BOLTZMANN, parse_quantity
+from .forcefields import (
+    CalculatorName,
+    Constraints,
+    Cutoff,
+    ForceField,
+    SystemFile,
+    calculator_factory,
+    openmm_system,
+)
+from .inputs import Model, Select, open_universe
+
+if TYPE_CHECKING:
+    import numpy as np
+    from ase import Atoms
+    from torch import Tensor
+
+    from ..state import State
+
+
+def run(
+    model: Model,
+    start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Learned steps.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Trajectory to write, any format of MDAnalysis (.xtc, .trr, .dcd …).")
+    ],
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="K: of the thermostat, and of velocities where START has none."),
+    ] = None,
+    friction: Annotated[
+        str | None, typer.Option("--friction", help='Of the Langevin thermostat, as "10/ps". Default: no thermostat.')
+    ] = None,
+    topology: Annotated[
+        Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
+    ] = None,
+    select: Select = "all",
+    frame: Annotated[int, typer.Option("--frame", help="Frame of START; -1 is the last.")] = 0,
+    forcefield: ForceField = None,
+    system: SystemFile = None,
+    constraints: Constraints = "none",
+    cutoff: Cutoff = "10 A",
+    calculator: CalculatorName = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Write every n-th step.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of velocities and thermostat.")] = 0,
+) -> None:
+    """Step a molecule with a trained propagator, guarded.
+
+    With a force field (or --calculator) a refused step is replaced by classical ones, and force-informed models get
+    their forces; without, a refused step ends the run.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from ..data.topology import select_atoms
+    from ..engines.ase import PICOSECOND, guess_bonds
+    from ..engines.mdanalysis import RolloutWriter, state_from_universe
+    from ..integrators import LearnedDynamics
+    from ..propagator import Propagator
+
+    propagator = Propagator.load(model)
+    universe = open_universe(topology or start, [start] if topology else None)
+    group = select_atoms(universe, select)
+    frames = len(universe.trajectory)
+    if not -frames <= frame < frames:
+        raise DataError(f"{start} has {frames} frames, there is no frame {frame}")
+    moving = bool(universe.trajectory[frame].has_velocities)
+    state = state_from_universe(group, velocities="stored" if moving else "zero")
+    rng = np.random.default_rng(seed)
+    atoms = _atoms(state)
+    bonds = None if state.bonds is None else state.bonds.numpy()
+    if bonds is None and propagator.uses_bonds:
+        bonds = guess_bonds(atoms)
+        typer.echo(f"{topology or start} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
+    _attach(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
+    _set_velocities(atoms, state.velocities if moving else None, temperature, rng)
+    if friction is not None and temperature is None:
+        raise ConfigError("--friction needs --temperature: a Langevin thermostat has both")
+    uses_temperature = friction is not None or not propagator.predicts_velocities
+    dynamics = LearnedDynamics(
+        atoms,
+        propagator,
+        temperature_K=temperature if uses_temperature else None,
+        friction=None if friction is None else parse_quantity(friction, "friction") / PICOSECOND,
+        rng=rng,
+        bonds=bonds,
+    )
+    temperatures = []
+    with RolloutWriter(output, group) as writer:
+        for step in tqdm(range(steps + 1), desc="run", unit="step"):
+            if step:
+                dynamics.run(1)
+            if step % every == 0:
+                writer.write(atoms, time=step * propagator.timestep)
+            temperatures.append(atoms.get_temperature())
+    settled = np.mean(temperatures[len(temperatures) // 2 :])
+    tried, refused = dynamics.statistics.tried, dynamics.statistics.rejected
+    typer.echo(
+        f"{tried} jumps of {1e3 * propagator.timestep:g} fs, {sum(refused.values())} refused"
+        + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
+        + (f", {dynamics.statistics.fallback_steps} classical sub-steps" if refused else "")
+        + f"; mean temperature of the second half {settled:.0f} K; saved {output}"
+    )
+
+
+def _atoms(state: State) -> Atoms:
+    with naming_extras("fastegnn-md run"):
+        from ase import Atoms
+
+    atoms = Atoms(
+        numbers=state.numbers.numpy(),
+        positions=state.positions.numpy(),
+        cell=None if state.cell is None else state.cell[0].numpy(),
+        pbc=state.periodic,
+    )
+    atoms.set_masses(state.masses.numpy())
+    return atoms
+
+
+def _attach(
+    atoms: Atoms,
+    bonds: np.ndarray | None,
+    structure: Path,
+    forcefield: list[str] | None,
+    system: Path | None,
+    constraints: str,
+    cutoff: str,
+    calculator: str | None,
+) -> None:
+    """Give the atoms their calculator, the masses of its System, and the constraints asked for."""
+    from ase.constraints import FixBondLengths
+
+    if calculator is not None and (forcefield or system):
+        raise ConfigError("--calculator and --forcefield (or --system) exclude each other; give one of them")
+    if calculator is not None:
+        atoms.calc = calculator_factory(calculator)()
+    elif forcefield or system:
+        from ..engines.openmm import OpenMMCalculator
+
+        built = openmm_system(structure, forcefield, system, constraints, cutoff)
+        if built.getNumParticles() != len(atoms):
+            raise DataError(
+                f"the force field describes {built.getNumParticles()} particles, {len(atoms)} atoms are selected; "
+                "give a structure of these atoms only"
+            )
+        atoms.calc = OpenMMCalculator(built)
+        atoms.set_masses(atoms.calc.masses)
+        if built.getNumConstraints():
+            atoms.set_constraint(atoms.calc.bond_constraints())
+        return
+    if constraints == "none":
+        return
+    if constraints != "HBonds" or bonds is None:
+        why = "the topology has no bonds" if constraints == "HBonds" else "only HBonds can be"
+        raise ConfigError(f"--constraints {constraints} cannot be set up without a force field: {why}")
+    atoms.set_constraint(FixBondLengths(bonds[(atoms.numbers[bonds] == 1).any(axis=1)]))
+
+
+def _set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:
+    """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
+    from ..engines.ase import PICOSECOND
+
+    masses = atoms.get_masses()[:, None]
+    if stored is not None:
+        velocities = stored.numpy()
+    elif temperature is None:
+        raise ConfigError("START has no velocities; give --temperature to draw them")
+    else:
+        velocities = rng.standard_normal((len(atoms), 3)) * (BOLTZMANN * temperature / masses) ** 0.5
+        velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+    atoms.set_velocities(velocities / PICOSECOND)

@@ -1,0 +1,95 @@
+"""``fastegnn-md train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from .inputs import Dt, Select, StorePath, Topology, Trajectories, Velocities, open_pairs
+
+
+def train(
+    topology: Topology,
+    lag: Annotated[str, typer.Option("--lag", help='Time step to learn, with its unit: "10 fs".')],
+    trajectory: Trajectories = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of the trained model.")] = Path(
+        "model.safetensors"
+    ),
+    select: Select = "all",
+    dt: Dt = None,
+    velocities: Velocities = None,
+    store: StorePath = None,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Keep every n-th frame.")] = 1,
+    split: Annotated[
+        str, typer.Option("--split", help="Shares of training, validation and test; blocks of time.")
+    ] = "0.8,0.1,0.1",
+    config: Annotated[Path | None, typer.Option("--config", help="Settings as YAML (see TrainingConfig).")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
+    ] = None,
+    forces: Annotated[
+        bool | None, typer.Option("--forces/--no-forces", help="Force-informed: forces are an input, too.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn.")
+    ] = None,
+    updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (64).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+) -> None:
+    """Train a propagator on a trajectory.
+
+    Frames a lag apart are the pairs it learns from. At lags of femtoseconds they come from a harvest (see
+    'fastegnn-md harvest'), whose store can be given in place of the topology.
+    """
+    from ..baselines import one_step_errors
+    from ..optional import naming_extras
+    from ..training import TrainingConfig, error_table, fit
+
+    with naming_extras("training"):
+        from ..training.runner import is_main_process
+
+    flags = {
+        "propagator.forces": forces,
+        "propagator.mode": mode,
+        "updates": updates,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    overrides = [*(settings or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+    chosen = TrainingConfig.from_yaml(config, overrides) if config else TrainingConfig.from_mapping({}, overrides)
+    position = chosen.propagator.mode == "position"
+    pairs = open_pairs(
+        topology,
+        trajectory,
+        lag=lag,
+        select=select,
+        dt=dt,
+        velocities=velocities or ("none" if position else "stored"),
+        store=store,
+        stride=stride,
+        progress=is_main_process(),
+        time_reversal=chosen.time_reversal and velocities != "forward",
+    )
+    training, validation, test = pairs.split(_fractions(split))
+    result = fit(training, validation, chosen, output, resume=resume)
+    if not is_main_process():
+        return
+    errors = one_step_errors(result.propagator, test, progress=True)
+    typer.echo(f"{result.propagator.describe()}, {result.updates} updates; {len(test)} test pairs:")
+    typer.echo(error_table(errors))
+    typer.echo(f"saved {output}")
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        fractions = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        fractions = ()
+    if len(fractions) != 3:
+        raise ConfigError(f"cannot read --split {text!r}; expected three shares, for example 0.8,0.1,0.1")
+    return fractions

@@ -1,0 +1,220 @@
+"""The settings of a training run: typed, checked on construction, written to and read from YAML."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..config import PropagatorConfig
+from ..errors import ConfigError
+
+
+class TrainingConfig(BaseModel):
+    """How a propagator is trained.
+
+    Every key is checked; an unknown one is refused with the nearest known name. The budget is counted in optimiser
+    updates, so that the same numbers mean the same work for every size of data set.
+
+    Parameters
+    ----------
+    propagator : PropagatorConfig
+        Architecture and mode of the network.
+    updates : int
+        Optimiser updates of the whole run. The learning rate falls along this number, so it belongs to the result.
+    batch_size : int
+        Pairs per update, over all devices together.
+    learning_rate : float
+        Peak learning rate of Adam.
+    warmup : int
+        Updates over which the learning rate rises linearly.
+    final_learning_rate : float
+        End of the cosine schedule, as a share of ``learning_rate``.
+    weight_decay : float
+        L2 penalty inside Adam (published value 1e-12).
+    gradient_clip : float or None
+        Largest norm of the gradient; None does not clip.
+    ema_decay : float
+        Decay of the exponential moving average of the weights, min(``ema_decay``, (1 + n)/(10 + n)) after n updates.
+        The average is what is evaluated and exported; 0 evaluates the weights themselves.
+    time_reversal : bool
+        Train on the reversed pairs (x', -v') -> (x, -v) too. Read where the data set is built.
+    velocity_weight : float
+        Weight of the velocity residual beside the position residual.
+    mmd_weight : float
+        Weight λ of the MMD between real and virtual nodes. Published: 0.03 (N-body), 0.5 (protein), 0.01 (water).
+    mmd_sigma : float
+        Width σ of its kernel, Å. Published: 1.5 (N-body), 1.0 (protein), 1.5 (water).
+    mmd_samples : int
+        Real nodes drawn per system for the MMD.
+    validate_every : int
+        Updates between two validations.
+    validation_pairs : int or None
+        Validate on at most this many held-out pairs, evenly spaced; None takes all.
+    patience : int or None
+        Stop after this many validations without a better score; None never stops early.
+    checkpoint_every : int
+        Updates between two training checkpoints.
+    precision : {"32-true", "64-true", "bf16-mixed", "16-mixed"}
+        Lightning's names.
+    accelerator, devices, strategy : str, int or "auto", {"auto", "ddp"}
+        As in Lightning's ``Trainer``. More than one device means "ddp": one process per device, each with its share of
+        every batch.
+    seed : int
+        Decides initial weights, order of the pairs and MMD samples.
+    logger : {"csv", "tensorboard", "none"}
+        What is written beside the output: ``history.csv``, TensorBoard events as well, or nothing.
+    num_workers : int
+        Processes that read pairs ahead of the training step; 0 reads in the training process.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    propagator: PropagatorConfig = PropagatorConfig.model_validate({})
+    updates: int = Field(default=1200, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    warmup: int = Field(default=50, ge=0)
+    final_learning_rate: float = Field(default=0.02, ge=0, le=1)
+    weight_decay: float = Field(default=1e-12, ge=0)
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    time_reversal: bool = True
+    velocity_weight: float = Field(default=1.0, ge=0)
+    mmd_weight: float = Field(default=0.0, ge=0)
+    mmd_sigma: float = Field(default=1.5, gt=0)
+    mmd_samples: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=100, ge=1)
+    validation_pairs: int | None = Field(default=1024, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int | Literal["auto"] = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    logger: Literal["csv", "tensorboard", "none"] = "csv"
+    num_workers: int = Field(default=0, ge=0)
+
+    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(_explain(error)) from None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> TrainingConfig:
+        """Build a configuration from nested mappings and ``key=value`` strings.
+
+        Parameters
+        ----------
+        values : mapping
+            Keys of this class; ``propagator`` holds a mapping of its own.
+        overrides : iterable of str
+            ``"batch_size=32"``, ``"propagator.hidden=32"``; values are read as YAML. They win over ``values``.
+            The prefix ``training.`` is allowed and means nothing.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown, a value is out of range, or an override is not of the form ``key=value``.
+        """
+        merged: dict[str, Any] = {
+            key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+        }
+        for override in overrides:
+            _set(merged, override)
+        return cls(**merged)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
+        """Read a configuration from a YAML file.
+
+        Parameters
+        ----------
+        path : str or Path
+            File with the keys of this class.
+        overrides : iterable of str
+            See :meth:`from_mapping`.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing or is not a YAML mapping, or a value is refused.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if values is None:
+            values = {}
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise ConfigError(f"{path} must hold keys and values such as 'updates: 1200', not {type(values).__name__}")
+        return cls.from_mapping(values, overrides)
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Write this configuration as YAML; returns the text, and writes it to ``path`` if one is given."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b=value`` to nested dictionaries."""
+    key, separator, text = override.partition("=")
+    path = key.strip().removeprefix("training.").split(".")
+    if not separator or not all(path):
+        raise ConfigError(f"cannot read the setting {override!r}; expected key=value, for example batch_size=32")
+    target = values
+    for name in path[:-1]:
+        below = target.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"cannot set {key.strip()!r}: {name!r} has no keys below it")
+        target = below
+    try:
+        target[path[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot read the value of the setting {override!r}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Pydantic's findings in one line, with the nearest known name for an unknown key."""
+    findings = []
+    for detail in error.errors():
+        path = [str(part) for part in detail["loc"]]
+        if detail["type"] == "extra_forbidden":
+            findings.append(_unknown_key(path))
+        else:
+            reason = detail["msg"].removeprefix("Value error, ")
+            findings.append(f"{'.'.join(path)} = {detail['input']!r}: {reason[:1].lower()}{reason[1:]}")
+    return "; ".join(dict.fromkeys(findings))
+
+
+def _unknown_key(path: list[str]) -> str:
+    below = len(path) > 1 and path[0] == "propagator"
+    known = list((PropagatorConfig if below else TrainingConfig).model_fields)
+    prefix = "propagator." if below else ""
+    nearest = difflib.get_close_matches(path[-1], known, n=1)
+    message = f"unknown key {prefix + path[-1]!r}"
+    if nearest:
+        return f"{message}, did you mean {prefix + nearest[0]!r}?"
+    return f"{message}; known keys: {', '.join(known)}"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

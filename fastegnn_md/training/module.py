@@ -1,0 +1,384 @@
+"""The Lightning module: one training step, one validation step, and all that a resumed run must find again."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import CheckpointError, ConfigError, TrainingError
+from ..propagator import Propagator
+from ..state import State
+from .config import TrainingConfig
+from .losses import residual_loss, virtual_node_mmd
+from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate
+from .scores import over_baseline
+
+if TYPE_CHECKING:
+    from ..data import TrajectoryPairs
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    update: int = 0
+    best_score: float | None = None
+    best_update: int = 0
+    stale: int = 0  # validations since the best one
+    stopped: bool = False
+    learned: dict[str, float] = field(default_factory=dict)  # RMSE at the best validation
+
+
+class Batch:
+    """Start and end of some pairs. Not a tuple or dataclass, which Lightning would take apart and rebuild."""
+
+    __slots__ = ("end", "start")
+
+    def __init__(self, start: State, end: State):
+        self.start, self.end = start, end
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The batch on another device and with another floating-point type; itself if nothing changes."""
+        if self.start.device == device and self.start.dtype == dtype:
+            return self
+        return Batch(self.start.to(device, dtype), self.end.to(device, dtype))
+
+
+class _Batches(Dataset[Batch]):
+    """A data set whose items are whole batches, named by their list of indices."""
+
+    def __init__(self, pairs: TrajectoryPairs):
+        self.pairs = pairs
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        return Batch(*self.pairs.batch(indices))
+
+
+class PropagatorModule(LightningModule):
+    """Training of one propagator, counted in updates.
+
+    A pass of Lightning ("epoch") is the stretch up to the next validation. Whatever decides the result is a function
+    of the update (:mod:`.schedule`) or part of :meth:`tensors` and :attr:`progress`, so that a run continued from
+    them is the uninterrupted one bit for bit.
+
+    Parameters
+    ----------
+    propagator : Propagator
+        The propagator to train, in place.
+    config : TrainingConfig
+        The settings.
+    train, validation : TrajectoryPairs
+        Pairs to learn from, and held-out pairs.
+    chosen : list of int
+        The held-out pairs that are evaluated.
+    baselines : dict
+        The lowest baseline RMSE per quantity, ``{"x": …, "v": …}``; "v" is absent in position mode.
+
+    Attributes
+    ----------
+    on_update, on_validated : callable
+        Called with this module after each update that no validation follows, and, with the learned RMSE, after each
+        validation.
+    """
+
+    def __init__(
+        self,
+        propagator: Propagator,
+        config: TrainingConfig,
+        train: TrajectoryPairs,
+        validation: TrajectoryPairs,
+        chosen: list[int],
+        baselines: dict[str, float],
+    ):
+        super().__init__()
+        self.propagator = propagator
+        self.average = copy.deepcopy(propagator).requires_grad_(False)
+        self.config = config
+        self.train_pairs, self.validation_pairs, self.chosen = train, validation, chosen
+        self.baselines = baselines
+        self.on_update: Callable[[PropagatorModule], None] = lambda module: None
+        self.on_validated: Callable[[PropagatorModule, dict[str, float]], None] = lambda module, learned: None
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.recent_loss = math.nan
+        self._losses: list[float] = []
+        self._optimizer_state: dict[str, Tensor] = {}
+        self._precision_state: dict[str, Any] = {}
+        self._sums = torch.zeros(3)
+
+    # data -----------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches from the current update to the next validation, this process' share of each."""
+        config, world = self.config, self.trainer.world_size
+        if config.batch_size % world:
+            raise ConfigError(f"batch_size = {config.batch_size} cannot be shared evenly by {world} devices")
+        order = BatchOrder(len(self.train_pairs), config.batch_size, config.seed)
+        sampler = UpdateSampler(
+            order,
+            lambda: self.progress.update,
+            config.validate_every,
+            config.updates,
+            rank=self.trainer.global_rank,
+            world=world,
+        )
+        return self._loader(self.train_pairs, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The chosen held-out pairs, this process' share of each batch."""
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        # equal parts: every process must run the same number of steps, each with at least one pair
+        parts = max(1, min(math.ceil(len(self.chosen) / (4 * self.config.batch_size)), len(self.chosen) // world))
+        bounds = [len(self.chosen) * part // parts for part in range(parts + 1)]
+        lists = [self.chosen[a:b][rank::world] for a, b in itertools.pairwise(bounds)]
+        return self._loader(self.validation_pairs, lists)
+
+    def _loader(self, pairs: TrajectoryPairs, sampler: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            _Batches(pairs),
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.config.num_workers,
+            # forking a process that has threads (torch, HDF5) can hang; starting one takes seconds, so it is kept
+            multiprocessing_context="forkserver" if self.config.num_workers else None,
+            persistent_workers=self.config.num_workers > 0,
+            generator=torch.Generator(),  # DataLoader would draw a seed from the global generator
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch to the device and precision of the weights."""
+        return batch.to(device, next(self.propagator.parameters()).dtype)
+
+    # training -------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on the propagator, with the moments of the checkpoint if there is one."""
+        # fused: one kernel instead of ten per parameter; Lightning does not combine it with clipping under autocast
+        fused = not self.config.precision.endswith("mixed") and self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.Adam(
+            self.propagator.parameters(),
+            lr=learning_rate(self.config, self.progress.update),
+            weight_decay=self.config.weight_decay,
+            fused=fused or None,
+        )
+        if self._optimizer_state:
+            state: dict[int, dict[str, Tensor]] = {}
+            for index, (name, _) in enumerate(self.propagator.named_parameters()):
+                if f"step/{name}" in self._optimizer_state:
+                    state[index] = {key: self._optimizer_state[f"{key}/{name}"] for key in _MOMENTS}
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            self._optimizer_state = {}
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of this update."""
+        rate = learning_rate(self.config, self.progress.update)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of this process' share of the update.
+
+        Raises
+        ------
+        TrainingError
+            If the loss is not finite.
+        """
+        residual = self.propagator.residual(batch.start, batch.end)
+        loss = residual_loss(residual, self.config.velocity_weight)
+        if self.config.mmd_weight:
+            loss = loss + self.config.mmd_weight * self._mmd(residual.z, batch.end)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at update {self.progress.update + 1} "
+                f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
+                "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
+            )
+        self._losses.append(value)
+        return loss
+
+    def _mmd(self, virtual: Tensor | None, end: State) -> Tensor:
+        if virtual is None:
+            raise ConfigError(
+                "mmd_weight needs virtual nodes with positions, which this propagator does not have "
+                "(periodic systems have none); set mmd_weight=0"
+            )
+        assert end.batch is not None
+        return virtual_node_mmd(
+            end.positions,
+            end.batch,
+            virtual,
+            sigma=self.config.mmd_sigma,
+            samples=self.config.mmd_samples,
+            generator=draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank),
+        )
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Count the update and move the average."""
+        decay = average_decay(self.config, self.progress.update)
+        for mean, now in zip(self.average.parameters(), self.propagator.parameters(), strict=True):
+            mean.lerp_(now, 1.0 - decay)
+        for kept, buffer in zip(self.average.buffers(), self.propagator.buffers(), strict=True):
+            kept.copy_(buffer)
+        self.progress.update += 1
+        if not self.pass_ends:
+            self.on_update(self)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.progress.stopped or self.progress.update >= self.config.updates
+
+    @property
+    def pass_ends(self) -> bool:
+        """Whether a validation follows the last update."""
+        update = self.progress.update
+        return update % self.config.validate_every == 0 or update == self.config.updates
+
+    # validation -----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the mass-scaled squared errors of the averaged propagator, in the precision it will be used in."""
+        with torch.autocast(self.device.type, enabled=False):
+            residual = self.average.residual(batch.start, batch.end)
+        scale = self.average.residual_scale(batch.start)
+        x = (residual.x * scale[:, :1]).square().sum()
+        v = (residual.v * scale[:, 1:]).square().sum() if residual.v is not None else 0.0
+        self._sums += torch.tensor([float(x), float(v), residual.x.numel()], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compare with the baselines; keep the best average; tell the run."""
+        sums = self._sums
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+        x, v, components = sums.tolist()
+        learned = {"x": math.sqrt(x / components)}
+        if self.average.predicts_velocities:
+            learned["v"] = math.sqrt(v / components)
+        score = sum(over_baseline(learned, self.baselines).values()) / len(learned)
+        if not math.isfinite(score):
+            raise TrainingError(f"the validation error is not finite at update {self.progress.update}")
+        if self.progress.best_score is None or score < self.progress.best_score:
+            self.progress.best_score, self.progress.best_update, self.progress.stale = score, self.progress.update, 0
+            self.progress.learned = learned
+            self.best = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
+        else:
+            self.progress.stale += 1
+        patience = self.config.patience
+        self.progress.stopped = patience is not None and self.progress.stale >= patience
+        self.recent_loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        self._losses.clear()
+        self.on_validated(self, learned)
+
+    def on_train_epoch_end(self) -> None:
+        """End the run early if nothing gets better."""
+        if self.progress.stopped:
+            self.trainer.should_stop = True
+
+    # checkpoints ----------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors a resumed run needs: weights, their average, the best average, moments of Adam."""
+        named = {f"weights/{name}": value for name, value in self.propagator.state_dict().items()}
+        named |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        named |= {f"best/{name}": value for name, value in self.best.items()}
+        state = self.trainer.optimizers[0].state
+        for name, parameter in self.propagator.named_parameters():
+            for key, value in state.get(parameter, {}).items():
+                named[f"{key}/{name}"] = value
+        if not all(bool(value.isfinite().all()) for value in named.values() if value.is_floating_point()):
+            raise TrainingError(
+                f"the weights are not finite after update {self.progress.update}; the last checkpoint is kept; "
+                "lower learning_rate or gradient_clip"
+            )
+        return named
+
+    def record(self) -> dict[str, Any]:
+        """The rest a resumed run needs, as JSON values."""
+        return {
+            "progress": asdict(self.progress),
+            "losses": self._losses,
+            "precision": _plain(self.trainer.precision_plugin.state_dict()),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Continue from :meth:`tensors` and :meth:`record`; changes nothing if they do not fit.
+
+        Raises
+        ------
+        CheckpointError
+            If a tensor is missing, too many, or of another shape or type.
+        """
+        weights = self.propagator.state_dict()
+        expected: dict[str, Tensor] = {
+            f"{group}/{name}": value for group in ("weights", "average") for name, value in weights.items()
+        }
+        if any(name.startswith("best/") for name in tensors):
+            expected |= {f"best/{name}": value for name, value in weights.items()}
+        for name, parameter in self.propagator.named_parameters():
+            if any(f"{key}/{name}" in tensors for key in _MOMENTS):  # parameters without gradient have none
+                moment: Tensor = parameter
+                expected |= {f"step/{name}": torch.zeros(()), f"exp_avg/{name}": moment, f"exp_avg_sq/{name}": moment}
+        _match(tensors, expected)
+        try:
+            progress = Progress(**record["progress"])
+            losses = [float(value) for value in record["losses"]]
+            precision = dict(record["precision"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the training checkpoint has broken metadata ({error}); delete it") from None
+        self.progress, self._losses, self._precision_state = progress, losses, precision
+        self.propagator.load_state_dict(_group(tensors, "weights"))
+        self.average.load_state_dict(_group(tensors, "average"))
+        self.best = _group(tensors, "best")
+        self._optimizer_state = {name: value for name, value in tensors.items() if name.split("/")[0] in _MOMENTS}
+
+    def on_train_start(self) -> None:
+        """Give the float16 loss scale of the checkpoint back to Lightning's plugin."""
+        if self._precision_state:
+            self.trainer.precision_plugin.load_state_dict(self._precision_state)
+
+    def best_propagator(self) -> Propagator:
+        """The averaged weights of the best validation."""
+        self.average.load_state_dict(self.best)
+        return self.average.eval()
+
+
+def _match(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    missing, foreign = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or foreign:
+        raise CheckpointError(
+            f"the training checkpoint does not fit this model: missing {missing[:3] or 'nothing'}, "
+            f"unknown {foreign[:3] or 'nothing'}; delete it to train from the start"
+        )
+    for name, want in expected.items():
+        have = tensors[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise CheckpointError(
+                f"the training checkpoint has {name} as {tuple(have.shape)} {have.dtype}, this model needs "
+                f"{tuple(want.shape)} {want.dtype}; delete it to train from the start"
+            )
+
+
+def _group(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{group}/"): value for name, value in tensors.items() if name.startswith(f"{group}/")}
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.item() if isinstance(value, Tensor) else value for key, value in state.items()}

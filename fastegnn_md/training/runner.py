@@ -1,0 +1,197 @@
+"""Lightning's Trainer around the module: devices, precision, logs, checkpoints, and the end of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ..errors import ConfigError
+from ..optional import naming_extras
+from .folder import TrainingFolder
+from .history import HistoryLogger, UpdateBar
+from .module import PropagatorModule
+from .schedule import learning_rate
+from .scores import over_baseline
+
+if TYPE_CHECKING:
+    from ..baselines import Errors
+
+# Lightning's advice that does not apply here, by the beginning of its text.
+_EXPECTED = (
+    r".*does not have many workers which may be a bottleneck",
+    r".*find_unused_parameters=True was specified in DDP constructor",
+    # Lightning 2.6 on torch 2.13
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+def run_lightning(
+    module: PropagatorModule, files: TrainingFolder | None, baselines: Mapping[str, Errors], *, progress: bool
+) -> None:
+    """Train ``module`` from where it stands to the end of its updates.
+
+    Parameters
+    ----------
+    module : PropagatorModule
+        The module, restored from a checkpoint or fresh.
+    files : TrainingFolder, optional
+        Where checkpoints and logs go.
+    baselines : mapping of str to Errors
+        One-step errors of the baselines, written beside the learned ones.
+    progress : bool
+        Show a progress bar.
+    """
+    config = module.config
+    several = _several_devices(config.devices, config.accelerator)
+    interrupted = _Interrupted()
+    callbacks: list[Callback] = [interrupted]
+    bar = UpdateBar() if progress else None
+    if bar is not None:
+        callbacks.append(bar)
+    with _quiet():
+        trainer = _trainer(module, files, callbacks, several)
+        columns = {
+            f"{key} {name}": value
+            for name, errors in baselines.items()
+            for key in ("x", "v")
+            if (value := getattr(errors, key)) is not None
+        }
+
+        def on_update(module: PropagatorModule) -> None:
+            if files is not None and module.progress.update % config.checkpoint_every == 0 and is_main_process():
+                files.save(module.tensors(), module.record())
+
+        def on_validated(module: PropagatorModule, learned: dict[str, float]) -> None:
+            ratios = over_baseline(learned, module.baselines)
+            row = {"learning_rate": learning_rate(config, module.progress.update - 1), "loss": module.recent_loss}
+            row |= {f"{key} learned": value for key, value in learned.items()}
+            row |= {f"{key} over best baseline": value for key, value in ratios.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(row | columns, step=module.progress.update)
+            if bar is not None:
+                bar.show(ratios)
+            if module.finished and files is not None and is_main_process():
+                files.save(module.tensors(), module.record())
+            else:
+                on_update(module)
+
+        module.on_update, module.on_validated = on_update, on_validated
+        try:
+            with _kept_interrupt_handler():
+                trainer.fit(module)
+        except SystemExit:
+            if interrupted.by is not None:  # Lightning leaves Python on Ctrl-C; a library must not
+                raise interrupted.by from None
+            if trainer.received_sigterm:  # Lightning would report success to the batch system
+                raise SystemExit(128 + signal.SIGTERM) from None
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def is_main_process() -> bool:
+    """False in the further processes of a run on several devices, which write and print nothing."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+class _Interrupted(Callback):
+    """Remembers a Ctrl-C, which Lightning turns into ``sys.exit``."""
+
+    def __init__(self) -> None:
+        self.by: KeyboardInterrupt | None = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self.by = exception
+
+
+def _trainer(
+    module: PropagatorModule, files: TrainingFolder | None, callbacks: list[Callback], several: bool
+) -> Trainer:
+    config = module.config
+    if config.precision == "16-mixed" and not _has_accelerator(config.accelerator):
+        raise ConfigError("precision = '16-mixed' needs a GPU; use 'bf16-mixed' or '32-true' on the CPU")
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        # some weights of the last layer reach no output, which plain DDP takes for an error
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
+        precision=config.precision,
+        max_epochs=-1,
+        max_steps=config.updates - module.progress.update,
+        gradient_clip_val=config.gradient_clip,
+        logger=_loggers(module, files),
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=any(isinstance(callback, UpdateBar) for callback in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        # tensors that a propagator caches during validation are used in training too
+        inference_mode=False,
+    )
+
+
+def _loggers(module: PropagatorModule, files: TrainingFolder | None) -> list[Logger] | bool:
+    kind, update = module.config.logger, module.progress.update
+    if files is None or kind == "none":
+        return False
+    loggers: list[Logger] = [HistoryLogger(files.history, update)]
+    if kind == "tensorboard":
+        with naming_extras("logger = 'tensorboard'"):
+            loggers.append(TensorBoardLogger(files.folder, name="", version="tensorboard", purge_step=update))
+    return loggers
+
+
+def _has_accelerator(accelerator: str) -> bool:
+    return accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _several_devices(devices: int | str, accelerator: str) -> bool:
+    if devices == "auto":
+        return accelerator != "cpu" and torch.cuda.device_count() > 1
+    return int(devices) > 1
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements and its advice on worker processes off the screen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            for text in _EXPECTED:
+                warnings.filterwarnings("ignore", message=text)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _kept_interrupt_handler() -> Iterator[None]:
+    """Lightning leaves Ctrl-C ignored after an interrupted run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
