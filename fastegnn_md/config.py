@@ -16,16 +16,16 @@ class PropagatorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    architecture: str = Field("fastegnn", description="name of the network, see models.available_models()")
-    hidden: int = Field(64, ge=1, description="width of messages and node features")
-    layers: int = Field(4, ge=1, description="number of message-passing layers")
-    virtual_nodes: int = Field(3, ge=1, description="virtual nodes per system (C in the paper)")
-    vector_channels: int = Field(4, ge=2, description="equivariant vectors per atom, mode 'full'")
-    radial_functions: int = Field(12, ge=1, description="Bessel functions of the distance as edge features")
-    cutoff: float = Field(3.5, gt=0, description="radius of the real graph, Å")
-    edge_dropping: float = Field(0.0, ge=0, le=1, description="share of the longest edges dropped, mode 'position'")
+    architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
+    hidden: int = Field(default=64, ge=1, description="width of messages and node features")
+    layers: int = Field(default=4, ge=1, description="number of message-passing layers")
+    virtual_nodes: int = Field(default=3, ge=1, description="virtual nodes per system (C in the paper)")
+    vector_channels: int = Field(default=4, ge=2, description="equivariant vectors per atom, mode 'full'")
+    radial_functions: int = Field(default=12, ge=1, description="Bessel functions of the distance as edge features")
+    cutoff: float = Field(default=3.5, gt=0, description="radius of the real graph, Å")
+    edge_dropping: float = Field(default=0.0, ge=0, le=1, description="share of the longest edges dropped, mode 'position'")
     mode: Literal["full", "position"] = Field(
-        "full", description="'full' maps (x, v) to (x', v'); 'position' maps x to x' and redraws v'"
+        default="full", description="'full' maps (x, v) to (x', v'); 'position' maps x to x' and redraws v'"
     )
-    forces: bool = Field(False, description="force-informed: the force at the start is an input")
-    use_bonds: bool = Field(True, description="bonds enter as edge features where the training data has them")
+    forces: bool = Field(default=False, description="force-informed: the force at the start is an input")
+    use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")

@@ -218,6 +218,9 @@ class Propagator(nn.Module):
         if not self.predicts_velocities:
             output = self.network(v=torch.zeros_like(x), **inputs)
             return output.x - x, None, _shifted_back(output.z, origin)
+        # In units of the cutoff squared lengths are of the order of one, which the first layers learn faster from.
+        unit = self.config.cutoff
+        inputs["x"], inputs["edge_vector"] = x / unit, inputs["edge_vector"] / unit
         drift = self._drift(state)
         moving = state.replace(velocities=state.velocities - drift).to(dtype=dtype)
         vectors = None
@@ -228,10 +231,11 @@ class Propagator(nn.Module):
         output = self.network(v=v, vectors=vectors, edge_weight=weight, **inputs)
         displacement, velocities = self.linear(moving if self.needs_forces else moving.replace(forces=None), species)
         scale = self.linear.scale.index_select(0, species) / moving.masses.sqrt()[:, None]
-        displacement = self._without_drift(displacement + scale[:, :1] * (output.x - x), moving)
+        displacement = self._without_drift(displacement + scale[:, :1] * (output.x - inputs["x"]), moving)
         velocities = self._without_drift(velocities + scale[:, 1:] * (output.v - v), moving)
         drift = drift.to(dtype)
-        return displacement + self.timestep * drift, velocities + drift, _shifted_back(output.z, origin)
+        z = None if output.z is None else output.z * unit
+        return displacement + self.timestep * drift, velocities + drift, _shifted_back(z, origin)
 
     def _hops(self, state: State, index: Tensor) -> Tensor:
         if not self.uses_bonds or state.bonds is None:

@@ -11,7 +11,6 @@ import torch
 from fastegnn_md.models import FastEGNN, from_reference
 
 DATA = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[2] / "shared" / "reference"
 OPTIONS = {
     "plain_c1": {},
     "plain_c10": {},
@@ -41,11 +40,8 @@ def _compare(archive, prefix, options):
         assert torch.equal(value, kept[name]), f"{name} was modified"
 
 
-def test_published_c3_model_is_reproduced():
-    path = SHARED / "fastegnn_c3.npz"
-    if not path.exists():
-        pytest.skip("shared/reference/fastegnn_c3.npz is not beside this checkout")
-    with np.load(path, allow_pickle=False) as archive:
+def test_published_c3_model_is_reproduced(shared):
+    with np.load(shared / "reference" / "fastegnn_c3.npz", allow_pickle=False) as archive:
         section = {key: archive[key] for key in archive.files}
     model = from_reference(
         "fastegnn",

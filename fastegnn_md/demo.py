@@ -1,0 +1,260 @@
+"""The whole path on alanine dipeptide: reference, harvest, training, learned dynamics and a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from .baselines import Errors, one_step_errors, ratios
+from .config import PropagatorConfig
+from .optional import naming_extras
+from .state import State
+from .units import BOLTZMANN
+
+if TYPE_CHECKING:
+    import MDAnalysis as mda
+
+    from .data import TrajectoryPairs
+    from .demo_system import AlanineDipeptide
+    from .integrators.guarded import JumpStatistics
+    from .propagator import Propagator
+    from .training import FitResult
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Sizes of the demo; times in ps, temperature in K, friction in 1/ps."""
+
+    updates: int = 450
+    batch_size: int = 32
+    jumps: int = 1000
+    seed: int = 0
+    temperature: float = 300.0
+    friction: float = 10.0
+    classical_step: float = 0.002
+    equilibration: int = 5000
+    frame_every: int = 25
+    frames: int = 6000
+    lag: str = "8 fs"
+    burst: str = "32 fs"
+    pairs_per_burst: int = 4
+    split: tuple[float, float, float] = (0.9, 0.03, 0.07)
+
+
+@dataclass
+class LearnedRun:
+    """A run of learned dynamics.
+
+    Attributes
+    ----------
+    energy : ndarray, shape (jumps + 1,), kJ/mol
+        Potential energy.
+    temperature, reference_temperature : dict of str to float
+        2 K / 3 N k_B of each element, not corrected for constraints, in K; of the run, and of Maxwell-Boltzmann
+        velocities on the constraints.
+    statistics : JumpStatistics
+    ms_per_jump : float
+        Everything included.
+    topology, trajectory : Path
+    """
+
+    energy: np.ndarray
+    temperature: dict[str, float]
+    reference_temperature: dict[str, float]
+    statistics: JumpStatistics
+    ms_per_jump: float
+    topology: Path
+    trajectory: Path
+
+
+@dataclass
+class DemoResult:
+    """What a demo run measured, for its report."""
+
+    settings: DemoSettings
+    seconds: dict[str, float] = field(default_factory=dict)
+    pairs: dict[str, int] = field(default_factory=dict)
+    fits: dict[str, FitResult] = field(default_factory=dict)
+    errors: dict[str, dict[str, Errors]] = field(default_factory=dict)
+    reference_energy: np.ndarray = field(default_factory=lambda: np.empty(0))
+    chosen: str = ""
+    run: LearnedRun | None = None
+    classical_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and say on the terminal that it begins."""
+        print(f"== {name}", flush=True)
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begun
+
+
+def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progress: bool = True) -> Path:
+    """Run the demo.
+
+    Parameters
+    ----------
+    output : path
+        Folder for all files; made if it is missing. Files of an earlier run are replaced.
+    settings : DemoSettings, optional
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    MissingDependencyError
+        If OpenMM, ASE, Lightning or matplotlib is missing.
+    """
+    settings = DemoSettings() if settings is None else settings
+    with naming_extras("the demo"):  # named here, before minutes of work
+        import ase  # noqa: F401
+        import lightning  # noqa: F401
+        import matplotlib  # noqa: F401
+        import openmm  # noqa: F401
+    import MDAnalysis as mda
+
+    from .data.topology import quiet
+    from .demo_report import write_demo_report
+    from .demo_system import AlanineDipeptide
+
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    result, system = DemoResult(settings), AlanineDipeptide()
+    with result.stage("classical reference"):
+        result.reference_energy = system.write_reference(output / "reference.dcd", settings, progress=progress)
+        system.write_topology(output / "topology.pdb")
+    with quiet():
+        universe = mda.Universe(system.topology, str(output / "reference.dcd"))
+    with result.stage("harvest of short NVE bursts"):
+        pairs = _harvest(universe, system, output / "bursts.h5md", settings, progress=progress)
+    train, validation, held_out = pairs.split(settings.split)
+    result.pairs = {"training": len(train), "validation": len(validation), "held out": len(held_out)}
+    for name, forces in (("force-free", False), ("force-informed", True)):
+        with result.stage(f"training, {name}"):
+            result.fits[name] = _train(train, validation, output / f"{name}.safetensors", forces, settings, progress)
+    with result.stage("errors on held-out bursts"):
+        for name, fitted in result.fits.items():
+            result.errors[name] = one_step_errors(fitted.propagator, held_out, progress=progress)
+    result.chosen = min(result.errors, key=lambda name: ratios(result.errors[name]).v or 0.0)
+    propagator = result.fits[result.chosen].propagator
+    with result.stage("learned Langevin dynamics"):
+        result.run = _learned_run(system, propagator, held_out, output / "learned.xtc", settings, progress=progress)
+    with result.stage("speed of classical dynamics"):
+        result.classical_ms = system.classical_ms(settings, propagator.timestep)
+    write_demo_report(output / "report.html", result, universe)
+    return output / "report.html"
+
+
+def _harvest(
+    universe: mda.Universe, system: AlanineDipeptide, path: Path, settings: DemoSettings, *, progress: bool
+) -> TrajectoryPairs:
+    from .data import TrajectoryPairs, harvest
+
+    path.unlink(missing_ok=True)
+    harvest(
+        universe,
+        system.system,
+        store=path,
+        burst=settings.burst,
+        interval=settings.lag,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        processes=2,
+        progress=progress,
+    )
+    return TrajectoryPairs(path, lag=settings.lag, time_reversal=True)
+
+
+def _train(
+    train: TrajectoryPairs,
+    validation: TrajectoryPairs,
+    path: Path,
+    forces: bool,
+    settings: DemoSettings,
+    progress: bool,
+) -> FitResult:
+    from .training import TrainingConfig, fit
+
+    config = TrainingConfig(
+        propagator=PropagatorConfig(forces=forces),
+        updates=settings.updates,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        validate_every=max(1, settings.updates // 15),
+        validation_pairs=256,
+        checkpoint_every=settings.updates,
+    )
+    return fit(train, validation, config, path, progress=progress)
+
+
+def _learned_run(
+    system: AlanineDipeptide,
+    propagator: Propagator,
+    held_out: TrajectoryPairs,
+    trajectory: Path,
+    settings: DemoSettings,
+    *,
+    progress: bool,
+) -> LearnedRun:
+    """Step ASE Atoms from a held-out frame under Langevin half steps."""
+    from ase import units
+
+    from .engines.ase import state_from_atoms
+    from .engines.mdanalysis import RolloutWriter
+    from .integrators import LearnedDynamics
+
+    atoms = system.atoms(held_out[0][0])
+    dynamics = LearnedDynamics(
+        atoms,
+        propagator,
+        temperature_K=settings.temperature,
+        friction=settings.friction / (1000 * units.fs),
+        rng=settings.seed,
+        bonds=system.bonds,
+    )
+    energies, kinetic = [], []
+    begun = time.perf_counter()
+    with RolloutWriter(trajectory) as writer:
+        for _ in tqdm(dynamics.irun(settings.jumps), total=settings.jumps + 1, desc="jumps", disable=not progress):
+            # The force call of the next jump gives the energy too.
+            energies.append(atoms.get_potential_energy() / (units.kJ / units.mol))
+            state = state_from_atoms(atoms, bonds=system.bonds)
+            kinetic.append(kinetic_per_atom(state))
+            writer.write(state, time=dynamics.nsteps * propagator.timestep)
+    seconds = time.perf_counter() - begun
+    symbols = np.array(atoms.get_chemical_symbols())
+    # Each burst starts from velocities drawn at the temperature of the reference, on the constraints.
+    starts = range(0, held_out.n_forward, settings.pairs_per_burst)
+    drawn = np.mean([kinetic_per_atom(held_out[index][0]) for index in starts], axis=0)
+    return LearnedRun(
+        energy=np.array(energies),
+        temperature=_temperature_per_element(np.mean(kinetic, axis=0), symbols),
+        reference_temperature=_temperature_per_element(drawn, symbols),
+        statistics=dynamics.statistics,
+        ms_per_jump=1e3 * seconds / settings.jumps,
+        topology=trajectory.with_name("topology.pdb"),
+        trajectory=trajectory,
+    )
+
+
+def kinetic_per_atom(state: State) -> np.ndarray:
+    """½ m v² of each atom, shape (N,), amu Å²/ps²."""
+    return (0.5 * state.masses * state.velocities.square().sum(1)).numpy()
+
+
+def _temperature_per_element(kinetic: np.ndarray, symbols: np.ndarray) -> dict[str, float]:
+    scale = 2.0 / (3.0 * BOLTZMANN)
+    return {symbol: float(scale * kinetic[symbols == symbol].mean()) for symbol in sorted(set(symbols.tolist()))}
