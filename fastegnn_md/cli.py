@@ -22,6 +22,7 @@ from .commands.train import train
 from .errors import FastEGNNMDError
 
 _PROGRAM = "fastegnn-md"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
 _CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -45,7 +46,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (
         run,
         """
-        fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 --friction "10/ps" -o out.xtc
+        fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 -o out.xtc
         fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 --friction "10/ps" \\
             --forcefield amber14-all.xml --constraints HBonds -o out.xtc
         """,
@@ -96,28 +97,35 @@ def main(arguments: list[str] | None = None) -> None:
         Default: those of the process.
     """
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    """Exit code of a command."""
     try:
         code = app(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except _CLICK_EXCEPTION as error:
-        _fail(_wrong_arguments(error))
+        return _fail(_wrong_arguments(error))
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (FastEGNNMDError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
         if "--traceback" in arguments:
             raise
-        _fail(_describe(error))
+        return _fail(_describe(error))
     except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED  # newer versions of typer return it
+    if code == _INTERRUPTED:
         resume = "; continue with --resume" if "train" in arguments[:2] else ""
         typer.echo(f"\n{_PROGRAM}: interrupted{resume}", err=True)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> int:
     typer.echo(f"{_PROGRAM}: error: {message}", err=True)
-    sys.exit(2)
+    return 2
 
 
 def _wrong_arguments(error: Any) -> str:

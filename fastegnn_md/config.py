@@ -23,7 +23,9 @@ class PropagatorConfig(BaseModel):
     vector_channels: int = Field(default=4, ge=2, description="equivariant vectors per atom, mode 'full'")
     radial_functions: int = Field(default=12, ge=1, description="Bessel functions of the distance as edge features")
     cutoff: float = Field(default=3.5, gt=0, description="radius of the real graph, Å")
-    edge_dropping: float = Field(default=0.0, ge=0, le=1, description="share of the longest edges dropped, mode 'position'")
+    edge_dropping: float = Field(
+        default=0.0, ge=0, le=1, description="share of the longest edges dropped, mode 'position'"
+    )
     mode: Literal["full", "position"] = Field(
         default="full", description="'full' maps (x, v) to (x', v'); 'position' maps x to x' and redraws v'"
     )

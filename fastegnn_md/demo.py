@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .data import TrajectoryPairs
     from .demo_system import AlanineDipeptide
-    from .integrators.guarded import JumpStatistics
+    from .integrators import JumpStatistics
     from .propagator import Propagator
     from .training import FitResult
 
@@ -148,7 +148,7 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
     with result.stage("errors on held-out bursts"):
         for name, fitted in result.fits.items():
             result.errors[name] = one_step_errors(fitted.propagator, held_out, progress=progress)
-    result.chosen = min(result.errors, key=lambda name: ratios(result.errors[name]).v or 0.0)
+    result.chosen = min(result.errors, key=lambda name: ratios(result.errors[name])["v"])
     propagator = result.fits[result.chosen].propagator
     with result.stage("learned Langevin dynamics"):
         result.run = _learned_run(system, propagator, held_out, output / "learned.xtc", settings, progress=progress)

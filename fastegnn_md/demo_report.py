@@ -60,8 +60,7 @@ def _errors(result: DemoResult) -> Section:
         "element fitted on the very pairs it is judged on. 'Best linear with force' also sees the force."
     )
     goals = "; ".join(
-        f"{name}: {max(ratios(result.errors[name]).x, ratios(result.errors[name]).v or 0.0):.3f} (goal {goal})"
-        for name, goal in GOALS.items()
+        f"{name}: {max(ratios(result.errors[name]).values()):.3f} (goal {goal})" for name, goal in GOALS.items()
     )
     counts = ", ".join(f"{count} {name}" for name, count in result.pairs.items())
     return Section(

@@ -11,7 +11,18 @@ from fastegnn_md.optional import lazy_exports
 
 if TYPE_CHECKING:
     from .ase import LearnedDynamics
+    from .guarded import JumpStatistics
+    from .guards import GuardSettings, check_jump
+    from .thermostats import LangevinHalfStep
 
-__all__ = ["LearnedDynamics"]
+__all__ = ["GuardSettings", "JumpStatistics", "LangevinHalfStep", "LearnedDynamics", "check_jump"]
 
-__getattr__, __dir__ = lazy_exports(__name__, {"LearnedDynamics": ".ase"}, globals())
+_HOME = {
+    "GuardSettings": ".guards",
+    "JumpStatistics": ".guarded",
+    "LangevinHalfStep": ".thermostats",
+    "LearnedDynamics": ".ase",
+    "check_jump": ".guards",
+}
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOME, globals())

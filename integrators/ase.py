@@ -148,6 +148,7 @@ class LearnedDynamics(MolecularDynamics):
             raise ConfigError(f"restart_interval is {self.restart_interval}; expected a number of steps >= 1")
         self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self.begun = False  # whether observers have seen step 0
         self._check_system(atoms)
         self.rng, self.seed = as_generator(rng)
         if rng is None and (thermostat is not None or not propagator.predicts_velocities):
@@ -240,7 +241,7 @@ class LearnedDynamics(MolecularDynamics):
         """Continue a simulation as if it had never stopped (bit for bit on the CPU).
 
         Steps, time, random numbers and options continue; a trajectory is appended to without a frame given twice, and
-        frames written after the restart file (by a run that was killed) are removed first.
+        frames written after the restart file (by a run that was killed) are removed first. Lines of a log are not.
 
         Parameters
         ----------
@@ -268,6 +269,7 @@ class LearnedDynamics(MolecularDynamics):
 
     def _refresh_properties(self) -> None:
         # The base class would call the calculator after every step, whoever needs the result.
+        self.begun = True
         if self.log_energy:
             self._forces()
             self.atoms.get_potential_energy()

@@ -47,7 +47,7 @@ def save(dynamics: LearnedDynamics, path: str | Path) -> None:
         "nsteps": dynamics.nsteps,
         "rng": generator_state(dynamics.rng),
         "seed": dynamics.seed,
-        "frames": count_frames(dynamics.trajectory),
+        "frames": _frames(dynamics),
         "constraints": [type(constraint).__name__ for constraint in atoms.constraints],
         "statistics": dataclasses.asdict(guarded.statistics),
         "propagator": _identity(dynamics.propagator),
@@ -135,6 +135,13 @@ def _resume(
     if restart_file is not None:
         dynamics.attach_restart(restart_file)
     return dynamics
+
+
+def _frames(dynamics: LearnedDynamics) -> int | None:
+    """Frames of the trajectory that the continued run will not write itself."""
+    frames = count_frames(dynamics.trajectory)
+    # A run continued from step 0 begins with the frame of step 0, which this one may have written already.
+    return frames - 1 if frames and dynamics.nsteps == 0 and dynamics.begun else frames
 
 
 def _set_atoms(atoms: Atoms, arrays: dict[str, np.ndarray]) -> None:

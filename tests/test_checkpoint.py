@@ -55,7 +55,8 @@ def water():
 def test_what_is_loaded_steps_as_what_was_saved(propagator, saved):
     loaded = Propagator.load(saved)
     one, other = propagator(water()), loaded(water())
-    assert torch.equal(one.positions, other.positions) and torch.equal(one.velocities, other.velocities)
+    assert torch.equal(one.positions, other.positions)
+    assert torch.equal(one.velocities, other.velocities)
     for name in ("timestep", "config", "domain", "fingerprint", "metrics", "species"):
         assert getattr(propagator, name) == getattr(loaded, name), name
     assert not loaded.training
@@ -68,8 +69,11 @@ def test_double_precision_survives(propagator, tmp_path):
 
 def test_manifest_names_units_and_versions(saved):
     manifest = read_manifest(saved)
-    assert manifest.timestep_ps == 0.004 and manifest.units["length"] == "Å" and manifest.species == [1, 8]
-    assert manifest.masses_amu[1] == (1.008, 3.024) and manifest.format_version == 1
+    assert manifest.timestep_ps == 0.004
+    assert manifest.units["length"] == "Å"
+    assert manifest.species == [1, 8]
+    assert manifest.masses_amu[1] == (1.008, 3.024)
+    assert manifest.format_version == 1
 
 
 def rewrite(path, change):
@@ -159,5 +163,5 @@ def test_a_full_disk_keeps_the_previous_model(propagator, saved, monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_named(propagator, tmp_path):
-    with pytest.raises(CheckpointError, match="cannot write the model to .*absent"):
+    with pytest.raises(CheckpointError, match=r"cannot write the model to .*absent"):
         propagator.save(tmp_path / "absent" / "model.safetensors")

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastegnn_md.baselines import one_step_errors
+from fastegnn_md.baselines import error_table, one_step_errors
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError, TrainingError
 from fastegnn_md.propagator import Propagator
-from fastegnn_md.training import FitResult, TrainingConfig, error_table, fit
+from fastegnn_md.training import FitResult, TrainingConfig, fit
 
 pytestmark = pytest.mark.usefixtures("_lightning")
 MASSES, LAG = np.array([1.008, 15.999]), 0.008

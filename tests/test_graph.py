@@ -102,7 +102,8 @@ def test_envelope_is_one_at_zero_and_smooth_at_the_cutoff():
     (slope,) = torch.autograd.grad(value.sum(), r, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), r)
     torch.testing.assert_close(value.detach()[[0, 1, 3, 4]], torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=torch.float64))
-    assert float(slope.detach()[2].abs()) < 1e-12 and float(curvature[2].abs()) < 1e-6
+    assert float(slope.detach()[2].abs()) < 1e-12
+    assert float(curvature[2].abs()) < 1e-6
 
 
 def test_bond_distance_counts_bonds_by_the_shortest_path():

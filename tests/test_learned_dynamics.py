@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -725,6 +730,50 @@ class TestRestart:
         third = self.resume(tmp_path, "parts", tmp_path / "restart")
         assert third.nsteps == 20
         np.testing.assert_array_equal(third.atoms.positions, whole.atoms.positions)
+
+    def test_killed_at_any_moment(self, tmp_path):
+        """SIGKILL in another process, once it has saved something."""
+        script = (
+            "import sys, importlib.util as u, pathlib\n"
+            "spec = u.spec_from_file_location('tested', sys.argv[1]); tested = u.module_from_spec(spec)\n"
+            "spec.loader.exec_module(tested)\n"
+            "folder = pathlib.Path(sys.argv[2])\n"
+            "tested.TestRestart().start(folder, 'parts', restart_file=folder / 'restart', restart_interval=1).run(10**6)\n"
+        )
+        child = subprocess.Popen([sys.executable, "-c", script, __file__, str(tmp_path)])
+        try:
+            while child.poll() is None:
+                time.sleep(0.05)
+                with contextlib.suppress(FileNotFoundError):
+                    if (tmp_path / "parts.log").read_text().count("\n") > 3:
+                        break
+        finally:
+            child.kill()
+            assert child.wait() == -signal.SIGKILL
+        parts = self.resume(tmp_path, "parts", tmp_path / "restart")
+        steps = parts.nsteps + 3
+        parts.run(3)
+        whole = self.start(tmp_path, "whole")
+        whole.run(steps)
+        np.testing.assert_array_equal(parts.atoms.positions, whole.atoms.positions)
+        np.testing.assert_array_equal(parts.atoms.get_momenta(), whole.atoms.get_momenta())
+        frames, others = read(tmp_path / "whole.traj"), read(tmp_path / "parts.traj")
+        assert len(frames) == len(others) == 1 + steps // 2
+        assert all(np.array_equal(a.positions, b.positions) for a, b in zip(frames, others, strict=True))
+
+    @pytest.mark.parametrize("steps", [None, 0, 1])
+    def test_before_and_at_the_first_step(self, tmp_path, steps):
+        first = self.start(tmp_path, "parts")
+        if steps is not None:
+            first.run(steps)
+        first.save_restart(tmp_path / "restart")
+        del first
+        second = self.resume(tmp_path, "parts", tmp_path / "restart")
+        second.run(4 - second.nsteps)
+        whole = self.start(tmp_path, "whole")
+        whole.run(4)
+        assert len(read(tmp_path / "parts.traj")) == len(read(tmp_path / "whole.traj")) == 3
+        np.testing.assert_array_equal(second.atoms.positions, whole.atoms.positions)
 
     def test_given_bond_lengths_and_known_forces_are_kept(self, tmp_path):
         atoms, propagator = self.system()

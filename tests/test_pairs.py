@@ -281,7 +281,7 @@ class TestTimes:
         assert pairs.lag_frames == (2,)
 
     def test_contradicting_dt_is_refused(self):
-        with pytest.raises(DataError, match="the file says 0.01 ps"):
+        with pytest.raises(DataError, match=r"the file says 0\.01 ps"):
             make_pairs(dt=0.5)
         assert len(make_pairs(dt=DT))
 
@@ -328,7 +328,7 @@ class TestTimes:
 
     def test_a_truncated_trajectory_is_refused(self, tmp_path):
         path = tmp_path / "t.trr"
-        write_trr(path, list(range(10)))
+        write_trr(path, list(range(500)))
         universe = mda.Universe.empty(3, trajectory=False)
         universe.add_TopologyAttr("elements", SYMBOLS[:3])
         universe.load_new(str(path))
@@ -349,7 +349,7 @@ def write_trr(path: Path, times: list[float]) -> None:
 class TestVelocities:
     def test_missing_velocities_are_refused_with_the_ways_out(self):
         x, _ = vibration(10)
-        with pytest.raises(DataError, match="harvest.*'central'.*'forward'.*'none'"):
+        with pytest.raises(DataError, match=r"harvest.*'central'.*'forward'.*'none'"):
             TrajectoryPairs(make_universe(x), lag=DT)
 
     def test_zero_velocities_count_as_missing(self):
@@ -488,7 +488,7 @@ class TestPeriodicBoundaries:
             last = end.positions.double() @ torch.linalg.inv(end.cell[0].double())
             np.testing.assert_allclose(last - first, path[frame + 3] - path[frame], atol=1e-4)
             # still the same place modulo the cell of the frame
-            turns = last - path[frame + 3]
+            turns = last.numpy() - path[frame + 3]
             np.testing.assert_allclose(turns, np.round(turns), atol=1e-4)
 
     def test_displacements_do_not_grow_with_the_distance_diffused_when_the_cell_changes(self):
@@ -653,7 +653,7 @@ WORKING: dict[str, tuple[Callable[[], mda.Universe], dict[str, Any], dict[str, A
     "PSF/DCD, central differences": (
         lambda: load_universe(datafiles.PSF, datafiles.DCD),
         {"lag": 1.0, "select": "backbone", "velocities": "central"},
-        {"n": 95, "n_atoms": 855, "elements": {6, 7, 8}, "bonds": True, "warns": True},
+        {"n": 95, "n_atoms": 855, "elements": {6, 7, 8}, "bonds": True},
     ),
     "GRO/TRR": (
         lambda: load_universe(datafiles.GRO, datafiles.TRR),
@@ -751,14 +751,14 @@ class TestRealFiles:
         assert set(np.round(pairs.masses, 2)) == {1.01, 16.0}
         assert "standard" in pairs.stores[0].provenance["masses of atoms"]
 
-    def test_forces_of_a_lammps_dump_are_left_out_and_velocities_of_another_unit_refused(self):
+    def test_forces_of_a_lammps_dump_are_left_out(self):
         universe = load_universe(datafiles.LAMMPS_image_vf, datafiles.LAMMPSDUMP_image_vf, format="LAMMPSDUMP")
         universe.add_TopologyAttr("elements", ["Ar"] * universe.atoms.n_atoms)
         universe.atoms.masses = 39.948
-        universe.trajectory[0]
         assert universe.trajectory.ts.has_forces
         pairs = TrajectoryPairs(universe, lag=1.0, dt=1.0, velocities="none", progress=False)
         assert not pairs.has_forces
+        assert pairs.stores[0].has_velocities
 
     def test_hydrogen_mass_repartitioning_is_not_mistaken_for_other_elements(self):
         x, v = vibration(5, 4)

@@ -83,5 +83,6 @@ def test_concatenate_refuses_a_mixture():
 
 def test_conversion_keeps_integers():
     state = make(bonds=torch.tensor([[0, 1]])).to(dtype=torch.float32)
-    assert state.dtype == torch.float32 and state.masses.dtype == torch.float32
+    assert state.dtype == torch.float32
+    assert state.masses.dtype == torch.float32
     assert state.bonds.dtype == state.numbers.dtype == torch.int64

@@ -27,10 +27,8 @@ def evaluate(
     The lag is the time step of the model. Errors are RMSE in mass-scaled units. Only frames the model was not trained
     on tell how good it is.
     """
-    from ..baselines import one_step_errors
+    from ..baselines import error_table, one_step_errors, ratios
     from ..propagator import Propagator
-    from ..training import error_table
-    from ..training.scores import lowest_baseline, over_baseline
 
     propagator = Propagator.load(model)
     data = open_pairs(
@@ -50,12 +48,11 @@ def evaluate(
         typer.echo(f"{propagator.describe()}; {count} pairs:")
         typer.echo(error_table(errors))
         return
-    learned = {key: value for key, value in asdict(errors["learned"]).items() if value is not None}
     report: dict[str, Any] = {
         "timestep_ps": propagator.timestep,
         "pairs": count,
         "one_step": {name: asdict(error) for name, error in errors.items()},
-        "over_best_baseline": over_baseline(learned, lowest_baseline(errors)),
+        "over_best_baseline": ratios(errors),
     }
     typer.echo(json.dumps(report, indent=2))
 

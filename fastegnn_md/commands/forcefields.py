@@ -122,7 +122,7 @@ def openmm_system(
             raise DataError(f"{system} does not exist; give a serialised OpenMM System")
         try:
             loaded = openmm.XmlSerializer.deserialize(system.read_text(encoding="utf-8"))
-        except (openmm.OpenMMException, UnicodeDecodeError) as error:
+        except (openmm.OpenMMException, ValueError) as error:
             raise DataError(f"{system} is not a serialised OpenMM System: {error}") from error
         if not isinstance(loaded, openmm.System):
             raise DataError(f"{system} holds a {type(loaded).__name__}, expected a serialised OpenMM System")

@@ -38,11 +38,12 @@ def run(
     ],
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", help="K: of the thermostat, and of velocities where START has none."),
+        typer.Option("--temperature", help="K: of a Langevin thermostat, and of velocities where START has none."),
     ] = None,
-    friction: Annotated[
-        str | None, typer.Option("--friction", help='Of the Langevin thermostat, as "10/ps". Default: no thermostat.')
-    ] = None,
+    friction: Annotated[str, typer.Option("--friction", help="Of the Langevin thermostat.")] = "10/ps",
+    nve: Annotated[
+        bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
+    ] = False,
     topology: Annotated[
         Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
     ] = None,
@@ -71,6 +72,8 @@ def run(
     from ..propagator import Propagator
 
     propagator = Propagator.load(model)
+    if propagator.needs_forces and not (calculator or forcefield or system):
+        raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
     universe = open_universe(topology or start, [start] if topology else None)
     group = select_atoms(universe, select)
     frames = len(universe.trajectory)
@@ -86,14 +89,15 @@ def run(
         typer.echo(f"{topology or start} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
     _attach(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
     _set_velocities(atoms, state.velocities if moving else None, temperature, rng)
-    if friction is not None and temperature is None:
-        raise ConfigError("--friction needs --temperature: a Langevin thermostat has both")
-    uses_temperature = friction is not None or not propagator.predicts_velocities
+    if nve and not propagator.predicts_velocities:
+        raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
+    uses_temperature = temperature is not None and not nve
+    thermostat = uses_temperature and propagator.predicts_velocities
     dynamics = LearnedDynamics(
         atoms,
         propagator,
         temperature_K=temperature if uses_temperature else None,
-        friction=None if friction is None else parse_quantity(friction, "friction") / PICOSECOND,
+        friction=parse_quantity(friction, "friction") / PICOSECOND if thermostat else None,
         rng=rng,
         bonds=bonds,
     )

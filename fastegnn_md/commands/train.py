@@ -46,9 +46,9 @@ def train(
     Frames a lag apart are the pairs it learns from. At lags of femtoseconds they come from a harvest (see
     'fastegnn-md harvest'), whose store can be given in place of the topology.
     """
-    from ..baselines import one_step_errors
+    from ..baselines import error_table, one_step_errors
     from ..optional import naming_extras
-    from ..training import TrainingConfig, error_table, fit
+    from ..training import TrainingConfig, fit
 
     with naming_extras("training"):
         from ..training.runner import is_main_process

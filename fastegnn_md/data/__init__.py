@@ -1,6 +1,6 @@
 """Trajectories become a store, a store becomes pairs a propagator is trained on."""
 
-from .harvest import harvest
+from .harvesting import harvest
 from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
 from .pairs import TrajectoryPairs
 from .store import Store

@@ -352,7 +352,8 @@ def _cell(ts: Any, where: str) -> np.ndarray | None:
     dimensions = ts.dimensions
     if dimensions is None:
         return None
-    cell = triclinic_vectors(dimensions, dtype=np.float64)  # zeros for an impossible box
+    with np.errstate(invalid="ignore"):
+        cell = triclinic_vectors(dimensions, dtype=np.float64)  # zeros for an impossible box
     if not np.all(np.isfinite(cell)) or abs(np.linalg.det(cell)) < 1e-6:
         raise DataError(
             f"{where}: the cell has no volume (lengths and angles {np.array(dimensions).tolist()}); write the box "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -121,7 +123,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         self.lag = units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
         self.velocities = velocities
         self.time_reversal = time_reversal
-        self._scratch: tempfile.TemporaryDirectory | None = None
+        self._scratch: _Scratch | None = None
         options = {"select": select, "dt": dt, "stride": stride, "unwrap": unwrap, "progress": progress}
         sources = list(source) if isinstance(source, (list, tuple)) else [source]
         if not sources:
@@ -147,8 +149,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
             return None
         if store is None:
             if self._scratch is None:
-                self._scratch = tempfile.TemporaryDirectory(prefix="fastegnn_md-")
-            return Path(self._scratch.name) / f"pairs.{index}.h5md"
+                self._scratch = _Scratch()
+            return self._scratch.folder / f"pairs.{index}.h5md"
         path = Path(store)
         return path if len(sources) == 1 else path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
 
@@ -411,6 +413,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
 
     def _with_windows(self, windows: list[np.ndarray]) -> TrajectoryPairs:
         part = copy.copy(self)
+        part._scratch = self._scratch  # a view in this process keeps the folder alive
         part._set_windows(windows)
         return part
 
@@ -428,6 +431,19 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
             f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
             f"velocities {self.velocities!r})"
         )
+
+
+class _Scratch:
+    """A temporary folder that goes with the last data set that refers to it, in the process that made it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fastegnn_md-"))
+        weakref.finalize(self, _remove, self.folder, os.getpid())
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker has a copy of the reference, not of the folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_velocities(atoms: mda.AtomGroup) -> bool:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CompatibilityError
 from ..jump import advance, as_generator
 from ..optional import naming_extras
-from ..propagator import Propagator
-from ..state import State
 from .ase_atoms import (
     FORCE,
     PICOSECOND,
@@ -25,6 +23,10 @@ from .ase_atoms import (
 with naming_extras(__name__):
     from ase import Atoms
     from ase.calculators.calculator import PropertyNotImplementedError
+
+if TYPE_CHECKING:
+    from ..propagator import Propagator
+    from ..state import State
 
 __all__ = [
     "FORCE",

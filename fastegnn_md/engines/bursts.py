@@ -52,6 +52,8 @@ class Burst:
         Kinetic energy of the first frame.
     cell : ndarray, shape (3, 3), Å, or None
         The cell the engine used.
+    error : str
+        What the engine said when it gave up; all values are then NaN.
     """
 
     positions: np.ndarray
@@ -60,6 +62,14 @@ class Burst:
     energies: np.ndarray
     kinetic: float
     cell: np.ndarray | None
+    error: str = ""
+
+    @classmethod
+    def failed(cls, n_frames: int, n_atoms: int, cell: np.ndarray | None, error: BaseException) -> Burst:
+        """A burst that blew up: the others need not suffer from it."""
+        nothing = np.full((n_frames, n_atoms, 3), np.nan, dtype=np.float32)
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        return cls(nothing, nothing, nothing, np.full(n_frames, np.nan), np.nan, cell, text)
 
 
 class BurstRunner(Protocol):
@@ -174,11 +184,12 @@ def run_bursts(
     -------
     dict of ndarray
         ``positions``, ``velocities``, ``forces`` (B, n_frames, N, 3), ``energies`` (B, n_frames), ``kinetic`` (B,),
-        and ``cells`` (B, 3, 3) where periodic; units as in :class:`Burst`.
+        ``errors`` (B,), and ``cells`` (B, 3, 3) where periodic; units as in :class:`Burst`.
     """
     bursts = [runner.run(start, n_frames, steps_between) for start in starts]
     names = ("positions", "velocities", "forces", "energies", "kinetic")
     arrays = {name: np.stack([getattr(one, name) for one in bursts]) for name in names}
+    arrays["errors"] = np.array([one.error for one in bursts], dtype=np.str_)
     if bursts[0].cell is not None:
         arrays["cells"] = np.stack([one.cell for one in bursts])  # type: ignore[misc]
     return arrays

@@ -114,6 +114,14 @@ class ASERunner:
 
     def run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         """One burst."""
+        from ase.calculators.calculator import CalculatorError
+
+        try:
+            return self._run(start, n_frames, steps_between)
+        except (CalculatorError, ArithmeticError) as error:  # no convergence, overflow
+            return Burst.failed(n_frames, len(start.positions), start.cell, error)
+
+    def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         from ase.md.verlet import VelocityVerlet
 
         recipe, ps = self._recipe, self._ps

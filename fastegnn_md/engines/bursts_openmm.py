@@ -111,7 +111,7 @@ class OpenMMRunner:
 
     def __init__(self, recipe: OpenMMRecipe):
         openmm = _openmm()
-        self._vec3, self._unit = openmm.Vec3, openmm.unit
+        self._vec3, self._unit, self._exception = openmm.Vec3, openmm.unit, openmm.OpenMMException
         system = openmm.XmlSerializer.deserialize(recipe.xml)
         platform = openmm.Platform.getPlatformByName(recipe.platform)
         # one thread: processes share the work, and sums in a fixed order make a burst repeat bit by bit
@@ -137,6 +137,13 @@ class OpenMMRunner:
                 raise DataError("the System is periodic but the frame has no cell; write the box with the trajectory")
             cell = reduced_cell(start.cell)
             context.setPeriodicBoxVectors(*(self._vec3(*(row / _NM)) for row in cell))
+        try:
+            return self._run(start, n_frames, steps_between, cell)
+        except self._exception as error:  # coordinates became NaN, or constraints cannot be satisfied
+            return Burst.failed(n_frames, len(start.positions), cell, error)
+
+    def _run(self, start: Start, n_frames: int, steps_between: int, cell: np.ndarray | None) -> Burst:
+        context = self._context
         context.setPositions(start.positions / _NM)
         context.applyConstraints(self._tolerance)
         context.setVelocities(start.velocities / _NM)

@@ -34,12 +34,12 @@ def bessel_basis(distance: Tensor, cutoff: float, functions: int) -> Tensor:
     return torch.sin(distance * (order * (math.pi / cutoff))) / distance
 
 
-def bond_distance(index: Tensor, bonds: Tensor, atoms: int) -> Tensor:
+def bond_distance(edge_index: Tensor, bonds: Tensor, atoms: int) -> Tensor:
     """Number of bonds between the atoms of each edge, as one-hot columns for 1, 2, 3 and "more or none".
 
     Parameters
     ----------
-    index : Tensor of int64, shape (2, E)
+    edge_index : Tensor of int64, shape (2, E)
     bonds : Tensor of int64, shape (M, 2)
         Bonded pairs, each once.
     atoms : int
@@ -49,26 +49,28 @@ def bond_distance(index: Tensor, bonds: Tensor, atoms: int) -> Tensor:
     -------
     Tensor of int64, shape (E, 4)
     """
-    both = torch.cat([bonds, bonds.flip(1)]).unique(dim=0)
+    # A path from a to b is kept as the one number a * atoms + b: sorting numbers is much cheaper than sorting rows.
+    both = (torch.cat([bonds[:, 0], bonds[:, 1]]) * atoms + torch.cat([bonds[:, 1], bonds[:, 0]])).unique()
     paths = [both]
     for _ in range(2):
         paths.append(_extend(paths[-1], both, atoms))
-    keys = index[0] * atoms + index[1]
-    column = torch.full_like(keys, 3)
+    edges = edge_index[0] * atoms + edge_index[1]
+    column = torch.full_like(edges, 3)
     for steps in (2, 1, 0):  # the shortest path is written last
-        column[torch.isin(keys, paths[steps][:, 0] * atoms + paths[steps][:, 1])] = steps
+        column[torch.isin(edges, paths[steps])] = steps
     return torch.nn.functional.one_hot(column, 4)
 
 
 def _extend(paths: Tensor, both: Tensor, atoms: int) -> Tensor:
-    """Continue each path (first, last) by every bond of its last atom; ``both`` is sorted by its first column."""
-    degree = torch.bincount(both[:, 0], minlength=atoms)
+    """Continue each path by every bond of its last atom; ``both`` is sorted, so by its first atom."""
+    begin, last = paths // atoms, paths % atoms
+    degree = torch.bincount(both // atoms, minlength=atoms)
     first_bond = degree.cumsum(0) - degree
-    repeats = degree.index_select(0, paths[:, 1])
-    begin = paths[:, 0].repeat_interleave(repeats)
-    within = torch.arange(len(begin), device=paths.device) - (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
-    end = both[first_bond.index_select(0, paths[:, 1]).repeat_interleave(repeats) + within, 1]
-    return torch.stack([begin, end], dim=1).unique(dim=0)
+    repeats = degree.index_select(0, last)
+    within = torch.arange(int(repeats.sum()), device=paths.device)
+    within = within - (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
+    end = both[first_bond.index_select(0, last).repeat_interleave(repeats) + within] % atoms
+    return (begin.repeat_interleave(repeats) * atoms + end).unique()
 
 
 def drop_longest(edges: EdgeList, share: float, batch: Tensor) -> EdgeList:

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..baselines import Errors, one_step_errors
+from ..baselines import Errors, lowest_baseline, one_step_errors, over_baseline
 from ..errors import DataError
 from ..optional import naming_extras
 from ..propagator import Propagator
 from ..units import format_time
 from .config import TrainingConfig
 from .folder import TrainingFolder
-from .scores import lowest_baseline, over_baseline
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs

@@ -14,13 +14,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..baselines import over_baseline
 from ..errors import CheckpointError, ConfigError, TrainingError
 from ..propagator import Propagator
 from ..state import State
 from .config import TrainingConfig
 from .losses import residual_loss, virtual_node_mmd
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate
-from .scores import over_baseline
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -138,8 +138,12 @@ class PropagatorModule(LightningModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The chosen held-out pairs, this process' share of each batch."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
+        if len(self.chosen) < world:
+            raise ConfigError(
+                f"{len(self.chosen)} validation pairs cannot be shared by {world} devices; take more pairs"
+            )
         # equal parts: every process must run the same number of steps, each with at least one pair
-        parts = max(1, min(math.ceil(len(self.chosen) / (4 * self.config.batch_size)), len(self.chosen) // world))
+        parts = min(math.ceil(len(self.chosen) / (4 * self.config.batch_size)), len(self.chosen) // world)
         bounds = [len(self.chosen) * part // parts for part in range(parts + 1)]
         lists = [self.chosen[a:b][rank::world] for a, b in itertools.pairwise(bounds)]
         return self._loader(self.validation_pairs, lists)

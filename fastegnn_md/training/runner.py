@@ -8,7 +8,6 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -17,16 +16,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ..baselines import Errors, over_baseline
 from ..errors import ConfigError
 from ..optional import naming_extras
 from .folder import TrainingFolder
 from .history import HistoryLogger, UpdateBar
 from .module import PropagatorModule
 from .schedule import learning_rate
-from .scores import over_baseline
-
-if TYPE_CHECKING:
-    from ..baselines import Errors
 
 # Lightning's advice that does not apply here, by the beginning of its text.
 _EXPECTED = (

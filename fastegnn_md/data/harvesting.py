@@ -222,7 +222,8 @@ def _kept(part: Arrays, recipe: BurstRecipe, plan: _Plan, tolerance: float) -> t
     """Which bursts of a part keep their energy, and their energy changes in kT per degree of freedom."""
     degrees = max(1, 3 * len(recipe.masses) - recipe.n_constraints)
     energies = part["energies"]
-    change = np.abs(energies - energies[:, :1]).max(axis=1) / degrees
+    with np.errstate(invalid="ignore"):  # of a burst that blew up
+        change = np.abs(energies - energies[:, :1]).max(axis=1) / degrees
     thermal = 2.0 * part["kinetic"] / degrees if plan.temperature is None else units.BOLTZMANN * plan.temperature
     change = change / np.maximum(thermal, np.finfo(np.float64).tiny)
     finite = np.isfinite(part["positions"]).all((1, 2, 3)) & np.isfinite(part["forces"]).all((1, 2, 3))
@@ -238,21 +239,24 @@ def _merge(
     max_failed: float,
     fingerprint: str,
 ) -> None:
-    kept, changes = [], []
+    kept, changes, complaints = [], [], set()
     for index in range(len(parts.groups)):
         part = parts.finished(index)
         good, change = _kept(part, recipe, plan, tolerance)
         kept.append(good)
         changes.append(change)
+        complaints |= {str(error) for error in part["errors"] if error}
     total, failed = len(source.frames), int(sum((~good).sum() for good in kept))
     change = np.concatenate(changes)
+    change = change[np.isfinite(change)]
     typical = float(np.median(change)) if len(change) else math.nan
     if failed > max_failed * total or failed == total:
+        said = f" The engine gave up on some of them ({min(complaints)})." if complaints else ""
         raise DataError(
             f"{failed} of {total} bursts changed their total energy by more than {tolerance:g} kT per degree of "
-            f"freedom (the median is {typical:.2g}): use a timestep smaller than {units.format_time(plan.timestep)}, "
-            "constrain bonds to hydrogen, or relax the frames first. The bursts are kept, with a larger "
-            "energy_tolerance they are not run again"
+            f"freedom (the median is {typical:.2g}).{said} Use a timestep smaller than "
+            f"{units.format_time(plan.timestep)}, constrain bonds to hydrogen, or relax the frames first. The bursts "
+            "are kept: with a larger energy_tolerance they are not run again"
         )
     provenance: dict[str, Any] = {
         "harvest": fingerprint,

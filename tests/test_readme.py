@@ -1,0 +1,76 @@
+"""Commands and code of the README run as they are written, with smaller numbers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+PROGRAM = Path(sys.executable).with_name("fastegnn-md")
+
+# What is made smaller, and by how much.
+_SMALLER = (
+    (r"--updates \d+", "--updates 5"),
+    (r"--steps \d+", "--steps 3"),
+    (r"updates=\d+", "updates=5"),
+    (r"\.run\(\d+\)", ".run(3)"),
+)
+
+
+def blocks(language, containing):
+    text = README.read_text(encoding="utf-8")
+    found = [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if containing in block]
+    assert found, f"the README has no {language} block with {containing!r}"
+    for pattern, replacement in _SMALLER:
+        found = [re.sub(pattern, replacement, block) for block in found]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(require, tmp_path_factory):
+    """topology.pdb and md.dcd, and what the commands of the README make of them."""
+    for component in ("openmm", "ase", "lightning"):
+        require(component)
+    from fastegnn_md.demo import DemoSettings
+    from fastegnn_md.demo_system import AlanineDipeptide
+
+    path = tmp_path_factory.mktemp("readme")
+    system = AlanineDipeptide()
+    system.write_topology(path / "topology.pdb")
+    system.write_reference(path / "md.dcd", DemoSettings(frames=60, equilibration=500), progress=False)
+    (commands,) = blocks("console", "fastegnn-md harvest")
+    for line in commands.replace("\\\n", " ").strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "fastegnn-md"
+        done = subprocess.run(
+            [PROGRAM, *arguments],
+            cwd=path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return path
+
+
+def test_commands_make_what_they_promise(folder):
+    for name in ("bursts.h5md", "model.safetensors", "learned.xtc"):
+        assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("containing", "made"), [("LearnedDynamics(", "learned.traj"), ("fit(", "force-informed.safetensors")]
+)
+def test_python_blocks_run(folder, containing, made):
+    (code,) = blocks("python", containing)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / made).exists()
