@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .linear import LinearPredictor
+from .linear import LeastSquares, LinearPredictor
 from .state import State
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .propagator import Propagator
 
 _UNITS = {"x": "amu^½ Å", "v": "amu^½ Å/ps"}
+# About 100 MB of edges at the default cutoff.
+_ATOMS_PER_BATCH = 50_000
+
 BASELINES = ("zero motion", "free flight", "best linear")
 
 
@@ -67,26 +70,76 @@ def one_step_errors(
         ``"learned"``, the names of :data:`BASELINES` and, where forces are used, ``"best linear with force"``.
     """
     chosen = list(range(len(pairs))) if indices is None else list(indices)
-    full = propagator.predicts_velocities
-    starts, ends, sums = [], [], torch.zeros(2, dtype=torch.float64)
-    for start, end in tqdm(
-        _batches(pairs, chosen, batch_size), total=-(-len(chosen) // batch_size), disable=not progress, desc="evaluate"
-    ):
-        with torch.no_grad():
+    full, forces = propagator.predicts_velocities, propagator.needs_forces
+    baselines = _Baselines(propagator.species, pairs.lag, velocities=full, forces=forces)
+    sums = {"learned": _Sum()}
+    with tqdm(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
+        for start, end in _batches(pairs, chosen, batch_size, bar):
+            baselines.add(start, end)
+        for start, end in _batches(pairs, chosen, batch_size, bar):
             propagator.check(start)
-            residual = propagator.residual(start, end)
-            scale = propagator.residual_scale(start)
-        sums[0] += (residual.x * scale[:, :1]).double().square().sum()
-        if residual.v is not None:
-            sums[1] += (residual.v * scale[:, 1:]).double().square().sum()
-        starts.append(start)
-        ends.append(end)
-    start, end = State.concatenate(starts), State.concatenate(ends)
-    start, end = start.to(dtype=torch.float64), end.to(dtype=torch.float64)
-    count = 3 * start.n_atoms
-    errors = {"learned": Errors(float((sums[0] / count).sqrt()), float((sums[1] / count).sqrt()) if full else None)}
-    errors.update(baseline_errors(start, end, pairs.lag, velocities=full, forces=propagator.needs_forces))
-    return errors
+            with torch.no_grad():
+                residual, scale = propagator.residual(start, end), propagator.residual_scale(start)
+            sums["learned"].add(residual.x * scale[:, :1], None if residual.v is None else residual.v * scale[:, 1:])
+            baselines.compare(start, end, sums)
+    return {name: total.errors() for name, total in sums.items()}
+
+
+class _Sum:
+    """Sum of squares of mass-scaled errors."""
+
+    def __init__(self) -> None:
+        self.x = self.v = 0.0
+        self.count = 0
+        self.velocities = True
+
+    def add(self, x: Tensor, v: Tensor | None) -> None:
+        self.count += x.numel()
+        self.x += float(x.double().square().sum())
+        self.velocities = v is not None
+        if v is not None:
+            self.v += float(v.double().square().sum())
+
+    def errors(self) -> Errors:
+        return Errors((self.x / self.count) ** 0.5, (self.v / self.count) ** 0.5 if self.velocities else None)
+
+
+class _Baselines:
+    """The predictors without learning: the linear ones are fitted in a first pass, all are compared in a second."""
+
+    def __init__(self, species: Sequence[int], timestep: float, *, velocities: bool, forces: bool):
+        self.species, self.timestep, self.velocities = torch.tensor(species), timestep, velocities
+        names = ("best linear", "best linear with force") if forces else ("best linear",)
+        self._fits = {
+            name: LeastSquares(len(species), timestep, velocities=velocities, forces=name != "best linear")
+            for name in names
+        }
+        self._predictors: dict[str, LinearPredictor] = {}
+
+    def add(self, start: State, end: State) -> None:
+        for fit in self._fits.values():
+            fit.add(start, end, self._index(start))
+
+    def compare(self, start: State, end: State, sums: dict[str, _Sum]) -> None:
+        start, end = start.to(dtype=torch.float64), end.to(dtype=torch.float64)
+        nothing = torch.zeros_like(start.positions)
+        flight = start.velocities * self.timestep if self.velocities else nothing
+        predictions = {"zero motion": (nothing, start.velocities), "free flight": (flight, start.velocities)}
+        for name, fit in self._fits.items():
+            if name not in self._predictors:
+                predictor = LinearPredictor(len(self.species), self.timestep).double()
+                predictor.coefficients.copy_(fit.solve())
+                self._predictors[name] = predictor
+            seen = start.replace(forces=None) if name == "best linear" else start
+            predictions[name] = self._predictors[name](seen, self._index(start))
+        root = start.masses.sqrt()[:, None]
+        moved = end.positions - start.positions
+        for name, (displacement, velocity) in predictions.items():
+            error_v = root * (velocity - end.velocities) if self.velocities else None
+            sums.setdefault(name, _Sum()).add(root * (displacement - moved), error_v)
+
+    def _index(self, state: State) -> Tensor:
+        return torch.searchsorted(self.species, state.numbers.cpu())
 
 
 def baseline_errors(
@@ -97,27 +150,11 @@ def baseline_errors(
     Without velocities (position mode) free flight is zero motion, and the best linear predictor of a displacement from
     nothing is zero motion too: all three are then the same number.
     """
-    root = start.masses.sqrt()[:, None]
-    moved = end.positions - start.positions
-    flight = start.velocities * timestep if velocities else torch.zeros_like(moved)
-    species = torch.unique(start.numbers, return_inverse=True)[1]
-
-    def error(displacement: Tensor, velocity: Tensor) -> Errors:
-        x = (root * (displacement - moved)).square().mean().sqrt()
-        v = (root * (velocity - end.velocities)).square().mean().sqrt()
-        return Errors(float(x), float(v) if velocities else None)
-
-    found = {
-        "zero motion": error(torch.zeros_like(moved), start.velocities),
-        "free flight": error(flight, start.velocities),
-    }
-    for name, with_forces in (("best linear", False), ("best linear with force", True)):
-        if with_forces and not forces:
-            continue
-        predictor = LinearPredictor(int(species.max()) + 1, timestep).to(start.dtype)
-        predictor.fit(start, end, species, velocities=velocities, forces=with_forces)
-        found[name] = error(*predictor(start if with_forces else start.replace(forces=None), species))
-    return found
+    baselines = _Baselines(start.numbers.unique().tolist(), timestep, velocities=velocities, forces=forces)
+    sums: dict[str, _Sum] = {}
+    baselines.add(start, end)
+    baselines.compare(start, end, sums)
+    return {name: total.errors() for name, total in sums.items()}
 
 
 def lowest_baseline(errors: Mapping[str, Errors]) -> dict[str, float]:
@@ -166,6 +203,11 @@ def ratios(errors: Mapping[str, Errors]) -> dict[str, float]:
     return over_baseline(learned, lowest_baseline(errors))
 
 
-def _batches(pairs: TrajectoryPairs, chosen: list[int], size: int) -> Iterator[tuple[State, State]]:
+def _batches(
+    pairs: TrajectoryPairs, chosen: Sequence[int], size: int, bar: tqdm[NoReturn]
+) -> Iterator[tuple[State, State]]:
+    # Large systems come in smaller batches, so that memory does not grow with the system.
+    size = max(1, min(size, _ATOMS_PER_BATCH // pairs.n_atoms))
     for begin in range(0, len(chosen), size):
         yield pairs.batch(chosen[begin : begin + size])
+        bar.update(len(chosen[begin : begin + size]))

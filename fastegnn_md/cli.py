@@ -59,7 +59,13 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
-    (demo, "fastegnn-md demo --output demo-output"),
+    (
+        demo,
+        """
+        fastegnn-md demo --output demo-output
+        fastegnn-md demo --updates 6000 --output demo-longer
+        """,
+    ),
 )
 
 # Plain help: it is written for terminals, logs and pipes alike.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class PropagatorConfig(BaseModel):
@@ -31,3 +31,11 @@ class PropagatorConfig(BaseModel):
     )
     forces: bool = Field(default=False, description="force-informed: the force at the start is an input")
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> PropagatorConfig:
+        if self.mode == "position" and self.forces:
+            raise ValueError("forces needs mode 'full': at the lags of mode 'position' a force says nothing")
+        if self.mode == "full" and self.edge_dropping:
+            raise ValueError("edge_dropping needs mode 'position': it makes the map discontinuous, use cutoff instead")
+        return self

@@ -70,14 +70,13 @@ class Domain:
         force_scale = 1.0
         if start.forces is not None:
             force_scale = max(_rms(start.forces / start.masses.sqrt()[:, None]), 1e-30)
-        edges = neighbour_list(start, config.cutoff)
         return cls(
             masses=masses,
             limits=JumpLimits.from_pairs(start, end),
             periodic=start.periodic,
             bonds=config.use_bonds and start.bonds is not None and start.bonds.numel() > 0,
             conserves_momentum=config.mode == "full" and gained < _MOMENTUM_TOLERANCE * thermal,
-            neighbours=max(1.0, edges.edge_index.shape[1] / start.n_atoms),
+            neighbours=_average_neighbours(start, config.cutoff),
             velocity_scale=thermal,
             force_scale=force_scale,
         )
@@ -131,6 +130,17 @@ def centre_of_mass(vectors: Tensor, state: State) -> Tensor:
     mass = segment_sum(state.masses[:, None], state.batch, state.n_systems)
     total = segment_sum(state.masses[:, None] * vectors, state.batch, state.n_systems)
     return (total / mass).index_select(0, state.batch)
+
+
+def _average_neighbours(state: State, cutoff: float) -> float:
+    """Neighbours per atom within the cutoff over some tens of thousands of atoms; at least one."""
+    pairs = atoms = 0
+    for system in state.split():
+        pairs += neighbour_list(system, cutoff).edge_index.shape[1]
+        atoms += system.n_atoms
+        if atoms > 20_000:
+            break
+    return max(1.0, pairs / atoms)
 
 
 def _rms(values: Tensor) -> float:

@@ -54,38 +54,68 @@ class LinearPredictor(nn.Module):
 
     @torch.no_grad()
     def fit(self, start: State, end: State, species: Tensor, *, velocities: bool, forces: bool) -> None:
-        """Fit by least squares in float64.
+        """Fit coefficients and scales to one batch of pairs; see :class:`LeastSquares`."""
+        fit = LeastSquares(len(self.scale), self.timestep, velocities=velocities, forces=forces)
+        fit.add(start, end, species)
+        self.coefficients.copy_(fit.solve())
+        displacement, velocity = self(start if forces else start.replace(forces=None), species)
+        root = start.masses.double().sqrt()[:, None]
+        left = (
+            root * (end.positions.double() - start.positions.double() - displacement),
+            root * (end.velocities.double() - velocity),
+        )
+        for index in range(len(self.scale)):
+            for kind, residual in enumerate(left):
+                # An element that moves exactly linearly would divide by zero; its residual then counts in plain units.
+                rms = residual[species == index].square().mean().sqrt()
+                self.scale[index, kind] = rms if float(rms) > 1e-12 else 1.0
 
-        Parameters
-        ----------
-        start, end : State
-            Batches of pairs.
-        species : Tensor of int64, shape (N,)
-            Index of the element of each atom.
-        velocities, forces : bool
-            Which inputs may be used.
-        """
+
+class LeastSquares:
+    """Normal equations of the coefficients of each element, summed batch by batch in float64.
+
+    Parameters
+    ----------
+    species : int
+        Number of elements S.
+    timestep : float
+        Δt in ps.
+    velocities, forces : bool
+        Which inputs the predictor may use.
+    """
+
+    def __init__(self, species: int, timestep: float, *, velocities: bool, forces: bool):
+        self.timestep = timestep
+        # Columns of the coefficients (a, b, c, d) that belong to the inputs in use: of Δq, and of v′ two further on.
+        self.used = [column for column, wanted in enumerate((velocities, velocities and forces)) if wanted]
+        size = len(self.used)
+        self._matrix = torch.zeros(species, size, size, dtype=torch.float64)
+        self._vector = torch.zeros(species, size, 2, dtype=torch.float64)
+
+    def add(self, start: State, end: State, species: Tensor) -> None:
+        """Add the pairs of a batch; ``species`` (N,) is the index of the element of each atom."""
+        if not self.used:
+            return
         dt = self.timestep
         root = start.masses.double().sqrt()[:, None]
-        v = start.velocities.double()
-        columns: list[Tensor] = []
-        if velocities:
-            columns.append(root * v * dt)
-        if forces and start.forces is not None:
-            columns.append(root * dt * dt * start.forces.double() / start.masses.double()[:, None])
-        targets = (root * (end.positions.double() - start.positions.double()), root * end.velocities.double() * dt)
-        for index in range(self.coefficients.shape[0]):
-            of_element = species == index
-            for kind, target in enumerate(targets):
-                y = target[of_element].reshape(-1)
-                used: list[Tensor] = []
-                if columns and (velocities or kind == 0):
-                    matrix = torch.stack([column[of_element].reshape(-1) for column in columns], dim=1)
-                    used = list(torch.linalg.lstsq(matrix, y[:, None], driver="gelsd").solution[:, 0])
-                    y = y - matrix @ torch.stack(used)
-                first = 2 * kind + (0 if velocities else 1)
-                for offset, value in enumerate(used):
-                    self.coefficients[index, first + offset] = value
-                unit = 1.0 if kind == 0 else dt
-                # An element that moves exactly linearly would divide by zero; its residual then counts in plain units.
-                self.scale[index, kind] = (y.square().mean().sqrt() / unit).clamp(min=1e-12)
+        inputs = [root * start.velocities.double() * dt]
+        if len(self.used) == 2:
+            assert start.forces is not None  # checked by who asks for forces
+            inputs.append(start.forces.double() * dt * dt / root)
+        moved = root * (end.positions.double() - start.positions.double())
+        targets = torch.stack([moved, root * end.velocities.double() * dt], dim=-1)
+        for index in range(len(self._matrix)):
+            chosen = species == index
+            columns = torch.stack([column[chosen].flatten() for column in inputs], dim=1)
+            self._matrix[index] += columns.T @ columns
+            self._vector[index] += columns.T @ targets[chosen].flatten(0, 1)
+
+    def solve(self) -> Tensor:
+        """Coefficients, shape (S, 4), float64; zero for inputs that are not used."""
+        coefficients = torch.zeros(len(self._matrix), 4, dtype=torch.float64)
+        if self.used:
+            # A pseudo-inverse, as an input may be zero throughout (an element without forces).
+            solution = torch.linalg.pinv(self._matrix, hermitian=True) @ self._vector
+            for row, column in enumerate(self.used):
+                coefficients[:, column], coefficients[:, column + 2] = solution[:, row, 0], solution[:, row, 1]
+        return coefficients

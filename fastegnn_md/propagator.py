@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
 from .errors import CompatibilityError, DataError
-from .graph import bessel_basis, bond_distance, cutoff_envelope, drop_longest, neighbour_list
+from .graph import EdgeList, bessel_basis, bond_distance, cutoff_envelope, drop_longest, neighbour_list
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .models import build_model
@@ -21,6 +22,10 @@ from .units import BOLTZMANN, format_time
 
 if TYPE_CHECKING:
     from .data import TrajectoryPairs
+
+
+# Atoms that ranges and linear predictors are measured on, for systems of any size.
+_SAMPLE_ATOMS = 500_000
 
 
 class Residual(NamedTuple):
@@ -183,59 +188,78 @@ class Propagator(nn.Module):
 
     def _predict(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Displacement (N, 3) in Å, velocity (N, 3) in Å/ps or None, virtual nodes (B, C, 3) in Å or None."""
-        batch = state.batch
-        assert batch is not None  # set by State
-        systems, dtype = state.n_systems, self.dtype
-        species = self._species_index[state.numbers]
         edges = neighbour_list(state, self.config.cutoff)
-        if self.config.edge_dropping and self.config.mode == "position":
-            edges = drop_longest(edges, self.config.edge_dropping, batch)
-        distance = edges.distance.to(dtype)
-        node = torch.cat(
-            [nn.functional.one_hot(species, len(self.species)).to(dtype), state.masses.log()[:, None].to(dtype)], dim=1
+        if self.config.edge_dropping:
+            assert state.batch is not None  # set by State
+            edges = drop_longest(edges, self.config.edge_dropping, state.batch)
+        if self.predicts_velocities:
+            return self._move(state, edges)
+        displacement, z = self._displace(state, edges)
+        return displacement, None, z
+
+    def _displace(self, state: State, edges: EdgeList) -> tuple[Tensor, Tensor | None]:
+        """Position mode: the network of the paper, in Å, with velocities of zero."""
+        origin, x = self._centred(state)
+        output = self.network(
+            x=x, v=torch.zeros_like(x), edge_vector=edges.vector.to(self.dtype), **self._invariants(state, edges)
         )
-        attributes = torch.cat(
-            [
-                bessel_basis(distance, self.config.cutoff, self.config.radial_functions),
-                self._hops(state, edges.edge_index),
-            ],
-            dim=1,
-        )
-        if self.periodic:
-            # Displacements from an origin of each atom's own: nothing depends on which image an atom is given in.
-            origin, x = None, torch.zeros_like(state.positions, dtype=dtype)
-        else:
-            origin = segment_mean(state.positions, batch, systems)
-            x = (state.positions - origin.index_select(0, batch)).to(dtype)
-        inputs = {
-            "h": node,
-            "x": x,
-            "edge_index": edges.edge_index,
-            "edge_attr": attributes,
-            "batch": batch,
-            "edge_vector": edges.vector.to(dtype),
-        }
-        if not self.predicts_velocities:
-            output = self.network(v=torch.zeros_like(x), **inputs)
-            return output.x - x, None, _shifted_back(output.z, origin)
-        # In units of the cutoff squared lengths are of the order of one, which the first layers learn faster from.
-        unit = self.config.cutoff
-        inputs["x"], inputs["edge_vector"] = x / unit, inputs["edge_vector"] / unit
+        return output.x - x, _shifted_back(output.z, origin)
+
+    def _move(self, state: State, edges: EdgeList) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Full mode: the network's two vectors on top of the linear predictor, without the motion of the centre."""
+        dtype, unit = self.dtype, self.config.cutoff
         drift = self._drift(state)
         moving = state.replace(velocities=state.velocities - drift).to(dtype=dtype)
         vectors = None
-        if moving.forces is not None and self.needs_forces:
+        if not self.needs_forces:
+            moving = moving.replace(forces=None)
+        elif moving.forces is not None:
             vectors = (moving.forces / (moving.masses.sqrt()[:, None] * self.domain.force_scale))[:, None]
         v = moving.velocities / self.domain.velocity_scale
-        weight = cutoff_envelope(distance, self.config.cutoff)[:, 0]
-        output = self.network(v=v, vectors=vectors, edge_weight=weight, **inputs)
-        displacement, velocities = self.linear(moving if self.needs_forces else moving.replace(forces=None), species)
+        origin, x = self._centred(state)
+        # In units of the cutoff squared lengths are of the order of one, which the first layers learn faster from.
+        x = x / unit
+        output = self.network(
+            x=x,
+            v=v,
+            vectors=vectors,
+            edge_vector=edges.vector.to(dtype) / unit,
+            edge_weight=cutoff_envelope(edges.distance.to(dtype), unit)[:, 0],
+            **self._invariants(state, edges),
+        )
+        species = self._species_index[state.numbers]
+        displacement, velocities = self.linear(moving, species)
         scale = self.linear.scale.index_select(0, species) / moving.masses.sqrt()[:, None]
-        displacement = self._without_drift(displacement + scale[:, :1] * (output.x - inputs["x"]), moving)
+        displacement = self._without_drift(displacement + scale[:, :1] * (output.x - x), moving)
         velocities = self._without_drift(velocities + scale[:, 1:] * (output.v - v), moving)
         drift = drift.to(dtype)
-        z = None if output.z is None else output.z * unit
-        return displacement + self.timestep * drift, velocities + drift, _shifted_back(z, origin)
+        z = None if output.z is None else _shifted_back(output.z * unit, origin)
+        return displacement + self.timestep * drift, velocities + drift, z
+
+    def _invariants(self, state: State, edges: EdgeList) -> dict[str, Tensor]:
+        """The inputs of the network that both modes share."""
+        dtype = self.dtype
+        element = nn.functional.one_hot(self._species_index[state.numbers], len(self.species)).to(dtype)
+        radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
+        assert state.batch is not None  # set by State
+        return {
+            "h": torch.cat([element, state.masses.log()[:, None].to(dtype)], dim=1),
+            "edge_index": edges.edge_index,
+            "edge_attr": torch.cat([radial, self._hops(state, edges.edge_index)], dim=1),
+            "batch": state.batch,
+        }
+
+    def _centred(self, state: State) -> tuple[Tensor | None, Tensor]:
+        """Origin of each system (B, 3) and positions about it (N, 3).
+
+        Atoms of periodic systems all get the origin: the network then sees displacements and edge vectors only, and
+        nothing depends on the image an atom is given in.
+        """
+        if self.periodic:
+            return None, torch.zeros_like(state.positions, dtype=self.dtype)
+        assert state.batch is not None  # set by State
+        origin = segment_mean(state.positions, state.batch, state.n_systems)
+        return origin, (state.positions - origin.index_select(0, state.batch)).to(self.dtype)
 
     def _hops(self, state: State, index: Tensor) -> Tensor:
         if not self.uses_bonds or state.bonds is None:
@@ -279,7 +303,8 @@ class Propagator(nn.Module):
     ) -> Propagator:
         """Make an untrained propagator that fits a data set.
 
-        Masses, linear predictor, scales and limits come from at most ``sample`` pairs drawn with ``seed``.
+        Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
+        systems, and at least one of each system.
 
         Raises
         ------
@@ -294,9 +319,7 @@ class Propagator(nn.Module):
             raise DataError(
                 "forces=True needs forces at each frame, these pairs have none: harvest bursts, or forces=False"
             )
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(pairs), generator=generator)[:sample].sort().values.tolist()
-        start, end = pairs.batch(chosen)
+        start, end = pairs.batch(_sample(pairs, min(sample, max(1, _SAMPLE_ATOMS // pairs.n_atoms)), seed))
         domain = Domain.from_pairs(start, end, config)
         propagator = cls(config, pairs.lag, domain, seed=seed)
         species = propagator._species_index[start.numbers]
@@ -317,6 +340,13 @@ class Propagator(nn.Module):
         kind = kind if self.predicts_velocities else "position-only"
         where = "periodic" if self.periodic else "isolated"
         return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+
+
+def _sample(pairs: TrajectoryPairs, count: int, seed: int) -> list[int]:
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+    system = pairs.frame_indices(order.numpy())[:, 0]
+    one_of_each = np.unique(system, return_index=True)[1]
+    return sorted({*order[:count].tolist(), *order[one_of_each].tolist()})
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

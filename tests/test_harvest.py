@@ -512,6 +512,17 @@ class TestRefusals:
         with pytest.raises(DataError, match=reason):
             harvest(make_universe(), spring, store=tmp_path / "b.h5md", **FAST | settings)
 
+    def test_stored_velocities_of_another_unit(self, spring, tmp_path):
+        v = np.random.default_rng(5).normal(size=(6, 3, 3)) * 0.01
+        with pytest.raises(DataError, match="not in Å/ps"):
+            harvest(make_universe(v=v), spring, store=tmp_path / "b.h5md", progress=False)
+
+    def test_the_reader_stays_where_it_was(self, spring, tmp_path):
+        universe = make_universe()
+        universe.trajectory[3]
+        harvest(universe, spring, store=tmp_path / "b.h5md", **FAST)
+        assert universe.trajectory.frame == 3
+
     def test_a_frame_with_nan(self, spring, tmp_path):
         universe = make_universe()
         universe.trajectory[4].positions[1, 2] = np.nan

@@ -738,7 +738,8 @@ class TestRestart:
             "spec = u.spec_from_file_location('tested', sys.argv[1]); tested = u.module_from_spec(spec)\n"
             "spec.loader.exec_module(tested)\n"
             "folder = pathlib.Path(sys.argv[2])\n"
-            "tested.TestRestart().start(folder, 'parts', restart_file=folder / 'restart', restart_interval=1).run(10**6)\n"
+            "kept = folder / 'restart'\n"
+            "tested.TestRestart().start(folder, 'parts', restart_file=kept, restart_interval=1).run(10**6)\n"
         )
         child = subprocess.Popen([sys.executable, "-c", script, __file__, str(tmp_path)])
         try:

@@ -148,6 +148,12 @@ class TestContent:
         assert start.bonds.tolist() == [[0, 1], [1, 2]]
         np.testing.assert_allclose(start.positions, x[0, 1:], rtol=1e-6)
 
+    def test_the_reader_of_the_user_stays_where_it_was(self):
+        universe = make_universe(*vibration(20))
+        universe.trajectory[7]
+        TrajectoryPairs(universe, lag=DT, progress=False)
+        assert universe.trajectory.frame == 7
+
     def test_stride_makes_frames_further_apart(self):
         x, v = vibration(21)
         pairs = TrajectoryPairs(make_universe(x, v), lag=4 * DT, stride=4, progress=False)

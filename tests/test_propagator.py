@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,11 @@ class MemoryPairs:
 
     def __len__(self):
         return len(self.pairs)
+
+    n_atoms = 9
+
+    def frame_indices(self, indices):
+        return np.stack([np.zeros(len(indices), dtype=int)] * 3, axis=1)
 
     def batch(self, indices):
         return tuple(State.concatenate([self.pairs[i][k] for i in indices]) for k in (0, 1))

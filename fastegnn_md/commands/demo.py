@@ -10,8 +10,15 @@ import typer
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("demo-output"),
+    updates: Annotated[
+        int | None,
+        typer.Option(
+            "--updates", min=1, help="Optimiser updates of each of the two trainings. Default: a few minutes."
+        ),
+    ] = None,
 ) -> None:
     """Alanine dipeptide from a classical trajectory to learned dynamics and a report, in about ten minutes."""
-    from ..demo import run_demo
+    from ..demo import DemoSettings, run_demo
 
-    run_demo(output)
+    report = run_demo(output, DemoSettings() if updates is None else DemoSettings(updates=updates))
+    typer.echo(f"{report}: open it in a browser. The learned trajectory is {output / 'learned.xtc'}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from .topology import Topology, describe, quiet, read_topology
 from .unwrap import JumpFound, Unwrapper
 
 OVERLAP = 1e-3  # Å; atoms closer than this are one atom written twice, no chemistry brings them there
+_COLDEST, _HOTTEST = 0.1, 1e6  # K
 _NO_UNITS = ("LAMMPSDUMP",)  # formats whose forces come in a unit the file does not name
 
 
@@ -131,7 +133,7 @@ def write_trajectory(
     reader = atoms.universe.trajectory
     if stride < 1:
         raise DataError(f"stride is {stride}; expected 1 or more")
-    with quiet():
+    with quiet(), keeping_frame(reader):
         n_frames = len(range(0, reader.n_frames, stride))
         if n_frames < 2:
             raise DataError(
@@ -301,6 +303,43 @@ def file_has_times(reader: Any) -> bool:
     return len(set(times)) == len(times) and not any("no dt information" in str(one.message) for one in caught)
 
 
+@contextlib.contextmanager
+def keeping_frame(reader: Any) -> Iterator[None]:
+    """Leave the reader of the user at the frame it was at."""
+    frame = reader.frame
+    try:
+        yield
+    finally:
+        with contextlib.suppress(*_READ_ERRORS):
+            reader[frame]
+
+
+def check_velocities(velocities: np.ndarray, masses: np.ndarray) -> None:
+    """Find velocities that are all zero or in another unit than Å/ps.
+
+    Parameters
+    ----------
+    velocities : ndarray, shape (..., N, 3), Å/ps
+    masses : ndarray, shape (N,), amu
+
+    Raises
+    ------
+    DataError
+        If the temperature they belong to is zero, or one that only a wrong unit makes (Å/fs for Å/ps: 1e-4 K; m/s: 1e6
+        K).
+    """
+    v = velocities.astype(np.float64)
+    temperature = float((masses * (v**2).sum(-1)).mean() / (3 * units.BOLTZMANN))
+    if temperature == 0.0:
+        raise DataError("all stored velocities are zero: they count as missing")
+    if not _COLDEST < temperature < _HOTTEST:
+        raise DataError(
+            f"the stored velocities belong to a temperature of {temperature:.3g} K, so they are not in Å/ps (formats "
+            "like the LAMMPS dump carry no unit); scale them while reading, with a transformation: "
+            "universe.trajectory.add_transformations(...)"
+        )
+
+
 def _time_between_frames(reader: Any, dt: float | None) -> float | None:
     """Time between file frames where the user must give it; None where the file carries the times."""
     missing = not file_has_times(reader)
@@ -339,12 +378,9 @@ def _source_key(atoms: mda.AtomGroup, topology: Topology, settings: dict[str, An
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     reader = atoms.universe.trajectory
     digest.update(str(reader.n_frames).encode() + atoms.ix.tobytes())
-    digest.update(topology.numbers.tobytes() + topology.masses.tobytes())
-    if topology.bonds is not None:
-        digest.update(topology.bonds.tobytes())
+    digest.update(topology.sha256.encode())
     for index in (0, reader.n_frames // 2, reader.n_frames - 1):
         digest.update(read_frame(atoms, index).positions.tobytes())
-    reader[0]
     return digest.hexdigest()
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .. import units
 from ..errors import DataError
-from .frames import read_frame
+from .frames import keeping_frame, read_frame
 from .parts import Arrays, Parts, run_groups
 from .starts import StartingPoints
 from .store import Store
@@ -111,13 +111,13 @@ def harvest(
     if processes < 1:
         raise DataError(f"processes is {processes}; expected 1 or more")
     path = Path(store)
-    with quiet():
+    with quiet(), keeping_frame(universe.universe.trajectory):
         source = StartingPoints(universe.atoms, frames, temperature, plan.seed)
         recipe = _recipe(source, engine, plan, constraints, platform)
         source.adopt(recipe)
         fingerprint = _fingerprint(plan, recipe, source)
         if path.exists():
-            return _existing(path, fingerprint)
+            return _existing(path, fingerprint, energy_tolerance)
         parts = Parts(path, fingerprint, source.frames, 36 * plan.n_frames * source.topology.n_atoms)
         _run(parts, recipe, source, plan, processes, progress)
         _merge(parts, recipe, source, plan, energy_tolerance, max_failed, fingerprint)
@@ -180,15 +180,15 @@ def _recipe(
 def _fingerprint(plan: _Plan, recipe: BurstRecipe, source: StartingPoints) -> str:
     """SHA-256 of everything that decides the frames of the bursts."""
     digest = hashlib.sha256(repr(plan).encode() + recipe.fingerprint.encode() + repr(source.frames).encode())
-    digest.update(source.topology.numbers.tobytes() + source.first.positions.tobytes())
+    digest.update(source.topology.sha256.encode() + source.first.positions.tobytes())
     last = read_frame(source.atoms, source.frames[-1])
     digest.update(last.positions.tobytes())
     return digest.hexdigest()
 
 
-def _existing(path: Path, fingerprint: str) -> Path:
+def _existing(path: Path, fingerprint: str, tolerance: float) -> Path:
     known = Store(path).provenance
-    if known.get("harvest") != fingerprint:
+    if known.get("harvest") != fingerprint or known.get("energy tolerance") != tolerance:
         raise DataError(
             f"store {str(path)!r} is the result of something else ({known}); choose another name or delete it"
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import units
 from ..errors import DataError
-from .frames import Frame, file_has_times, read_frame
+from .frames import Frame, check_velocities, file_has_times, read_frame
 from .topology import read_topology
 from .unwrap import make_whole, spanning_tree
 
@@ -67,6 +67,8 @@ class StartingPoints:
         self.first = read_frame(atoms, self.frames[0])
         if temperature is None and self.first.velocities is None:
             raise DataError("the trajectory has no velocities; draw them: temperature=<K>")
+        if temperature is None and self.first.velocities is not None:
+            check_velocities(self.first.velocities, self.topology.masses)
         self.periodic = self.first.cell is not None
         self._tree: np.ndarray | None = None
 

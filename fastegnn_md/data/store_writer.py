@@ -83,10 +83,7 @@ class StoreWriter:
         self._written = 0
         self._first_cell: np.ndarray | None = None
         self._cell_varies = False
-        self._hash = hashlib.sha256()
-        for name in (*IDENTITY, "types"):
-            value = getattr(topology, name)
-            self._hash.update(name.encode() + (b"-" if value is None else _little_endian(value)))
+        self._hash = hashlib.sha256(topology.sha256.encode())
 
     def __enter__(self) -> StoreWriter:
         try:
@@ -222,7 +219,9 @@ class StoreWriter:
         if self._written != self.n_frames:
             raise DataError(f"{self._written} frames were written, {self.n_frames} were announced")
         segments = np.ascontiguousarray(segments, dtype=np.int64).reshape(-1, 2)
-        self._hash.update(_little_endian(self._times) + _little_endian(segments) + repr(float(dt)).encode())
+        self._hash.update(
+            self._times.astype("<f8").tobytes() + segments.astype("<i8").tobytes() + repr(float(dt)).encode()
+        )
         try:
             self._close_files()
             with open(self._partial, "r+b") as claimed:
@@ -289,10 +288,3 @@ def _contiguous(file: h5py.File, path: str, shape: tuple[int, ...], dtype: str) 
     kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
     dataset = h5py.h5d.create(file.id, path.encode(), kind, h5py.h5s.create_simple(shape), settings, links)
     return int(dataset.get_offset())
-
-
-def _little_endian(array: np.ndarray) -> bytes:
-    array = np.asarray(array)
-    if array.dtype.kind in "US":
-        return "\n".join(array.astype(str)).encode()
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -77,6 +78,19 @@ class Topology:
     def n_atoms(self) -> int:
         """Number of atoms."""
         return len(self.numbers)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything but the notes."""
+        digest = hashlib.sha256()
+        for name in ("numbers", "masses", "charges", "types", "bonds"):
+            value = getattr(self, name)
+            digest.update(name.encode())
+            if value is not None and name == "types":
+                digest.update("\n".join(value).encode())
+            elif value is not None:
+                digest.update(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
 
 
 def load_universe(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import MDAnalysis as mda
 import numpy as np
 import torch
+from MDAnalysis.coordinates.XDR import offsets_filename
 from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.lib.mdamath import triclinic_box, triclinic_vectors
 
@@ -226,6 +227,8 @@ class RolloutWriter:
         with self._io():
             # MDAnalysis' writers fail badly, or late, where they may not write
             open(self.path, "wb").close()
+            # MDAnalysis keeps the frame offsets of XTC and TRR beside the file; those of an earlier file mislead it.
+            Path(offsets_filename(str(self.path))).unlink(missing_ok=True)
             self._writer = mda.Writer(str(self.path), **options)
         self._write(state, time, frame=0)
 
