@@ -22,11 +22,12 @@ from .. import units
 from ..errors import DataError
 from ..state import State
 from .collate import Fields, Identity, join
-from .frames import check_velocities, write_trajectory
+from .frames import check_velocities
 from .noise import NoiseFloorWarning, noise_floor
 from .split import frames_per_lag, split_windows
 from .store import Store
 from .topology import select_atoms
+from .trajectory import write_trajectory
 
 Velocities = Literal["stored", "central", "forward", "none"]
 Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike

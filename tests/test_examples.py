@@ -1,0 +1,119 @@
+"""Every script of examples/, run as a user runs it with a short training, warnings as errors."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from MDAnalysis import Universe
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+BASELINES = ("zero motion", "free flight", "best linear")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A script, its arguments here, the components it needs, and the files it promises."""
+
+    script: str
+    arguments: tuple[str, ...]
+    components: tuple[str, ...]
+    files: tuple[str, ...]
+    learns: bool = True  # beats the baselines even with the short training here
+
+
+CASES = {
+    "ase": Example(
+        "ase_copper.py",
+        ("--updates", "60"),
+        ("ase", "lightning"),
+        ("bursts.h5md", "classical.traj", "copper.pdb", "copper.safetensors", "learned.log", "learned.restart"),
+    ),
+    "openmm": Example(
+        "openmm_ala2.py",
+        ("--updates", "60", "--processes", "2"),
+        ("openmm", "ase", "lightning"),
+        ("ala2.safetensors", "bursts.h5md", "classical.dcd", "learned.traj"),
+    ),
+    "mdanalysis": Example(
+        "mdanalysis_rollout.py",
+        ("--updates", "120"),
+        ("openmm", "ase", "lightning"),
+        ("argon.pdb", "argon.safetensors", "pairs.h5md", "reference.trr", "rollout.xtc"),
+    ),
+    "position-only": Example(
+        "position_only.py",
+        ("--updates", "4", "--system", "adk"),
+        ("lightning", "MDAnalysisTests"),
+        ("adk.h5md", "adk.safetensors", "adk-rollout.dcd"),
+        learns=False,
+    ),
+    "position-only, simulated": Example(
+        "position_only.py",
+        ("--updates", "4", "--system", "ala2"),
+        ("openmm", "ase", "lightning"),
+        ("ala2.dcd", "ala2.h5md", "ala2.pdb", "ala2.safetensors", "ala2-rollout.dcd"),
+        learns=False,
+    ),
+}
+
+
+def run(example: Example, folder: Path) -> str:
+    """Run a script in an empty folder and return what it prints."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / example.script), *example.arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300
+    )
+    assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+def errors(text: str) -> dict[str, list[float]]:
+    """Rows of the table of one-step errors: RMSE of x and, where they are predicted, of v."""
+    rows = {}
+    for name in ("learned", *BASELINES):
+        (line,) = re.findall(rf"^{name}  +(.*)$", text, flags=re.MULTILINE)
+        values = [float(value) for value in line.split()]
+        rows[name] = values if name == "learned" else values[::2]  # every second column is a ratio
+    return rows
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, tmp_path):
+    for component in case.components:
+        require(component)
+    text = run(case, tmp_path)
+
+    output = tmp_path / Path(case.script).stem
+    assert list(tmp_path.iterdir()) == [output], "written into its own folder and nowhere else"
+    for name in case.files:
+        assert (output / name).stat().st_size > 0, name
+        assert name in text.splitlines()[-1]
+
+    assert not re.search(r"\b(nan|inf)\b", text, flags=re.IGNORECASE)
+    table = errors(text)
+    for column, learned in enumerate(table["learned"]):
+        best = min(table[name][column] for name in BASELINES)
+        assert math.isfinite(learned)
+        assert 0 < learned < best * (1.0 if case.learns else 1.5)
+
+    if case.script == "mdanalysis_rollout.py":
+        assert "2 ps no model can predict" in text, "the noise floor is shown"
+        rollout = Universe(str(output / "argon.pdb"), str(output / "rollout.xtc"))
+        assert rollout.trajectory.dt == pytest.approx(0.05, rel=1e-4)
+    if case.script == "ase_copper.py":
+        from ase.io import read
+
+        log = (output / "learned.log").read_text(encoding="utf-8").splitlines()
+        assert len(read(output / "learned.traj", ":")) == len(log) - 1 == 21, "the restart writes no frame twice"
+
+
+def test_every_script_is_run():
+    assert {case.script for case in CASES.values()} == {path.name for path in EXAMPLES.glob("*.py")}
