@@ -91,7 +91,8 @@ type: install-dev  ## mypy
 	@$(BIN)/mypy
 
 examples: install  ## run every script of examples/
-	@for script in examples/*.py; do echo "==> $$script"; $(BIN)/python "$$script"; done
+	@for script in examples/*.py; do echo "==> $$script"; \
+		$(BIN)/python "$$script" --output "examples-output/$$(basename "$$script" .py)"; done
 
 wheel: install-test  ## a wheel in dist/
 	@$(PIP) wheel -q --no-deps --no-build-isolation -w dist .

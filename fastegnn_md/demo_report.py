@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 from pathlib import Path
@@ -75,14 +74,10 @@ def _errors(result: DemoResult) -> Section:
 
 def _training(result: DemoResult) -> Section:
     figure, (axes,) = new_figure(7.0, 3.2)
-    for (name, fitted), colour in zip(result.fits.items(), ("tab:blue", "tab:orange"), strict=True):
-        if fitted.history is None:
-            continue
-        with open(fitted.history, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        updates = [float(row["update"]) for row in rows]
+    for (name, rows), colour in zip(result.histories.items(), ("tab:blue", "tab:orange"), strict=True):
+        updates = [row["update"] for row in rows]
         for key, style in (("x", "--"), ("v", "-")):
-            values = [float(row[f"{key} over best baseline"]) for row in rows]
+            values = [row[f"{key} over best baseline"] for row in rows]
             axes.plot(updates, values, style, color=colour, label=f"{name}, {key}")
     axes.set(xlabel="updates", ylabel="error over best baseline", yscale="log")
     axes.legend(fontsize=8)

@@ -297,7 +297,7 @@ class TestStore:
         written = path.stat().st_mtime_ns
         assert harvest(universe, spring, store=tmp_path / "b.h5md", **FAST) == path
         assert path.stat().st_mtime_ns == written
-        with pytest.raises(DataError, match="result of something else"):
+        with pytest.raises(DataError, match="was made with other frames"):
             harvest(universe, spring, store=tmp_path / "b.h5md", seed=1, **FAST)
 
     def test_read_only_folder(self, spring, tmp_path):

@@ -37,7 +37,7 @@ def train(
         str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn.")
     ] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (64).")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
@@ -46,7 +46,7 @@ def train(
     Frames a lag apart are the pairs it learns from. At lags of femtoseconds they come from a harvest (see
     'fastegnn-md harvest'), whose store can be given in place of the topology.
     """
-    from ..baselines import error_table, one_step_errors
+    from ..baselines import error_table, one_step_errors, ratios
     from ..optional import naming_extras
     from ..training import TrainingConfig, fit
 
@@ -83,6 +83,8 @@ def train(
     typer.echo(f"{result.propagator.describe()}, {result.updates} updates; {len(test)} test pairs:")
     typer.echo(error_table(errors))
     typer.echo(f"saved {output}")
+    if max(ratios(errors).values()) >= 1.0:
+        typer.echo("the model is no better than the best of the predictors that learn nothing: do not use it", err=True)
 
 
 def _fractions(text: str) -> tuple[float, ...]:

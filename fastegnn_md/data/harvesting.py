@@ -190,7 +190,8 @@ def _existing(path: Path, fingerprint: str, tolerance: float) -> Path:
     known = Store(path).provenance
     if known.get("harvest") != fingerprint or known.get("energy tolerance") != tolerance:
         raise DataError(
-            f"store {str(path)!r} is the result of something else ({known}); choose another name or delete it"
+            f"store {str(path)!r} is there and was made with other frames, another engine or other settings; choose "
+            "another name, or delete it to make it anew"
         )
     return path
 

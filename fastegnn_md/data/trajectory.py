@@ -75,8 +75,8 @@ def write_trajectory(
             store = Store(path)
             if store.provenance.get("source") != source:
                 raise DataError(
-                    f"store {str(path)!r} was made from other data or with other settings ({store.provenance}); choose "
-                    "another name or delete it"
+                    f"store {str(path)!r} is there and was made from other frames, atoms or settings; choose another "
+                    "name, or delete it to make it anew"
                 )
             if not need_velocities or store.has_velocities:
                 return store

@@ -81,7 +81,7 @@ class TrainingConfig(BaseModel):
 
     propagator: PropagatorConfig = PropagatorConfig.model_validate({})
     updates: int = Field(default=1200, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=4e-3, gt=0)
     warmup: int = Field(default=50, ge=0)
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)
