@@ -153,7 +153,7 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
     result.chosen = min(result.errors, key=lambda name: ratios(result.errors[name])["v"])
     propagator = propagators[result.chosen]
     with result.stage("learned Langevin dynamics"):
-        result.run = _learned_run(system, propagator, held_out, output / "learned.xtc", settings, progress=progress)
+        result.run = learned_run(system, propagator, held_out, output / "learned.xtc", settings, progress=progress)
     with result.stage("speed of classical dynamics"):
         result.classical_ms = system.classical_ms(settings, propagator.timestep)
     write_demo_report(output / "report.html", result, universe)
@@ -180,7 +180,7 @@ def _harvest(
     return TrajectoryPairs(path, lag=settings.lag, time_reversal=True)
 
 
-def _learned_run(
+def learned_run(
     system: AlanineDipeptide,
     propagator: Propagator,
     held_out: TrajectoryPairs,

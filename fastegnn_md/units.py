@@ -57,4 +57,5 @@ def parse_quantity(text: str, dimension: str) -> float:
 
 def format_time(picoseconds: float) -> str:
     """Write a time in the unit a chemist would use (fs below one ps)."""
-    return f"{picoseconds * 1e3:g} fs" if abs(picoseconds) < 1.0 else f"{picoseconds:g} ps"
+    # Times of trajectories in other units come back as 0.99999 ps.
+    return f"{picoseconds * 1e3:g} fs" if abs(picoseconds) < 0.9995 else f"{picoseconds:g} ps"

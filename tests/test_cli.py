@@ -270,17 +270,33 @@ def test_mistakes_in_training_end_with_one_line(
     assert "must end in .safetensors" in mistake("train", store, *lag, "-o", tmp_path / "model.ckpt", *SMALL)
 
 
+_PSF = """\
+PSF
+
+       1 !NTITLE
+ REMARKS one atom
+
+       1 !NATOM
+       1 MOL  1    MOL  C    C      0.000000       12.0110           0
+"""
+
+
 def test_mistakes_with_models_end_with_one_line(
     mistake: Callable[..., str], model: Path, molecule: Path, store: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(model.read_bytes()[:-50])
     out = ["-o", tmp_path / "out.xtc", "--steps", 3, "--temperature", 300]
+    output = ["-o", tmp_path / "model.safetensors"]
     assert "absent" in mistake("inspect", tmp_path / "absent.safetensors")
     assert "broken.safetensors" in mistake("inspect", broken)
     assert "broken.safetensors" in mistake("evaluate", broken, store)
     assert "broken.safetensors" in mistake("run", broken, molecule, *out)
     assert "absent.pdb" in mistake("run", model, tmp_path / "absent.pdb", *out)
+    no_coordinates = tmp_path / "topology.psf"
+    no_coordinates.write_text(_PSF)
+    assert "without coordinates" in mistake("run", model, no_coordinates, *out)
+    assert "without coordinates" in mistake("train", no_coordinates, "--lag", "3 fs", *output)
     assert "no frame 99" in mistake("run", model, molecule, *out, "--frame", 99)
     assert "no velocities" in mistake("run", model, molecule, "-o", tmp_path / "out.xtc", "--steps", 3)
     assert "out.nonsense" in mistake("run", model, molecule, *out[2:], "-o", tmp_path / "out.nonsense")

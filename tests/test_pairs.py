@@ -186,9 +186,9 @@ class TestStoreUse:
     def test_a_store_of_other_frames_is_not_overwritten(self, tmp_path):
         path = tmp_path / "pairs.h5md"
         make_pairs(store=path)
-        with pytest.raises(DataError, match="made from other data"):
+        with pytest.raises(DataError, match="made from other frames"):
             make_pairs(31, store=path)
-        with pytest.raises(DataError, match="made from other data"):
+        with pytest.raises(DataError, match="made from other frames"):
             make_pairs(store=path, stride=2, lag=2 * DT)
 
     def test_several_universes_get_numbered_stores(self, tmp_path):

@@ -27,6 +27,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
 def test_an_unknown_key_of_the_propagator_is_refused_with_its_section() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'propagator\.hiden', did you mean 'propagator\.hidden'\?"):
         TrainingConfig.from_mapping({"propagator": {"hiden": 3}})
+    with pytest.raises(ConfigError, match=r"unknown key 'hiden', did you mean 'propagator\.hidden'\?"):
+        TrainingConfig(hiden=32)
 
 
 def test_a_key_like_no_other_is_refused_with_the_list() -> None:

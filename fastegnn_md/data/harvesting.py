@@ -27,7 +27,7 @@ from .parts import Arrays, Parts, run_groups
 from .starts import StartingPoints
 from .store import Store
 from .store_writer import StoreWriter
-from .topology import quiet
+from .topology import quiet, select_atoms
 
 if TYPE_CHECKING:
     from openmm import System
@@ -112,7 +112,7 @@ def harvest(
         raise DataError(f"processes is {processes}; expected 1 or more")
     path = Path(store)
     with quiet(), keeping_frame(universe.universe.trajectory):
-        source = StartingPoints(universe.atoms, frames, temperature, plan.seed)
+        source = StartingPoints(select_atoms(universe, "all"), frames, temperature, plan.seed)
         recipe = _recipe(source, engine, plan, constraints, platform)
         source.adopt(recipe)
         fingerprint = _fingerprint(plan, recipe, source)

@@ -145,8 +145,10 @@ def select_atoms(source: mda.Universe | mda.AtomGroup, select: str) -> mda.AtomG
     Raises
     ------
     DataError
-        If the selection string is not valid or selects nothing.
+        If there are no coordinates, or the selection string is not valid or selects nothing.
     """
+    if not hasattr(source.universe, "trajectory"):
+        raise DataError("the topology comes without coordinates; give a structure or a trajectory with it")
     try:
         atoms = source.atoms if select == "all" else source.select_atoms(select)
     except (SelectionError, AttributeError, NoDataError) as error:

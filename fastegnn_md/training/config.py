@@ -207,13 +207,15 @@ def _explain(error: ValidationError) -> str:
 
 def _unknown_key(path: list[str]) -> str:
     below = len(path) > 1 and path[0] == "propagator"
-    known = list((PropagatorConfig if below else TrainingConfig).model_fields)
-    prefix = "propagator." if below else ""
-    nearest = difflib.get_close_matches(path[-1], known, n=1)
-    message = f"unknown key {prefix + path[-1]!r}"
-    if nearest:
-        return f"{message}, did you mean {prefix + nearest[0]!r}?"
-    return f"{message}; known keys: {', '.join(known)}"
+    inside = {name: f"propagator.{name}" for name in PropagatorConfig.model_fields}
+    outside = {name: name for name in TrainingConfig.model_fields}
+    message = f"unknown key {'.'.join(path)!r}"
+    # The level it was written at first: the key may also belong to the other one.
+    for known in (inside, outside) if below else (outside, inside):
+        nearest = difflib.get_close_matches(path[-1], known, n=1)
+        if nearest:
+            return f"{message}, did you mean {known[nearest[0]]!r}?"
+    return f"{message}; known keys: {', '.join((inside if below else outside).values())}"
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Commands and code of the README run as they are written, with smaller numbers."""
+"""Commands and code of the README and the docs run as they are written, with smaller numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("fastegnn-md")
 
 # What is made smaller, and by how much.
@@ -22,10 +23,10 @@ _SMALLER = (
 )
 
 
-def blocks(language, containing):
-    text = README.read_text(encoding="utf-8")
+def blocks(page, language, containing):
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if containing in block]
-    assert found, f"the README has no {language} block with {containing!r}"
+    assert found, f"{page} has no {language} block with {containing!r}"
     for pattern, replacement in _SMALLER:
         found = [re.sub(pattern, replacement, block) for block in found]
     return found
@@ -43,7 +44,7 @@ def folder(require, tmp_path_factory):
     system = AlanineDipeptide()
     system.write_topology(path / "topology.pdb")
     system.write_reference(path / "md.dcd", DemoSettings(frames=60, equilibration=500), progress=False)
-    (commands,) = blocks("console", "fastegnn-md harvest")
+    (commands,) = blocks("README.md", "console", "fastegnn-md harvest")
     for line in commands.replace("\\\n", " ").strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "fastegnn-md"
@@ -65,12 +66,31 @@ def test_commands_make_what_they_promise(folder):
 
 
 @pytest.mark.parametrize(
-    ("containing", "made"), [("LearnedDynamics(", "learned.traj"), ("fit(", "force-informed.safetensors")]
+    ("page", "containing", "made"),
+    [
+        ("README.md", "LearnedDynamics(", "learned.traj"),
+        ("README.md", "fit(", "force-informed.safetensors"),
+        ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
+    ],
 )
-def test_python_blocks_run(folder, containing, made):
-    (code,) = blocks("python", containing)
+def test_python_blocks_run(folder, page, containing, made):
+    (code,) = blocks(page, "python", containing)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert (folder / made).exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ase.md", "docs/propagator.md", "docs/training.md"])
+def test_links_to_files_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_settings_in_the_docs_are_valid():
+    from fastegnn_md.training import TrainingConfig
+
+    (text,) = blocks("docs/training.md", "yaml", "updates")
+    TrainingConfig.from_mapping(yaml.safe_load(text))

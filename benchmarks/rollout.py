@@ -1,0 +1,62 @@
+"""Guarded Langevin roll-outs of the demo's propagators at several frictions.
+
+    fastegnn-md demo --updates 6000 --output demo-longer
+    python benchmarks/rollout.py demo-longer --friction 10 1 --jumps 3000 --output benchmarks/results/rollout_ala2.json
+
+At 10/ps a thermostat takes up much of the error of a jump, at 1/ps equipartition is really tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from fastegnn_md import Propagator
+from fastegnn_md.data import TrajectoryPairs
+from fastegnn_md.demo import DemoSettings, learned_run
+from fastegnn_md.demo_system import AlanineDipeptide
+from fastegnn_md.demo_training import KINDS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demo", type=Path, help="output folder of a demo")
+    parser.add_argument("--friction", type=float, nargs="+", default=[10.0, 1.0], help="1/ps")
+    parser.add_argument("--jumps", type=int, default=3000)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # a second thread makes the jump of a small molecule slower
+
+    system, rows = AlanineDipeptide(), []
+    for name in KINDS:
+        propagator = Propagator.load(arguments.demo / f"{name}.safetensors")
+        for friction in arguments.friction:
+            settings = DemoSettings(friction=friction, jumps=arguments.jumps)
+            pairs = TrajectoryPairs(arguments.demo / "bursts.h5md", lag=settings.lag, time_reversal=True)
+            held_out = pairs.split(settings.split)[2]
+            trajectory = arguments.demo / f"{name}-{friction:g}.xtc"
+            run = learned_run(system, propagator, held_out, trajectory, settings, progress=True)
+            rows.append(
+                {
+                    "propagator": name,
+                    "training updates": propagator.metrics["updates"],
+                    "friction, 1/ps": friction,
+                    "energy, kJ/mol": {"mean": float(run.energy.mean()), "std": float(run.energy.std())},
+                    "temperature, K": run.temperature,
+                    "reference temperature, K": run.reference_temperature,
+                    "ms per jump": run.ms_per_jump,
+                    **dataclasses.asdict(run.statistics),
+                }
+            )
+            print(json.dumps(rows[-1]))
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
