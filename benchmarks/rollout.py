@@ -18,8 +18,8 @@ import torch
 from fastegnn_md import Propagator
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.demo import DemoSettings, learned_run
-from fastegnn_md.demo_system import AlanineDipeptide
-from fastegnn_md.demo_training import KINDS
+from fastegnn_md.demo.system import AlanineDipeptide
+from fastegnn_md.demo.training import KINDS
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def adenylate_kinase(output: Path) -> tuple[mda.Universe, str]:
 
 def alanine_dipeptide(output: Path) -> tuple[mda.Universe, str]:
     from fastegnn_md.demo import DemoSettings
-    from fastegnn_md.demo_system import AlanineDipeptide
+    from fastegnn_md.demo.system import AlanineDipeptide
 
     molecule = AlanineDipeptide()
     molecule.write_topology(output / "ala2.pdb")

@@ -38,7 +38,7 @@ def folder(require, tmp_path_factory):
     for component in ("openmm", "ase", "lightning"):
         require(component)
     from fastegnn_md.demo import DemoSettings
-    from fastegnn_md.demo_system import AlanineDipeptide
+    from fastegnn_md.demo.system import AlanineDipeptide
 
     path = tmp_path_factory.mktemp("readme")
     system = AlanineDipeptide()

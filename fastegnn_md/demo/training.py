@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from .config import PropagatorConfig
-from .data import TrajectoryPairs
-from .training import TrainingConfig, fit
+from ..config import PropagatorConfig
+from ..data import TrajectoryPairs
+from ..training import TrainingConfig, fit
 
 if TYPE_CHECKING:
-    from .demo import DemoSettings
+    from .run import DemoSettings
 
 KINDS = {"force-free": False, "force-informed": True}
 

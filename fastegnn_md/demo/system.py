@@ -14,11 +14,11 @@ from openmm import Context, LangevinMiddleIntegrator, LocalEnergyMinimizer, Plat
 from openmm import app as openmm_app
 from tqdm import tqdm
 
-from .engines.openmm import OpenMMCalculator
-from .state import State
+from ..engines.openmm import OpenMMCalculator
+from ..state import State
 
 if TYPE_CHECKING:
-    from .demo import DemoSettings
+    from .run import DemoSettings
 
 
 class AlanineDipeptide:

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .baselines import Errors, one_step_errors, ratios
-from .optional import naming_extras
-from .propagator import Propagator
-from .state import State
-from .units import BOLTZMANN
+from ..baselines import Errors, one_step_errors, ratios
+from ..optional import naming_extras
+from ..propagator import Propagator
+from ..state import State
+from ..units import BOLTZMANN
 
 if TYPE_CHECKING:
     import MDAnalysis as mda
 
-    from .data import TrajectoryPairs
-    from .demo_system import AlanineDipeptide
-    from .integrators import JumpStatistics
+    from ..data import TrajectoryPairs
+    from ..integrators import JumpStatistics
+    from .system import AlanineDipeptide
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
         import openmm  # noqa: F401
     import MDAnalysis as mda
 
-    from .data.topology import quiet
-    from .demo_report import write_demo_report
-    from .demo_system import AlanineDipeptide
-    from .demo_training import KINDS, read_history, train_both
+    from ..data.topology import quiet
+    from .report import write_demo_report
+    from .system import AlanineDipeptide
+    from .training import KINDS, read_history, train_both
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
 def _harvest(
     universe: mda.Universe, system: AlanineDipeptide, path: Path, settings: DemoSettings, *, progress: bool
 ) -> TrajectoryPairs:
-    from .data import TrajectoryPairs, harvest
+    from ..data import TrajectoryPairs, harvest
 
     path.unlink(missing_ok=True)
     harvest(
@@ -192,9 +192,9 @@ def learned_run(
     """Step ASE Atoms from a held-out frame under Langevin half steps."""
     from ase import units
 
-    from .engines.ase import state_from_atoms
-    from .engines.mdanalysis import RolloutWriter
-    from .integrators import LearnedDynamics
+    from ..engines.ase import state_from_atoms
+    from ..engines.mdanalysis import RolloutWriter
+    from ..integrators import LearnedDynamics
 
     atoms = system.atoms(held_out[0][0])
     dynamics = LearnedDynamics(
