@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import MDAnalysis as mda
 import numpy as np
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from .. import units
 from ..errors import DataError
 from ..state import State
-from .collate import Fields, Identity, join
+from .collate import NEIGHBOURS, StateReader, Velocities
 from .frames import check_velocities
 from .noise import NoiseFloorWarning, noise_floor
 from .split import frames_per_lag, split_windows
@@ -29,11 +29,7 @@ from .store import Store
 from .topology import select_atoms
 from .trajectory import write_trajectory
 
-Velocities = Literal["stored", "central", "forward", "none"]
 Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
-
-# frames before the first and after the second state of a pair that the velocities are made from
-_NEIGHBOURS = {"stored": (0, 0), "none": (0, 0), "central": (1, 1), "forward": (0, 1)}
 
 
 class TrajectoryPairs(Dataset[tuple[State, State]]):
@@ -117,8 +113,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         friction: float | str | None = None,
         progress: bool = True,
     ):
-        if velocities not in _NEIGHBOURS:
-            raise DataError(f"velocities={velocities!r}; expected one of {', '.join(map(repr, _NEIGHBOURS))}")
+        if velocities not in NEIGHBOURS:
+            raise DataError(f"velocities={velocities!r}; expected one of {', '.join(map(repr, NEIGHBOURS))}")
         if time_reversal and velocities == "forward":
             raise DataError("time_reversal needs velocities of the time of the frame, forward differences are not")
         self.lag = units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
@@ -184,20 +180,11 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         self.n_atoms = max(one.n_atoms for one in stores)
         self.numbers = np.concatenate([one.topology.numbers for one in stores])
         self.masses = np.concatenate([one.topology.masses for one in stores])
-        # types get one numbering for all systems
-        types = [one.topology.types for one in stores if one.topology.types is not None]
-        names = np.unique(np.concatenate(types)) if len(types) == len(stores) else None
-        self._last_joined: tuple[int, dict[str, Tensor | None]] = (0, {})
-        self._identity = [
-            Identity(one, names, bonds=self.has_bonds, charges=self._all_have_charges()) for one in stores
-        ]
-
-    def _all_have_charges(self) -> bool:
-        return all(one.topology.charges is not None for one in self.stores)
+        self._reader = StateReader(stores, self.velocities, forces=self.has_forces, bonds=self.has_bonds)
 
     def _set_windows(self, windows: list[np.ndarray]) -> None:
         """Count the pairs of each window, so that an index is found by bisection and not from a list of all pairs."""
-        before, after = _NEIGHBOURS[self.velocities]
+        before, after = NEIGHBOURS[self.velocities]
         self._windows = windows
         tables = []
         for index, (window, frames) in enumerate(zip(windows, self.lag_frames, strict=True)):
@@ -268,7 +255,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         """
         wanted = np.asarray(indices, dtype=np.int64)
         which, start, end = self.frame_indices(wanted).T
-        return self._states(which, start, end, wanted >= self.n_forward)
+        return self._reader.states(which, start, end, wanted >= self.n_forward)
 
     def frame_indices(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Where pairs lie in their stores.
@@ -303,7 +290,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
 
     def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:
         """Up to ``limit`` evenly spread frames of one store with a frame ``multiple`` lags later in the same window."""
-        before, after = _NEIGHBOURS[self.velocities]
+        before, after = NEIGHBOURS[self.velocities]
         window = self._windows[index]
         first = window[:, 0] + before
         ends = np.cumsum(np.maximum(window[:, 1] - after - multiple * self.lag_frames[index] - first, 0))
@@ -315,60 +302,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
 
     def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:
         """Velocities of frames of one store, shape (n, N, 3), Å/ps, stored or from differences."""
-        store = self.stores[index]
-        if self.velocities == "none":
-            raise DataError("these pairs have no velocities")
-        if self.velocities == "stored":
-            return store.velocities[frames]
-        before, after = _NEIGHBOURS[self.velocities]
-        shift = self._home(index, frames)
-        moved = self._positions(index, frames + after, shift) - self._positions(index, frames - before, shift)
-        return moved / ((before + after) * store.dt)
-
-    def _states(
-        self, which: np.ndarray, start: np.ndarray, end: np.ndarray, backwards: np.ndarray
-    ) -> tuple[State, State]:
-        sizes = np.array([one.n_atoms for one in self.stores])[which]
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        fields = [Fields(offsets[-1], len(which), self.has_forces, self.periodic) for _ in range(2)]
-        for index in np.unique(which):
-            systems = np.flatnonzero(which == index)
-            atoms = offsets[systems][:, None] + np.arange(self.stores[index].n_atoms)
-            shift = self._home(index, start[systems])
-            for field, frames in zip(fields, (start[systems], end[systems]), strict=True):
-                field.positions[atoms] = self._positions(index, frames, shift)
-                if self.has_velocities:
-                    v = self.velocities_at(index, frames)
-                    field.velocities[atoms] = np.where(backwards[systems, None, None], -v, v)
-                if field.forces is not None:
-                    field.forces[atoms] = self.stores[index].forces[frames] * np.float32(units.KJ_PER_MOL)
-                if field.cell is not None:
-                    field.cell[systems] = self.stores[index].cells[frames]
-        identity = self._joined(which, offsets, sizes)
-        return fields[0].state(identity, self.periodic), fields[1].state(identity, self.periodic)
-
-    def _joined(self, which: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> dict[str, Tensor | None]:
-        if len(self.stores) > 1:
-            return join([self._identity[i] for i in which], offsets, sizes)
-        if self._last_joined[0] != len(which):  # batches of one system differ in size only
-            self._last_joined = (len(which), join([self._identity[0]] * len(which), offsets, sizes))
-        return self._last_joined[1]
-
-    def _home(self, index: int, start: np.ndarray) -> np.ndarray | None:
-        """Lattice turns that bring the first frame of pairs home, where the cell changes.
-
-        An unwrapped atom n cells away from home moves by n·Δh when the cell changes by Δh, a displacement that only
-        says how far it has diffused. Taking the same n off both frames removes it.
-        """
-        store = self.stores[index]
-        if not store.cell_varies:
-            return None
-        inverse = np.linalg.inv(store.cells[start])
-        return np.floor(np.einsum("bni,bij->bnj", store.positions[start].astype(np.float64), inverse))
-
-    def _positions(self, index: int, frames: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
-        x = self.stores[index].positions[frames]
-        return x if shift is None else x - np.einsum("bni,bij->bnj", shift, self.stores[index].cells[frames])
+        return self._reader.velocities_at(index, frames)
 
     def split(self, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> tuple[TrajectoryPairs, ...]:
         """Divide into parts, contiguous in time, that share no frame.
@@ -391,7 +325,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         DataError
             If there are too few frames for a part to hold a pair.
         """
-        before, after = _NEIGHBOURS[self.velocities]
+        before, after = NEIGHBOURS[self.velocities]
         parts: list[list[np.ndarray]] = [[] for _ in fractions]
         for store, window, frames in zip(self.stores, self._windows, self.lag_frames, strict=True):
             blocks = split_windows(

@@ -15,7 +15,7 @@ from ..baselines import BASELINES, ratios
 from ..report import Picture, Section, Table, new_figure, write_report
 
 if TYPE_CHECKING:
-    from .run import DemoResult, LearnedRun
+    from .records import DemoResult, LearnedRun
 
 # One-step errors over the best baseline that a short training is meant to reach, for x and for v.
 GOALS = {"force-free": 0.5, "force-informed": 0.25}

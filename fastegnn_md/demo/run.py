@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,87 +12,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..baselines import Errors, one_step_errors, ratios
+from ..baselines import one_step_errors, ratios
 from ..optional import naming_extras
 from ..propagator import Propagator
 from ..state import State
 from ..units import BOLTZMANN
+from .records import DemoResult, DemoSettings, LearnedRun
 
 if TYPE_CHECKING:
     import MDAnalysis as mda
 
     from ..data import TrajectoryPairs
-    from ..integrators import JumpStatistics
     from .system import AlanineDipeptide
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """Sizes of the demo; times in ps, temperature in K, friction in 1/ps."""
-
-    updates: int = 1500
-    batch_size: int = 32
-    jumps: int = 1000
-    seed: int = 0
-    temperature: float = 300.0
-    friction: float = 10.0
-    classical_step: float = 0.002
-    equilibration: int = 5000
-    frame_every: int = 25
-    frames: int = 6000
-    lag: str = "8 fs"
-    burst: str = "32 fs"
-    pairs_per_burst: int = 4
-    split: tuple[float, float, float] = (0.9, 0.03, 0.07)
-
-
-@dataclass
-class LearnedRun:
-    """A run of learned dynamics.
-
-    Attributes
-    ----------
-    energy : ndarray, shape (jumps + 1,), kJ/mol
-        Potential energy.
-    temperature, reference_temperature : dict of str to float
-        2 K / 3 N k_B of each element, not corrected for constraints, in K; of the run, and of Maxwell-Boltzmann
-        velocities on the constraints.
-    statistics : JumpStatistics
-    ms_per_jump : float
-        Everything included.
-    topology, trajectory : Path
-    """
-
-    energy: np.ndarray
-    temperature: dict[str, float]
-    reference_temperature: dict[str, float]
-    statistics: JumpStatistics
-    ms_per_jump: float
-    topology: Path
-    trajectory: Path
-
-
-@dataclass
-class DemoResult:
-    """What a demo run measured, for its report."""
-
-    settings: DemoSettings
-    seconds: dict[str, float] = field(default_factory=dict)
-    pairs: dict[str, int] = field(default_factory=dict)
-    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    errors: dict[str, dict[str, Errors]] = field(default_factory=dict)
-    reference_energy: np.ndarray = field(default_factory=lambda: np.empty(0))
-    chosen: str = ""
-    run: LearnedRun | None = None
-    classical_ms: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, and say on the terminal that it begins."""
-        print(f"== {name}", flush=True)
-        begun = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - begun
 
 
 def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progress: bool = True) -> Path:
@@ -132,7 +62,6 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # a second thread makes the jump of a small molecule slower
     result, system = DemoResult(settings), AlanineDipeptide()
     with result.stage("classical reference"):
         result.reference_energy = system.write_reference(output / "reference.dcd", settings, progress=progress)
@@ -152,12 +81,23 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
             result.errors[name] = one_step_errors(propagator, held_out, progress=progress)
     result.chosen = min(result.errors, key=lambda name: ratios(result.errors[name])["v"])
     propagator = propagators[result.chosen]
-    with result.stage("learned Langevin dynamics"):
+    with result.stage("learned Langevin dynamics"), _one_thread():
         result.run = learned_run(system, propagator, held_out, output / "learned.xtc", settings, progress=progress)
     with result.stage("speed of classical dynamics"):
         result.classical_ms = system.classical_ms(settings, propagator.timestep)
     write_demo_report(output / "report.html", result, universe)
     return output / "report.html"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A second thread makes the jump of a small molecule slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _harvest(

@@ -18,7 +18,7 @@ from ..engines.openmm import OpenMMCalculator
 from ..state import State
 
 if TYPE_CHECKING:
-    from .run import DemoSettings
+    from .records import DemoSettings
 
 
 class AlanineDipeptide:

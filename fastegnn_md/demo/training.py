@@ -17,7 +17,7 @@ from ..data import TrajectoryPairs
 from ..training import TrainingConfig, fit
 
 if TYPE_CHECKING:
-    from .run import DemoSettings
+    from .records import DemoSettings
 
 KINDS = {"force-free": False, "force-informed": True}
 
