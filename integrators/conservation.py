@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
+from fastegnn_md.domain import centre_of_mass
 from fastegnn_md.state import State
 
 
@@ -25,17 +23,7 @@ def conserve_momentum(before: State, after: State, timestep: float) -> State:
     timestep : float
         Δt in ps.
     """
-    momentum_velocity = _centre(before, before.velocities)
-    drift = momentum_velocity * timestep - _centre(before, after.positions - before.positions)
-    kick = momentum_velocity - _centre(before, after.velocities)
+    momentum_velocity = centre_of_mass(before.velocities, before)
+    drift = momentum_velocity * timestep - centre_of_mass(after.positions - before.positions, before)
+    kick = momentum_velocity - centre_of_mass(after.velocities, before)
     return after.replace(positions=after.positions + drift, velocities=after.velocities + kick)
-
-
-def _centre(state: State, vectors: Tensor) -> Tensor:
-    """Mass-weighted mean of each system, for each of its atoms, shape (N, 3)."""
-    batch = state.batch
-    assert batch is not None  # set by State
-    mass = torch.zeros(state.n_systems, dtype=state.dtype, device=state.device).index_add(0, batch, state.masses)
-    total = torch.zeros((state.n_systems, 3), dtype=state.dtype, device=state.device)
-    total = total.index_add(0, batch, state.masses[:, None] * vectors)
-    return (total / mass[:, None])[batch]
