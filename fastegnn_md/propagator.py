@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
 from .errors import CompatibilityError, DataError
-from .graph import EdgeList, bessel_basis, bond_distance, cutoff_envelope, drop_longest, neighbour_list
+from .graph import EdgeList, bessel_basis, bond_distance, cutoff_envelope, neighbour_list
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .models import build_model
@@ -80,6 +80,7 @@ class Propagator(nn.Module):
                 hidden=config.hidden,
                 layers=config.layers,
                 virtual_nodes=config.virtual_nodes,
+                edge_dropping=config.edge_dropping,
                 vector_channels=config.vector_channels if full else 0,
                 virtual_geometry=not domain.periodic,
                 average_neighbours=domain.neighbours if full else None,
@@ -189,9 +190,6 @@ class Propagator(nn.Module):
     def _predict(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Displacement (N, 3) in Å, velocity (N, 3) in Å/ps or None, virtual nodes (B, C, 3) in Å or None."""
         edges = neighbour_list(state, self.config.cutoff)
-        if self.config.edge_dropping:
-            assert state.batch is not None  # set by State
-            edges = drop_longest(edges, self.config.edge_dropping, state.batch)
         if self.predicts_velocities:
             return self._move(state, edges)
         displacement, z = self._displace(state, edges)

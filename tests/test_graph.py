@@ -13,9 +13,9 @@ from fastegnn_md.errors import GraphError
 from fastegnn_md.graph import (
     bond_distance,
     cutoff_envelope,
-    drop_longest,
     minimum_image,
     neighbour_list,
+    shortest_edges,
 )
 
 TRICLINIC = torch.tensor([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 7.0]], dtype=torch.float64)
@@ -121,16 +121,17 @@ def test_bond_distance_counts_bonds_by_the_shortest_path():
 
 
 @pytest.mark.parametrize(("share", "left"), [(0.0, 1.0), (0.75, 0.25), (1.0, 0.0)])
-def test_drop_longest_keeps_the_shortest_edges_of_each_system(share, left):
+def test_the_shortest_edges_of_each_system_stay(share, left):
     state = make(9, systems=3)
     edges = neighbour_list(state, 6.0)
-    kept = drop_longest(edges, share, state.batch)
-    for system in range(3):
-        lengths = edges.distance[state.batch[edges.edge_index[0]] == system, 0].sort().values
-        mine = kept.distance[state.batch[kept.edge_index[0]] == system, 0].sort().values
+    system = state.batch[edges.edge_index[0]]
+    keep = shortest_edges(edges.distance[:, 0], system, share)
+    for one in range(3):
+        lengths = edges.distance[system == one, 0].sort().values
+        mine = edges.distance[keep][system[keep] == one, 0].sort().values
         assert torch.equal(mine, lengths[: round(left * len(lengths))])
 
 
-def test_drop_longest_refuses_a_share_outside_its_range():
+def test_a_share_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="from 0 to 1"):
-        drop_longest(neighbour_list(make(3), 3.0), 1.2, torch.zeros(3, dtype=torch.int64))
+        shortest_edges(torch.ones(3), torch.zeros(3, dtype=torch.int64), 1.2)

@@ -41,6 +41,7 @@ def inputs(seed=0, vectors=False):
 FORMS = {
     "paper": {},
     "published": {"form": "published", "attention": True, "tanh": True, "normalize": True},
+    "half of the edges": {"edge_dropping": 0.5},
     "vectors": {"vector_channels": 4, "average_neighbours": 5.0},
     "no virtual geometry": {"virtual_geometry": False},
     "vectors, no virtual geometry": {"vector_channels": 4, "average_neighbours": 5.0, "virtual_geometry": False},
@@ -180,6 +181,23 @@ def _without(tensor, index, dim):
     return torch.cat([tensor.narrow(dim, 0, index), tensor.narrow(dim, index + 1, tensor.shape[dim] - index - 1)], dim)
 
 
+@pytest.mark.parametrize("share", [0.25, 0.75, 1.0])
+def test_edge_dropping_is_the_model_without_its_longest_edges(share):
+    model, values = make(edge_dropping=share), inputs()
+    plain = make()
+    plain.load_state_dict(model.state_dict())
+    i, j = values["edge_index"]
+    length = (values["x"][i] - values["x"][j]).norm(dim=1)
+    keep = torch.zeros(len(length), dtype=torch.bool)
+    for system in range(len(SIZES)):
+        inside = (values["batch"][i] == system).nonzero()[:, 0]
+        keep[inside[length[inside].argsort(stable=True)][: round((1 - share) * len(inside))]] = True
+    fewer = {**values, "edge_index": values["edge_index"][:, keep], "edge_attr": values["edge_attr"][keep]}
+    dropped, expected = model(**values), plain(**fewer)
+    torch.testing.assert_close(dropped.x, expected.x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dropped.h, expected.h, rtol=1e-12, atol=1e-12)
+
+
 def test_registry_lists_what_it_knows():
     assert available_models() == ("fastegnn",)
     model = build_model("fastegnn", node_features=1, edge_features=0, hidden=4, layers=1, virtual_nodes=1)
@@ -196,6 +214,7 @@ def test_registry_lists_what_it_knows():
         ({"virtual_nodes": 0}, "virtual_nodes is 0"),
         ({"form": "thesis"}, "expected 'paper' or 'published'"),
         ({"vector_channels": 3}, "needs average_neighbours"),
+        ({"edge_dropping": 1.5}, "expected a share from 0 to 1"),
     ],
 )
 def test_wrong_hyperparameters_are_refused(options, message):

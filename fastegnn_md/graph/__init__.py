@@ -1,6 +1,6 @@
 """Neighbour lists and the invariant features of their edges."""
 
-from .features import bessel_basis, bond_distance, cutoff_envelope, drop_longest
+from .features import bessel_basis, bond_distance, cutoff_envelope, shortest_edges
 from .neighbours import EdgeList, available_neighbour_lists, minimum_image, neighbour_list
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "bessel_basis",
     "bond_distance",
     "cutoff_envelope",
-    "drop_longest",
     "minimum_image",
     "neighbour_list",
+    "shortest_edges",
 ]

@@ -1,4 +1,4 @@
-"""Invariant features of edges: radial basis, cutoff envelope, distance along bonds, and dropping of long edges."""
+"""Invariant features of edges: radial basis, cutoff envelope, distance along bonds; and which edges are short."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-
-from .neighbours import EdgeList
 
 
 def cutoff_envelope(distance: Tensor, cutoff: float) -> Tensor:
@@ -73,32 +71,34 @@ def _extend(paths: Tensor, both: Tensor, atoms: int) -> Tensor:
     return (begin.repeat_interleave(repeats) * atoms + end).unique()
 
 
-def drop_longest(edges: EdgeList, share: float, batch: Tensor) -> EdgeList:
-    """Drop the longest share of the edges of each system (the paper's edge dropping rate p; p = 1 leaves none).
+def shortest_edges(length: Tensor, system: Tensor, dropped: float) -> Tensor:
+    """Which edges stay when the longest share of each system is dropped (the paper's edge dropping rate p).
 
     Parameters
     ----------
-    edges : EdgeList
-    share : float
-        p in [0, 1]; of E edges, round((1 - p) E) stay.
-    batch : Tensor of int64, shape (N,)
-        System of each atom.
+    length : Tensor, shape (E,)
+        Lengths, or anything that grows with them.
+    system : Tensor of int64, shape (E,)
+        System of each edge.
+    dropped : float
+        p in [0, 1]: of the E edges of a system, round((1 - p) E) stay; p = 1 leaves none.
+
+    Returns
+    -------
+    Tensor of int64, shape (K,)
+        Indices of the edges that stay, ascending.
 
     Raises
     ------
     ValueError
         If the share is outside [0, 1].
     """
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"edge dropping share is {share}; expected a number from 0 to 1")
-    if share == 0.0:
-        return edges
-    system = batch.index_select(0, edges.edge_index[0])
+    if not 0.0 <= dropped <= 1.0:
+        raise ValueError(f"the share of dropped edges is {dropped}; expected a number from 0 to 1")
     counts = torch.bincount(system)
-    by_length = edges.distance[:, 0].argsort(stable=True)
+    by_length = length.argsort(stable=True)
     order = by_length[system.index_select(0, by_length).argsort(stable=True)]  # by system, then by length
     ordered_system = system.index_select(0, order)
     rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts).index_select(0, ordered_system)
-    keep_count = ((1.0 - share) * counts.double()).round().long()
-    keep = order[rank < keep_count.index_select(0, ordered_system)].sort().values
-    return EdgeList(edges.edge_index[:, keep], edges.vector[keep], edges.distance[keep])
+    keep_count = ((1.0 - dropped) * counts.double()).round().long()
+    return order[rank < keep_count.index_select(0, ordered_system)].sort().values

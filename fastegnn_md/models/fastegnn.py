@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..graph import shortest_edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
 from ..nn.scatter import segment_mean, segment_sum
@@ -45,6 +46,9 @@ class FastEGNN(nn.Module):
         Number of layers.
     virtual_nodes : int
         Number C of virtual nodes per system, at least 1.
+    edge_dropping : float
+        Edge dropping rate p: the longest share p of the edges of each system is left out; p = 1 leaves the virtual
+        nodes only.
     form : {"paper", "published"}
         Invariant between real and virtual nodes: |x_i-z_c|² (paper) or |x_i-z_c| (published code).
     attention, tanh, normalize : bool
@@ -71,6 +75,7 @@ class FastEGNN(nn.Module):
         hidden: int = 64,
         layers: int = 4,
         virtual_nodes: int = 3,
+        edge_dropping: float = 0.0,
         form: Literal["paper", "published"] = "paper",
         attention: bool = False,
         tanh: bool = False,
@@ -86,6 +91,8 @@ class FastEGNN(nn.Module):
                 raise ValueError(f"{name} is {value}; expected at least 1")
         if form not in ("paper", "published"):
             raise ValueError(f"form is {form!r}; expected 'paper' or 'published'")
+        if not 0.0 <= edge_dropping <= 1.0:
+            raise ValueError(f"edge_dropping is {edge_dropping}; expected a share from 0 to 1")
         if vector_channels and (average_neighbours is None or tanh or normalize or gravity is not None):
             raise ValueError("vector_channels needs average_neighbours and excludes tanh, normalize and gravity")
         self.edge_features, self.vector_channels, self.virtual_geometry = (
@@ -93,6 +100,7 @@ class FastEGNN(nn.Module):
             vector_channels,
             virtual_geometry,
         )
+        self.edge_dropping = edge_dropping
         self.embedding = nn.Linear(node_features, hidden)
         self.virtual_features = nn.Parameter(torch.randn(virtual_nodes, hidden))
         self.layers = nn.ModuleList(
@@ -161,6 +169,10 @@ class FastEGNN(nn.Module):
         if edge_attr.shape[1] != self.edge_features:
             raise ValueError(f"edge_attr has {edge_attr.shape[1]} columns; this model has {self.edge_features}")
         systems = int(batch[-1]) + 1
+        if self.edge_dropping:
+            edge_index, edge_attr, edge_vector, edge_weight = self._without_long_edges(
+                x, batch, edge_index, edge_attr, edge_vector, edge_weight
+            )
         shift = None
         if edge_vector is not None:
             shift = edge_vector - (x.index_select(0, edge_index[0]) - x.index_select(0, edge_index[1]))
@@ -180,6 +192,27 @@ class FastEGNN(nn.Module):
             h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, batch)  # type: ignore[operator]
         change = torch.bmm(self.readout(h).view(-1, 2, self.vector_channels), u)
         return ModelOutput(x=x + change[:, 0], v=v + change[:, 1], z=z, h=h, s=s)
+
+    def _without_long_edges(
+        self,
+        x: Tensor,
+        batch: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor,
+        edge_vector: Tensor | None,
+        edge_weight: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        vector = edge_vector
+        if vector is None:
+            vector = x.index_select(0, edge_index[0]) - x.index_select(0, edge_index[1])
+        system = batch.index_select(0, edge_index[0])
+        keep = shortest_edges(vector.detach().square().sum(1), system, self.edge_dropping)
+        return (
+            edge_index.index_select(1, keep),
+            edge_attr.index_select(0, keep),
+            None if edge_vector is None else edge_vector.index_select(0, keep),
+            None if edge_weight is None else edge_weight.index_select(0, keep),
+        )
 
     def _initial_vectors(self, v: Tensor, vectors: Tensor | None) -> Tensor:
         given = v[:, None] if vectors is None else torch.cat([v[:, None], vectors], dim=1)
