@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .propagator import Propagator
 
 _UNITS = {"x": "amu^½ Å", "v": "amu^½ Å/ps"}
-# About 100 MB of edges at the default cutoff.
+# Bounds the memory of one call.
 _ATOMS_PER_BATCH = 50_000
 
 BASELINES = ("zero motion", "free flight", "best linear")

@@ -18,7 +18,8 @@ from .linear import LinearPredictor
 from .models import build_model
 from .nn.scatter import segment_mean
 from .state import State
-from .units import BOLTZMANN, format_time
+from .thermal import thermal_velocities
+from .units import format_time
 
 if TYPE_CHECKING:
     from .data import TrajectoryPairs
@@ -278,9 +279,7 @@ class Propagator(nn.Module):
             raise CompatibilityError(
                 "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
             )
-        spread = (BOLTZMANN * temperature / state.masses).sqrt()[:, None]
-        noise = torch.randn(state.positions.shape, generator=generator, dtype=state.dtype, device=state.device)
-        return spread * noise
+        return thermal_velocities(state.masses, temperature, generator)
 
     def save(self, path: str | Path) -> None:
         """Write weights and manifest to a safetensors file, replacing it only when the new one is complete."""

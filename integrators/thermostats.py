@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastegnn_md.errors import ConfigError
-from fastegnn_md.units import BOLTZMANN
+from fastegnn_md.thermal import thermal_velocities
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -80,27 +80,3 @@ class LangevinHalfStep:
         spread = math.sqrt(-math.expm1(-self.friction * self.timestep))  # √(1 - c²) without cancellation
         kicked = self.damping * velocities + spread * noise
         return kicked if project is None else project(kicked)
-
-
-def thermal_velocities(masses: Tensor, temperature: float, rng: np.random.Generator | torch.Generator) -> Tensor:
-    """Velocities of the Maxwell-Boltzmann distribution, √(k_B T / m) ξ.
-
-    Parameters
-    ----------
-    masses : Tensor, shape (N,), amu
-    temperature : float
-        K.
-    rng : numpy.random.Generator or torch.Generator
-        Advanced.
-
-    Returns
-    -------
-    Tensor, shape (N, 3), Å/ps
-        In the dtype of ``masses``, before any constraint.
-    """
-    shape = (masses.shape[0], 3)
-    if isinstance(rng, torch.Generator):
-        noise = torch.randn(shape, generator=rng, dtype=masses.dtype, device=rng.device).to(masses.device)
-    else:
-        noise = torch.from_numpy(rng.standard_normal(shape)).to(masses.device, masses.dtype)
-    return (BOLTZMANN * temperature / masses).sqrt()[:, None] * noise

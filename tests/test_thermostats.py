@@ -11,8 +11,9 @@ import torch
 from fastegnn_md.constraints import Constraints
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.integrators.conservation import conserve_momentum
-from fastegnn_md.integrators.thermostats import LangevinHalfStep, thermal_velocities
+from fastegnn_md.integrators.thermostats import LangevinHalfStep
 from fastegnn_md.state import State
+from fastegnn_md.thermal import thermal_velocities
 from fastegnn_md.units import BOLTZMANN
 
 KT = BOLTZMANN * 300.0

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigError, DataError
 from ..optional import naming_extras
-from ..units import BOLTZMANN, parse_quantity
+from ..units import parse_quantity
 from .forcefields import (
     CalculatorName,
     Constraints,
@@ -174,7 +174,10 @@ def _attach(
 
 def _set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:
     """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
+    import torch
+
     from ..engines.ase import PICOSECOND
+    from ..thermal import thermal_velocities
 
     masses = atoms.get_masses()[:, None]
     if stored is not None:
@@ -182,6 +185,6 @@ def _set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | No
     elif temperature is None:
         raise ConfigError("START has no velocities; give --temperature to draw them")
     else:
-        velocities = rng.standard_normal((len(atoms), 3)) * (BOLTZMANN * temperature / masses) ** 0.5
+        velocities = thermal_velocities(torch.from_numpy(atoms.get_masses()), temperature, rng).numpy()
         velocities -= (masses * velocities).sum(axis=0) / masses.sum()
     atoms.set_velocities(velocities / PICOSECOND)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import MDAnalysis as mda
 import numpy as np
+import torch
 
-from .. import units
 from ..errors import DataError
+from ..thermal import thermal_velocities
 from .frames import Frame, check_velocities, file_has_times, read_frame
 from .topology import read_topology
 from .unwrap import make_whole, spanning_tree
@@ -105,8 +106,7 @@ class StartingPoints:
         v = data.velocities
         if self._temperature is not None:
             generator = np.random.default_rng([self._seed, frame])
-            width = np.sqrt(units.BOLTZMANN * self._temperature / self.topology.masses)
-            v = generator.standard_normal((self.topology.n_atoms, 3)) * width[:, None]
+            v = thermal_velocities(torch.from_numpy(self.topology.masses), self._temperature, generator).numpy()
         elif v is None:
             raise DataError(f"frame {frame} has no velocities although others have; draw them: temperature=<K>")
         time = data.time if self._has_times and data.time is not None else 0.0

@@ -15,8 +15,7 @@ from .scatter import segment_sum
 from .virtual import VirtualMessage
 
 # Standard deviation of the last layers of the vector heads: small, so that an untrained propagator starts close to its
-# linear predictor, but larger than the gain of the coordinate heads: with several layers in a row the gradient would
-# otherwise vanish for the first hundred updates (tried on alanine dipeptide).
+# linear predictor.
 _EDGE_STD, _NODE_STD = 0.05, 0.02
 
 
