@@ -97,6 +97,13 @@ class Constraints:
     def __bool__(self) -> bool:
         return self.fixed_com or len(self.bonds) > 0 or bool(self.frozen.any())
 
+    def to(self, device: torch.device) -> Constraints:
+        """The same constraints on another device."""
+        if self.masses.device == device:
+            return self
+        masses, bonds, lengths, frozen = (x.to(device) for x in (self.masses, self.bonds, self.lengths, self.frozen))
+        return Constraints(masses, bonds, lengths, frozen, self.fixed_com)
+
     def image_shifts(self, state: State) -> Tensor:
         """What to add to x_a - x_b to get the nearest image, shape (M, 3), Å.
 
@@ -242,9 +249,9 @@ def _coupled_blocks(bonds: Tensor, mobility: Tensor) -> list[tuple[Tensor, Tenso
         by_size.setdefault(len(block), []).append(block)
     blocks = []
     for same in by_size.values():
-        index = torch.tensor(same)
+        index = torch.tensor(same, device=bonds.device)
         a, b = bonds[index].unbind(2)
-        coupling = torch.zeros(*index.shape, index.shape[1], dtype=torch.float64)
+        coupling = torch.zeros(*index.shape, index.shape[1], dtype=torch.float64, device=bonds.device)
         for left, sign_left in ((a, 1.0), (b, -1.0)):
             for right, sign_right in ((a, 1.0), (b, -1.0)):
                 shared = left[:, :, None] == right[:, None, :]

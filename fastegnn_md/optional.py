@@ -13,6 +13,7 @@ from .errors import MissingDependencyError
 EXTRA_OF: Mapping[str, str] = {
     "ase": "ase",
     "openmm": "openmm",
+    "openmmtorch": "openmm-torch",
     "lightning": "train",
     "tensorboard": "train",
     "jinja2": "report",

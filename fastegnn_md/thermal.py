@@ -1,4 +1,4 @@
-"""Velocities of thermal equilibrium, for all who draw some: thermostats, position-only jumps, harvests, new runs."""
+"""Velocities of thermal equilibrium, for all who draw some, and the temperature of velocities."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ def thermal_velocities(masses: Tensor, temperature: float, rng: np.random.Genera
     else:
         noise = torch.from_numpy(rng.standard_normal(shape)).to(masses.device, masses.dtype)
     return (BOLTZMANN * temperature / masses).sqrt()[:, None] * noise
+
+
+def temperature_per_element(kinetic: np.ndarray, symbols: np.ndarray) -> dict[str, float]:
+    """2 ⟨K⟩ / 3 k_B of each element in K, not corrected for constraints.
+
+    Parameters
+    ----------
+    kinetic : ndarray, shape (N,), amu Å²/ps²
+        ½ m v² of each atom.
+    symbols : ndarray of str, shape (N,)
+    """
+    scale = 2.0 / (3.0 * BOLTZMANN)
+    return {symbol: float(scale * kinetic[symbols == symbol].mean()) for symbol in sorted(set(symbols.tolist()))}

@@ -1,6 +1,7 @@
 """How time advances with learned jumps.
 
-Names are imported on first use: guards and thermostats work without an engine, dynamics need theirs (extra ``ase``).
+Names are imported on first use: guards, thermostats and schedules work without an engine, dynamics and integrators need
+theirs (extras ``ase``, ``openmm``).
 """
 
 from __future__ import annotations
@@ -11,17 +12,39 @@ from fastegnn_md.optional import lazy_exports
 
 if TYPE_CHECKING:
     from .ase import LearnedDynamics
+    from .ase_hybrid import HybridDynamics
     from .guarded import JumpStatistics
     from .guards import GuardSettings, check_jump
+    from .openmm import HybridIntegrator, LearnedJumpIntegrator
+    from .openmm_simulation import LearnedSimulation, LearnedStateReporter
+    from .schedule import Schedule
     from .thermostats import LangevinHalfStep
 
-__all__ = ["GuardSettings", "JumpStatistics", "LangevinHalfStep", "LearnedDynamics", "check_jump"]
+__all__ = [
+    "GuardSettings",
+    "HybridDynamics",
+    "HybridIntegrator",
+    "JumpStatistics",
+    "LangevinHalfStep",
+    "LearnedDynamics",
+    "LearnedJumpIntegrator",
+    "LearnedSimulation",
+    "LearnedStateReporter",
+    "Schedule",
+    "check_jump",
+]
 
 _HOME = {
     "GuardSettings": ".guards",
+    "HybridDynamics": ".ase_hybrid",
+    "HybridIntegrator": ".openmm",
     "JumpStatistics": ".guarded",
     "LangevinHalfStep": ".thermostats",
     "LearnedDynamics": ".ase",
+    "LearnedJumpIntegrator": ".openmm",
+    "LearnedSimulation": ".openmm_simulation",
+    "LearnedStateReporter": ".openmm_simulation",
+    "Schedule": ".schedule",
     "check_jump": ".guards",
 }
 

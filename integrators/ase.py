@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from fastegnn_md.constraints import Constraints
-from fastegnn_md.engines.ase_atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
-from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError
+from fastegnn_md.engines.ase_atoms import PICOSECOND
+from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 from fastegnn_md.jump import as_generator
 from fastegnn_md.optional import naming_extras
 
+from .ase_jump import AtomsJump
 from .guarded import GuardedStep, JumpStatistics
-from .guards import GuardSettings
+from .guards import GuardSettings, guard_settings
 from .thermostats import LangevinHalfStep
-from .verlet import Forces
 
 with naming_extras(__name__):
     from ase import Atoms, units
@@ -121,18 +117,14 @@ class LearnedDynamics(MolecularDynamics):
     ):
         _check_timestep(propagator, timestep)
         thermostat = _thermostat(propagator, temperature_K, friction)
-        if relax_steps and atoms.calc is None:
-            raise CompatibilityError("relax_steps needs classical forces; attach a calculator: atoms.calc = ...")
         if log_energy and atoms.calc is None:
             raise CompatibilityError("log_energy=True needs a calculator; attach one: atoms.calc = ...")
-        if propagator.needs_forces and atoms.calc is None:
-            raise CompatibilityError("this propagator is force-informed; attach a calculator: atoms.calc = ...")
         self.fallback_timestep = 0.5 * units.fs if fallback_timestep is None else fallback_timestep
         self.guarded = GuardedStep(
             propagator,
             thermostat=thermostat,
             temperature=temperature_K,
-            guard=GuardSettings() if guard is True else guard or None,
+            guard=guard_settings(guard),
             fallback=fallback,
             substep=self.fallback_timestep / PICOSECOND,
             relax_steps=relax_steps,
@@ -140,16 +132,12 @@ class LearnedDynamics(MolecularDynamics):
         )
         self.propagator = propagator
         self.temperature_K, self.friction, self.log_energy = temperature_K, friction, log_energy
-        self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
-        self.types = None if types is None else np.array(types, dtype=np.int64)
         self.loginterval, self.restart_file = loginterval, restart_file
         self.restart_interval = max(1, loginterval) if restart_interval is None else restart_interval
         if self.restart_interval < 1:
             raise ConfigError(f"restart_interval is {self.restart_interval}; expected a number of steps >= 1")
-        self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
-        self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
         self.begun = False  # whether observers have seen step 0
-        self._check_system(atoms)
+        self.jump = AtomsJump(atoms, self.guarded, bonds, types)
         self.rng, self.seed = as_generator(rng)
         if rng is None and (thermostat is not None or not propagator.predicts_velocities):
             print(f"LearnedDynamics: random seed {self.seed}")
@@ -174,7 +162,7 @@ class LearnedDynamics(MolecularDynamics):
     def attach_logfile(self, logfile: IO | str | Path, header: bool = True) -> None:
         """Write time, energies and temperature to a file (or ``"-"``) every ``loginterval`` steps."""
         target = str(logfile) if isinstance(logfile, Path) else logfile
-        self.attach(self.closelater(_Logger(self, self.atoms, target, header=header)), self.loginterval)
+        self.attach(self.closelater(JumpLogger(self, self.atoms, target, header=header)), self.loginterval)
 
     def attach_restart(self, restart_file: str | Path) -> None:
         """Save a restart file every ``restart_interval`` steps."""
@@ -190,19 +178,13 @@ class LearnedDynamics(MolecularDynamics):
             If a guard refuses the jump and nothing can replace it. Atoms and random numbers are as before the step.
         """
         drawn = self.rng.bit_generator.state
-        constraints = self._read_constraints()
-        forces = self._forces() if self.propagator.needs_forces else False
-        state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types, forces=forces)
         try:
-            ended = self.guarded(state, constraints, self.rng, self._classical_forces())
+            self.jump.step(self.rng)
         except BaseException as error:
             self.rng.bit_generator.state = drawn
             if isinstance(error, JumpError):
                 raise JumpError(f"step {self.nsteps + 1}: {error}", error.atom) from error
             raise
-        write_state(self.atoms, ended)
-        if ended.forces is not None:  # those of the last classical step serve the next jump
-            self.remember_forces(ended.forces.numpy() / FORCE)
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
@@ -271,73 +253,11 @@ class LearnedDynamics(MolecularDynamics):
         # The base class would call the calculator after every step, whoever needs the result.
         self.begun = True
         if self.log_energy:
-            self._forces()
+            self.jump.forces()
             self.atoms.get_potential_energy()
 
-    def _classical_forces(self) -> Forces | None:
-        if self.atoms.calc is None:
-            return None
-        copy: Atoms | None = None  # the user's atoms stay as they are until the whole step has succeeded
 
-        def forces_at(positions: Tensor) -> Tensor:
-            nonlocal copy
-            if copy is None:
-                copy = self.atoms.copy()
-                copy.set_constraint()
-                copy.calc = self.atoms.calc
-            copy.set_positions(positions.numpy())
-            return torch.tensor(copy.get_forces() * FORCE)
-
-        return forces_at
-
-    def known_forces(self) -> np.ndarray | None:
-        """Forces at the present positions (N, 3) in eV/Å, without those of constraints, if they are known."""
-        if self._known_forces is None:
-            return None
-        calculator, positions, cell, forces = self._known_forces
-        same = np.array_equal(positions, self.atoms.positions) and np.array_equal(cell, self.atoms.cell)
-        return forces if same and calculator is self.atoms.calc else None
-
-    def remember_forces(self, forces: np.ndarray) -> None:
-        """Use these forces (N, 3) in eV/Å for the present positions instead of a call of the calculator."""
-        self._known_forces = (self.atoms.calc, self.atoms.get_positions(), np.array(self.atoms.cell), forces.copy())
-
-    def _forces(self) -> np.ndarray:
-        forces = self.known_forces()
-        if forces is None:
-            forces = self.atoms.get_forces(apply_constraint=False)
-            self.remember_forces(forces)
-        return forces
-
-    def _read_constraints(self) -> Constraints:
-        # Grouping bonds into blocks costs more than a jump of a small molecule, so it is done once.
-        present, masses = list(self.atoms.constraints), self.atoms.get_masses()
-        if self._constraints is not None:
-            known, known_masses, constraints = self._constraints
-            same = len(known) == len(present) and all(a is b for a, b in zip(known, present, strict=True))
-            if same and np.array_equal(masses, known_masses):
-                return constraints
-        constraints = read_constraints(self.atoms)
-        if self.guarded.momentum and bool(constraints.frozen.any()):
-            raise ConstraintError("conserve_momentum=True needs atoms that are free to move, but FixAtoms holds some")
-        self._constraints = (present, masses, constraints)
-        return constraints
-
-    def _check_system(self, atoms: Atoms) -> None:
-        self.atoms = atoms
-        self._read_constraints()
-        # Forces of zero stand for those of the first step, which are not worth a call here.
-        forces = np.zeros((len(atoms), 3)) if self.propagator.needs_forces else False
-        self.propagator.check(state_from_atoms(atoms, bonds=self.bonds, types=self.types, forces=forces))
-        if self.bonds is None and self.guarded.guard is not None and self.propagator.limits.bonds:
-            warnings.warn(
-                "no bonds were given, so the guard cannot check bond lengths; give bonds=, from the topology or from "
-                "fastegnn_md.engines.ase.guess_bonds(atoms)",
-                stacklevel=3,
-            )
-
-
-class _Logger(MDLogger):
+class JumpLogger(MDLogger):
     """ASE's log lines, with nan for a potential energy that nobody asked to be computed."""
 
     def _potential_energy(self) -> float:

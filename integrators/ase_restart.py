@@ -36,7 +36,8 @@ def save(dynamics: LearnedDynamics, path: str | Path) -> None:
         "numbers": atoms.get_atomic_numbers(),
         "masses": atoms.get_masses(),
     }
-    for name, value in (("bonds", dynamics.bonds), ("types", dynamics.types), ("forces", dynamics.known_forces())):
+    jump = dynamics.jump
+    for name, value in (("bonds", jump.bonds), ("types", jump.types), ("forces", jump.known_forces())):
         if value is not None:
             arrays[name] = value
     for index, constraint in enumerate(atoms.constraints):
@@ -129,7 +130,7 @@ def _resume(
         raise
     dynamics.seed, dynamics.nsteps, dynamics.guarded.statistics = seed, nsteps, statistics
     if "forces" in arrays:
-        dynamics.remember_forces(arrays["forces"])
+        dynamics.jump.remember_forces(arrays["forces"])
     if logfile:
         dynamics.attach_logfile(logfile, header=False)
     if restart_file is not None:

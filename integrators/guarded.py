@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from fastegnn_md.constraints import Constraints
 from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, StateError
@@ -13,12 +15,40 @@ from fastegnn_md.jump import advance
 from fastegnn_md.state import State
 
 from .conservation import conserve_momentum
-from .guards import GuardReport, GuardSettings, check_bonds, check_finite, check_motion, report_of_error
+from .guards import (
+    PASSED,
+    GuardReport,
+    GuardSettings,
+    check_bonds,
+    check_energy,
+    check_finite,
+    check_motion,
+    report_of_error,
+)
 from .thermostats import LangevinHalfStep
 from .verlet import Forces, velocity_verlet
 
 if TYPE_CHECKING:
     from fastegnn_md.propagator import Propagator
+
+
+@dataclasses.dataclass(frozen=True)
+class Classical:
+    """What an engine can compute of the classical potential, at positions (N, 3) in Å.
+
+    Attributes
+    ----------
+    forces : callable
+        (N, 3) in amu Å/ps², without those of constraints.
+    energy : callable, optional
+        amu Å²/ps²; the energy guard needs it.
+    minimise : callable, optional
+        Positions (N, 3) in Å closer to a minimum.
+    """
+
+    forces: Forces
+    energy: Callable[[Tensor], float] | None = None
+    minimise: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclasses.dataclass
@@ -41,6 +71,14 @@ class JumpStatistics:
     fallback_steps: int = 0
     relax_steps: int = 0
 
+    def record(self, report: GuardReport) -> None:
+        """Count a jump that was tried."""
+        self.tried += 1
+        if report.ok:
+            self.accepted += 1
+        else:
+            self.rejected[report.guard] = self.rejected.get(report.guard, 0) + 1
+
 
 @dataclasses.dataclass
 class GuardedStep:
@@ -52,7 +90,7 @@ class GuardedStep:
     thermostat : LangevinHalfStep, optional
         None is NVE.
     temperature : float, optional
-        K, of redrawn velocities.
+        K, of redrawn velocities and of the energy guard; by default that of the thermostat.
     guard : GuardSettings, optional
         None refuses only what is not finite.
     fallback : {"classical", "stop"}
@@ -61,6 +99,8 @@ class GuardedStep:
         Of classical steps, ps; rounded so that Δt is a multiple.
     relax_steps : int
         Classical steps after each accepted jump.
+    minimize_steps : int
+        Most steps of the engine's minimiser after each jump, before relaxation.
     momentum : bool, optional
         Conserve linear momentum; by default without thermostat, frozen atoms and redrawn velocities, unless the
         propagator learned that momentum is not conserved.
@@ -78,6 +118,7 @@ class GuardedStep:
     fallback: str = "classical"
     substep: float = 5e-4
     relax_steps: int = 0
+    minimize_steps: int = 0
     momentum: bool | None = None
     statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
 
@@ -86,15 +127,26 @@ class GuardedStep:
             raise ConfigError(f"fallback is {self.fallback!r}; expected 'classical' or 'stop'")
         if not self.substep > 0:
             raise ConfigError(f"the sub-step of classical steps is {self.substep} ps; expected a number > 0")
-        if self.relax_steps < 0:
-            raise ConfigError(f"relax_steps is {self.relax_steps}; expected a number >= 0")
-        if self.relax_steps and self.propagator.predicts_velocities:
-            raise ConfigError("relax_steps is for position-only propagators; this one predicts velocities as well")
+        for name in ("relax_steps", "minimize_steps"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ConfigError(f"{name} is {value}; expected a number >= 0")
+            if value and self.propagator.predicts_velocities:
+                raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
+        if self.temperature is None and self.thermostat is not None:
+            self.temperature = self.thermostat.temperature
+        if self.guards_energy and self.temperature is None:
+            raise ConfigError("the energy guard counts in kT: give a temperature, or energy_change=None")
+
+    @property
+    def guards_energy(self) -> bool:
+        """Whether the change of potential energy is held against a limit."""
+        return self.guard is not None and self.guard.energy_change is not None
 
     def __call__(
-        self, state: State, constraints: Constraints, rng: np.random.Generator, forces_at: Forces | None = None
+        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
     ) -> State:
-        """State one time step later.
+        """State one time step later; a refused jump is replaced by classical steps or raises.
 
         Parameters
         ----------
@@ -104,8 +156,8 @@ class GuardedStep:
             Of the system.
         rng : numpy.random.Generator
             Advanced.
-        forces_at : callable, optional
-            Classical forces: positions (N, 3) in Å → (N, 3) in amu Å/ps². Without it a refused jump is an error.
+        classical : Classical, optional
+            Without it a refused jump is an error.
 
         Returns
         -------
@@ -117,28 +169,47 @@ class GuardedStep:
         JumpError
             If a guard refuses the jump and nothing can replace it.
         """
+        state = self._prepare(state, constraints, rng)
+        ended, report = self._propose(state, constraints, rng, classical)
+        self.statistics.record(report)
+        if not report.ok:
+            ended = self._replace(state, constraints, classical, report)
+        return self._thermalise(ended, constraints, rng)
+
+    def attempt(
+        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
+    ) -> tuple[State, GuardReport]:
+        """State one time step later, or the same state and the reason; arguments of :meth:`__call__`.
+
+        Nothing is counted: who calls may have guards of its own, and records the report.
+
+        Raises
+        ------
+        JumpError
+            If the prediction is not finite: classical steps in its place would hide a broken propagator.
+        """
+        ended, report = self._propose(self._prepare(state, constraints, rng), constraints, rng, classical)
+        if report.guard == "finite":
+            raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
+        return (self._thermalise(ended, constraints, rng) if report.ok else state), report
+
+    def _prepare(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
         if self.thermostat is not None:
-            state = self._thermalise(state, constraints, rng)
-        elif constraints:  # velocities may have been set by hand
-            state = state.replace(velocities=constraints.project_velocities(state, state.velocities))
-        self.statistics.tried += 1
-        ended, report = self._propose(state, constraints, rng, forces_at)
-        if report.ok:
-            self.statistics.accepted += 1
-        else:
-            self.statistics.rejected[report.guard] = self.statistics.rejected.get(report.guard, 0) + 1
-            ended = self._replace(state, constraints, forces_at, report)
-        return ended if self.thermostat is None else self._thermalise(ended, constraints, rng)
+            return self._thermalise(state, constraints, rng)
+        if constraints:  # velocities may have been set by hand
+            return state.replace(velocities=constraints.project_velocities(state, state.velocities))
+        return state
 
     def _thermalise(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
-        assert self.thermostat is not None  # the caller has looked
+        if self.thermostat is None:
+            return state
         velocities = self.thermostat(
             state.velocities, state.masses, rng, lambda v: constraints.project_velocities(state, v)
         )
         return state.replace(velocities=velocities)
 
     def _propose(
-        self, state: State, constraints: Constraints, rng: np.random.Generator, forces_at: Forces | None
+        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None
     ) -> tuple[State, GuardReport]:
         """The learned jump, and what the guards say of it."""
         propagator = self.propagator
@@ -152,12 +223,31 @@ class GuardedStep:
             ended = constraints.project(state, ended)
             if self.guard is not None:
                 report = check_bonds(state, ended, propagator.limits, self.guard)
-            if report.ok and self.relax_steps and forces_at is not None:
-                ended = velocity_verlet(ended, forces_at, self.substep, self.relax_steps, constraints)
-                self.statistics.relax_steps += self.relax_steps
+            if report.ok and classical is not None:
+                return self._settle(state, ended, constraints, classical)
         except (StateError, ConstraintError) as error:
             return state, report_of_error(error)
         return ended, report
+
+    def _settle(
+        self, state: State, ended: State, constraints: Constraints, classical: Classical
+    ) -> tuple[State, GuardReport]:
+        """Minimise, look at the energy, relax: in this order in every engine."""
+        if classical.minimise is not None:
+            ended = constraints.project(state, ended.replace(positions=classical.minimise(ended.positions)))
+        report = PASSED
+        if self.guards_energy and classical.energy is not None:
+            report = self.check_energy(classical.energy(state.positions), classical.energy(ended.positions))
+        if report.ok and self.relax_steps:
+            ended = velocity_verlet(ended, classical.forces, self.substep, self.relax_steps, constraints)
+            self.statistics.relax_steps += self.relax_steps
+        return ended, report
+
+    def check_energy(self, before: float, after: float) -> GuardReport:
+        """The energy guard, for engines that evaluate energies themselves; amu Å²/ps²."""
+        if self.guard is None or self.temperature is None:
+            return PASSED
+        return check_energy(before, after, self.temperature, self.guard)
 
     def _check_motion(self, state: State, ended: State) -> GuardReport:
         if self.guard is None:
@@ -167,19 +257,21 @@ class GuardedStep:
             limits = dataclasses.replace(limits, speed={})
         return check_motion(state, ended, limits, self.guard)
 
-    def _replace(self, state: State, constraints: Constraints, forces_at: Forces | None, report: GuardReport) -> State:
+    def _replace(
+        self, state: State, constraints: Constraints, classical: Classical | None, report: GuardReport
+    ) -> State:
         """Classical steps over the time of the jump, from the state before it."""
         if self.fallback == "stop":
-            raise _jump_error(state, report, "with fallback='classical' classical steps would replace it")
-        if forces_at is None:
-            raise _jump_error(state, report, "attach a calculator, and classical steps will replace it")
+            raise jump_error(state, report, "with fallback='classical' classical steps would replace it")
+        if classical is None:
+            raise jump_error(state, report, "attach a calculator, and classical steps will replace it")
         timestep = self.propagator.timestep
         steps = max(1, round(timestep / self.substep))
         try:
-            ended = velocity_verlet(state, forces_at, timestep / steps, steps, constraints)
+            ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
         except (StateError, ConstraintError) as error:
             advice = f"the classical steps that were to replace it failed as well ({error})"
-            raise _jump_error(state, report, advice) from error
+            raise jump_error(state, report, advice) from error
         self.statistics.fallback_steps += steps
         return ended
 
@@ -191,7 +283,8 @@ class GuardedStep:
         return learned and self.thermostat is None and not bool(constraints.frozen.any())
 
 
-def _jump_error(state: State, report: GuardReport, advice: str) -> JumpError:
+def jump_error(state: State, report: GuardReport, advice: str) -> JumpError:
+    """The error of a refused jump that nothing replaces; names the element of the atom."""
     from MDAnalysis.guesser.tables import Z2SYMB  # slow to import, and needed for this message only
 
     where = ""

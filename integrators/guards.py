@@ -13,6 +13,7 @@ from fastegnn_md.constraints import UnreachableLengthError
 from fastegnn_md.errors import ConfigError, ConstraintError, StateError
 from fastegnn_md.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State
+from fastegnn_md.units import BOLTZMANN
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class GuardReport:
     ----------
     ok : bool
     guard : str
-        Which guard refused: ``finite``, ``displacement``, ``speed``, ``bond`` or ``constraints``; empty if none did.
+        Which guard refused: ``finite``, ``displacement``, ``speed``, ``bond``, ``constraints`` or ``energy``; empty if
+        none did.
     atom : int or None
         Index of the atom that is furthest outside.
     message : str
@@ -49,21 +51,34 @@ class GuardSettings:
         Largest |Δq| and |v′| accepted, in units of the largest seen for the element.
     bond_margin : float
         Share by which the range of a bond length is widened at both ends.
+    energy_change : float, optional
+        Largest |ΔU| of the potential energy accepted, in kT of the whole system. It costs an energy evaluation per
+        jump; None does not look. In equilibrium |ΔU| stays below about 6 √f for f degrees of freedom.
 
     Raises
     ------
     ConfigError
-        If the factor is not positive or the margin is not in [0, 1).
+        If the factor or the energy is not positive or the margin is not in [0, 1).
     """
 
     displacement_factor: float = 1.5
     bond_margin: float = 0.15
+    energy_change: float | None = None
 
     def __post_init__(self) -> None:
         if not self.displacement_factor > 0:
             raise ConfigError(f"displacement_factor is {self.displacement_factor}; expected a number > 0")
         if not 0 <= self.bond_margin < 1:
             raise ConfigError(f"bond_margin is {self.bond_margin}; expected 0 <= bond_margin < 1")
+        if self.energy_change is not None and not self.energy_change > 0:
+            raise ConfigError(f"energy_change is {self.energy_change}; expected a number > 0 (in kT), or None")
+
+
+def guard_settings(guard: bool | GuardSettings) -> GuardSettings | None:
+    """What ``guard=`` means to dynamics and integrators: True the defaults, False only what is not finite (None)."""
+    if guard is True:
+        return GuardSettings()
+    return guard or None
 
 
 def check_finite(positions: Tensor, velocities: Tensor) -> GuardReport:
@@ -120,6 +135,26 @@ def check_bonds(before: State, after: State, limits: JumpLimits, settings: Guard
     if before.bonds is None or not limits.bonds:
         return PASSED
     return _check_bonds(before, after, limits, settings.bond_margin)
+
+
+def check_energy(before: float, after: float, temperature: float, settings: GuardSettings) -> GuardReport:
+    """The guard of the potential energy.
+
+    Parameters
+    ----------
+    before, after : float
+        Potential energy, amu Å²/ps².
+    temperature : float
+        K, > 0.
+    settings : GuardSettings
+    """
+    if settings.energy_change is None:
+        return PASSED
+    change = (after - before) / (BOLTZMANN * temperature)
+    if abs(change) <= settings.energy_change:  # false for NaN
+        return PASSED
+    message = f"the potential energy would change by {change:.3g} kT, limit {settings.energy_change:.3g} kT"
+    return GuardReport(False, "energy", None, message)
 
 
 def report_of_error(error: StateError | ConstraintError) -> GuardReport:

@@ -16,7 +16,7 @@ from ..baselines import one_step_errors, ratios
 from ..optional import naming_extras
 from ..propagator import Propagator
 from ..state import State
-from ..units import BOLTZMANN
+from ..thermal import temperature_per_element
 from .records import DemoResult, DemoSettings, LearnedRun
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ def learned_run(
     drawn = np.mean([kinetic_per_atom(held_out[index][0]) for index in starts], axis=0)
     return LearnedRun(
         energy=np.array(energies),
-        temperature=_temperature_per_element(np.mean(kinetic, axis=0), symbols),
-        reference_temperature=_temperature_per_element(drawn, symbols),
+        temperature=temperature_per_element(np.mean(kinetic, axis=0), symbols),
+        reference_temperature=temperature_per_element(drawn, symbols),
         statistics=dynamics.statistics,
         ms_per_jump=1e3 * seconds / settings.jumps,
         topology=trajectory.with_name("topology.pdb"),
@@ -173,8 +173,3 @@ def learned_run(
 def kinetic_per_atom(state: State) -> np.ndarray:
     """½ m v² of each atom, shape (N,), amu Å²/ps²."""
     return (0.5 * state.masses * state.velocities.square().sum(1)).numpy()
-
-
-def _temperature_per_element(kinetic: np.ndarray, symbols: np.ndarray) -> dict[str, float]:
-    scale = 2.0 / (3.0 * BOLTZMANN)
-    return {symbol: float(scale * kinetic[symbols == symbol].mean()) for symbol in sorted(set(symbols.tolist()))}
