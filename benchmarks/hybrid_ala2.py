@@ -13,10 +13,12 @@ the bursts are drawn at 300 K.
 from __future__ import annotations
 
 import argparse
+import time
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import MDAnalysis as mda
+import numpy as np
 import openmm
 import torch
 from openmm import app, unit
@@ -68,19 +70,30 @@ class Molecule:
 def trajectory(
     molecule: Molecule, path: Path, *, frames: int, every: float, friction: float, seed: int, temperature: float
 ) -> None:
-    """Classical Langevin dynamics; a frame every ``every`` ps."""
-    if path.exists():
+    """Classical Langevin dynamics: a frame every ``every`` ps as DCD, and the mean kinetic energy of each atom."""
+    if path.with_suffix(".npz").exists():
         return
     integrator = molecule.langevin(friction, seed, temperature)
     simulation = app.Simulation(molecule.topology, molecule.system(), integrator, *molecule.platform())
     molecule.settle(simulation, seed, temperature)
-    partial = path.with_suffix(".part")
     stride = round(every / TIMESTEP)
-    simulation.reporters.append(app.DCDReporter(str(partial), stride))
+    simulation.reporters.append(app.DCDReporter(str(path), stride))
+    record(simulation, path, frames, stride)
+
+
+def record(simulation: app.Simulation, path: Path, frames: int, stride: int) -> None:
+    """Step a simulation that has its reporters; save kinetic energies (amu Å²/ps²), their spread, and the wall time."""
+    masses = np.array([simulation.system.getParticleMass(i)._value for i in range(simulation.system.getNumParticles())])
+    blocks, kinetic, seconds = 50, [], 0.0
     for _ in tqdm(range(frames), desc=path.name, mininterval=10):
+        begun = time.perf_counter()
         simulation.step(stride)
-    simulation.reporters.clear()  # closes the file
-    partial.rename(path)
+        seconds += time.perf_counter() - begun
+        v = 10.0 * simulation.context.getState(velocities=True).getVelocities(asNumpy=True)._value
+        kinetic.append(0.5 * masses * np.square(v).sum(axis=1))
+    simulation.reporters.clear()  # closes the files
+    means = [block.mean(axis=0) for block in np.array_split(np.array(kinetic), blocks)]
+    np.savez(path.with_suffix(".npz"), kinetic=np.array(means), seconds=seconds, steps=frames * stride)
 
 
 def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:

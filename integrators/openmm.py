@@ -21,7 +21,7 @@ from fastegnn_md.optional import naming_extras
 
 from .guarded import GuardedStep
 from .guards import GuardSettings, guard_settings
-from .openmm_jump import ContextJump
+from .openmm_jump import ContextJump, free_flight
 from .schedule import Schedule
 from .thermostats import LangevinHalfStep
 
@@ -100,7 +100,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
             "conserve_momentum": conserve_momentum,
             "group": group,
         }
-        write_protocol(self, group, propagator.needs_forces)
+        write_protocol(self, group, propagator.needs_forces, free_flight(propagator))
         self.addGlobalVariable("seed", _seed(seed))
         self.setIntegrationForceGroups(set(range(32)) - {group})
         self.propagator, self.statistics, self.jump_seconds = propagator, guarded.statistics, 0.0
@@ -128,7 +128,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
         for _ in range(steps):
             begun = time.perf_counter()
             count = self._jump.context.getStepCount()
-            report = self._jump.attempt(0.0, _generator(self, count))
+            report = self._jump.attempt(0.0, step_generator(int(self.getGlobalVariableByName("seed")), count))
             self.jump_seconds += time.perf_counter() - begun
             self.statistics.record(report)
             if not report.ok:
@@ -260,9 +260,12 @@ class HybridIntegrator(openmm.CompoundIntegrator):
         self._inner, self.propagator = classical, propagator
         self._replacement_steps()
         custom = openmm.CustomIntegrator(propagator.timestep)
-        write_protocol(custom, group, propagator.needs_forces)
+        write_protocol(custom, group, propagator.needs_forces, free_flight(propagator))
         custom.addGlobalVariable("seed", _seed(seed))
         custom.addGlobalVariable("pending", 0)
+        if hasattr(classical, "getRandomNumberSeed"):
+            # It draws nothing, but the Reference platform has one generator for all, seeded by the last integrator.
+            custom.setRandomNumberSeed(classical.getRandomNumberSeed())
         super().__init__()
         for one in (classical, custom):
             one.setIntegrationForceGroups(force_groups_of(one) - {group})
@@ -324,7 +327,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
         self._follow_thermostat()
         half = 0.5 * self._inner.getStepSize()._value if self._half_step else 0.0
         try:
-            report = self._jump.attempt(half, _generator(self._custom, count))
+            report = self._jump.attempt(half, step_generator(int(self._custom.getGlobalVariableByName("seed")), count))
         finally:
             self.setCurrentIntegrator(0)
         self.jump_seconds += time.perf_counter() - begun
@@ -401,10 +404,9 @@ def _seed(seed: int | None) -> int:
     return int(drawn)
 
 
-def _generator(custom: openmm.CustomIntegrator, count: int) -> np.random.Generator:
-    """Random numbers of one step. The seed is a variable of the integrator, which checkpoints keep."""
-    seed = int(custom.getGlobalVariableByName("seed"))
-    return np.random.Generator(np.random.Philox(key=np.array([seed, count], dtype=np.uint64)))
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """Random numbers of the jump after ``step`` steps: the same in every run with this seed."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
 
 
 def _thermostat_of(classical: openmm.Integrator, propagator: Propagator) -> LangevinHalfStep | None:

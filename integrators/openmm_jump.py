@@ -5,14 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastegnn_md.engines.openmm_force import JumpForce, check_binding
-from fastegnn_md.engines.openmm_register import BACK_SHIFT, JUMP, RESTORE, Register
+from fastegnn_md.engines.openmm_register import BACK_SHIFT, JUMP, RESTORE, TOKEN, Register
 from fastegnn_md.engines.openmm_system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
 from fastegnn_md.optional import naming_extras
@@ -24,6 +24,11 @@ from .guards import GuardReport
 with naming_extras(__name__):
     import openmm
     from openmm import unit
+
+if TYPE_CHECKING:
+    from fastegnn_md.propagator import Propagator
+
+_TOLERANCE = 1e-7  # of velocities along fixed bonds
 
 
 class ContextJump:
@@ -52,6 +57,7 @@ class ContextJump:
         self._groups = set(range(32)) - {group}
         self._bound: tuple[Callable[[], openmm.Context | None], _Transport] | None = None
         self._part: JumpSystem | None = None
+        self._sites = False
         self._rng = np.random.default_rng(0)  # that of the present jump
         self._report: GuardReport | None = None
 
@@ -68,13 +74,20 @@ class ContextJump:
                 f"the jump force is in group {force.group}, the integrator was made for group {self.group}; "
                 "give both the same group"
             )
-        check_binding(context.getSystem(), force)
-        needs_forces = self.guarded.propagator.needs_forces
+        system = context.getSystem()
+        check_binding(system, force)
+        self._sites = any(system.isVirtualSite(i) for i in range(system.getNumParticles()))
+        propagator = self.guarded.propagator
         transport: _Transport
         if force.backend == "host":
-            transport = _Host(context, force.part, self._jump, self._groups, needs_forces)
+            transport = _Host(context, force.part, self._jump, self._groups, propagator.needs_forces)
         else:
-            transport = _Inside(self._custom, self._advance, Register(self._jump, needs_forces))
+            register = Register(self._jump, propagator.needs_forces, free_flight(propagator))
+            transport = _Inside(self._custom, self._advance, register)
+            if not force.part.whole_system:
+                flies = np.zeros((force.part.n_particles, 3))
+                flies[force.part.atoms] = 1.0
+                self._custom.setPerDofVariableByName("flies", flies)
         self._part, self._bound = force.part, (weakref.ref(context), transport)
 
     @property
@@ -119,15 +132,19 @@ class ContextJump:
         try:
             before = self._energy(context) if self.guarded.guards_energy else 0.0
             transport.jump(context, half_step)
+            self._place_sites(context)
             report = self._judge(context, before)
             if report.ok and half_step:
                 transport.back_shift(context, half_step)
+                # Along a fixed bond half a step of raw force means nothing, and would show as temperature.
+                context.applyVelocityConstraints(_TOLERANCE)
             done = report.ok
         except (FastEGNNMDError, openmm.OpenMMException, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
             raise _named(error, count + 1) from error
         finally:
             if not done:
                 transport.restore(context)
+                self._place_sites(context)
             # The integrator that moves particles counts each of its parts as a step.
             context.setTime(time + self.guarded.propagator.timestep * unit.picosecond if done else time)
             context.setStepCount(count + 1 if done else count)
@@ -142,7 +159,7 @@ class ContextJump:
             )
         if report.ok and self.guarded.minimize_steps:
             openmm.LocalEnergyMinimizer.minimize(context, maxIterations=self.guarded.minimize_steps)
-            context.applyVelocityConstraints(context.getIntegrator().getConstraintTolerance())
+            context.applyVelocityConstraints(_TOLERANCE)
         if report.ok and self.guarded.guards_energy:
             report = self.guarded.check_energy(before, self._energy(context))
         return report
@@ -162,8 +179,18 @@ class ContextJump:
         self._report = replace(report, message=message, atom=atom)
         return (ended.positions - state.positions) / NM, (ended.velocities - state.velocities) / NM
 
+    def _place_sites(self, context: openmm.Context) -> None:
+        # GPU platforms leave virtual sites where they were when a CustomIntegrator ends inside a block.
+        if self._sites:
+            context.computeVirtualSites()
+
     def _energy(self, context: openmm.Context) -> float:
         return context.getState(energy=True, groups=self._groups).getPotentialEnergy()._value * KJ_PER_MOL
+
+
+def free_flight(propagator: Propagator) -> float:
+    """Time in ps over which a jump is close to free flight; zero where velocities say nothing about it."""
+    return propagator.timestep if propagator.predicts_velocities else 0.0
 
 
 class _Transport(Protocol):
@@ -184,11 +211,14 @@ class _Inside:
         self._moved = False
 
     def jump(self, context: openmm.Context, half_step: float) -> None:
-        self._custom.setGlobalVariableByName("token", self._register.token)
-        self._custom.setGlobalVariableByName("half_step", half_step)
         self._moved = False
+        # A CustomIntegrator takes the forces of its last step for valid, whatever another integrator of the same
+        # CompoundIntegrator did since, until the Context is changed from outside: here the parameter does it.
+        context.setParameter(TOKEN, self._register.token)
+        self._custom.setGlobalVariableByName("half_step", half_step)
         self._step(JUMP)
         self._moved = True
+        context.setParameter(TOKEN, 0)  # the classical integrator may be a CustomIntegrator as well
         if self._register.error is not None:
             raise self._register.error
 
@@ -198,6 +228,7 @@ class _Inside:
     def restore(self, context: openmm.Context) -> None:
         if self._moved:
             self._step(RESTORE)
+            context.setParameter(TOKEN, 0)
 
     def _step(self, mode: int) -> None:
         self._custom.setGlobalVariableByName("mode", mode)
@@ -213,7 +244,6 @@ class _Host:
         masses = np.array([system.getParticleMass(i)._value for i in range(n)])
         self._inverse = np.divide(1.0, masses, out=np.zeros(n), where=masses > 0)[:, None]
         self._periodic = system.usesPeriodicBoundaryConditions()
-        self._sites = any(system.isVirtualSite(i) for i in range(n))
         self._jump, self._groups, self._forces = jump, groups, forces
         self._atoms: Any = slice(None) if part.whole_system else part.atoms
         self._before: tuple[np.ndarray, np.ndarray] | None = None
@@ -249,8 +279,6 @@ class _Host:
     def _write(self, context: openmm.Context, x: np.ndarray, v: np.ndarray) -> None:
         context.setPositions(x)
         context.setVelocities(v)
-        if self._sites:
-            context.computeVirtualSites()
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values[self._atoms])

@@ -9,12 +9,13 @@ phase       positions                answer
 -1          any                      zero: the force is idle
 1           x + τ v                  zero; stored
 2           x + σ f                  zero; stored (force-informed propagators)
-3           x                        Δx in nm, from the network
-4           any                      Δv in nm/ps
+3           x                        1024 (Δx - Δt v) in nm, from the network
+4           any                      1024 Δv in nm/ps
 ==========  =======================  ==========================================
 
 Differences of positions are exact also where a platform hands out wrapped molecules: within one step of an integrator
-every call gets the same images.
+every call gets the same images. Of Δx the free flight, which the integrator knows, is left out: mixed precision
+keeps seven digits of an answer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 # Displacements of some nm: large beside the resolution of single precision, small beside its range.
 TAU = 4.0  # ps
-SIGMA = 1e-4  # nm per kJ/mol/nm
+SIGMA = 1e-3  # nm per kJ/mol/nm
+# GPU platforms sum forces in steps of 2⁻³² kJ/mol/nm.
+SCALE = 1024.0
 
 PHASE, TOKEN = "learned_jump_phase", "learned_jump_context"
 IDLE, VELOCITIES, FORCES, POSITIONS, KICK = -1, 1, 2, 3, 4
@@ -50,6 +53,8 @@ class Register:
         None → Δx (N, 3) in nm and Δv (N, 3) in nm/ps; all float64.
     forces : bool
         Whether it needs forces.
+    flight : float
+        Time in ps for which the integrator adds free flight to the answer, Δt or zero.
 
     Attributes
     ----------
@@ -59,8 +64,8 @@ class Register:
         What the last jump raised. The force never raises: OpenMM would leave the particles displaced by τ v.
     """
 
-    def __init__(self, jump: Jump, forces: bool):
-        self._jump, self._forces = jump, forces
+    def __init__(self, jump: Jump, forces: bool, flight: float):
+        self._jump, self._forces, self._flight = jump, forces, flight
         self.token = next(_TOKENS)
         self.error: BaseException | None = None
         self._stored: dict[int, Tensor] = {}
@@ -93,7 +98,8 @@ class Register:
         try:
             velocities = (self._stored[VELOCITIES] - x) / TAU
             forces = (self._stored[FORCES] - x) / SIGMA if self._forces else None
-            return self._jump(x, velocities, forces, None if box is None else box.double())
+            moved, kick = self._jump(x, velocities, forces, None if box is None else box.double())
+            return SCALE * (moved - self._flight * velocities), SCALE * kick
         except BaseException as error:
             self.error = error
             return torch.zeros_like(x), torch.zeros_like(x)
@@ -112,18 +118,19 @@ _REGISTERS: WeakValueDictionary[int, Register] = WeakValueDictionary()
 JUMP, BACK_SHIFT, RESTORE = 0, 1, 2
 
 
-def write_protocol(integrator: CustomIntegrator, group: int, forces: bool) -> None:
+def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, flight: float) -> None:
     """Write the integrator's side of the protocol into an empty CustomIntegrator.
 
     There is no constraint step in it: on GPU platforms one defers earlier writes of x, and the network would see
     velocities of zero. Global variables: ``mode`` (a jump, the shift back to half-step velocities, or everything as
-    before the jump), ``token``, and ``half_step``, half a classical time step in ps where velocities are those of half
-    a step ago (else zero): v(t) = v(t - δ/2) + δ f / 2m.
+    before the jump) and ``half_step``, half a classical time step in ps where velocities are those of half a step ago
+    (else zero): v(t) = v(t - δ/2) + δ f / 2m. The per-DOF variable ``flies`` is zero for particles that do not jump.
     """
-    for name in ("mode", "token", "half_step"):
+    for name in ("mode", "half_step"):
         integrator.addGlobalVariable(name, 0)
     for name in ("x0", "v0", "classical", "ignored"):
         integrator.addPerDofVariable(name, 0)
+    integrator.addPerDofVariable("flies", 1)
     answer = f"f{group}"
     integrator.beginIfBlock(f"mode = {JUMP}")
     integrator.addComputePerDof("x0", "x")
@@ -135,7 +142,6 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool) -> No
         integrator.addComputePerDof("classical", "f")
         integrator.endBlock()
     integrator.addComputePerDof("v", "v + half_step*classical/m")
-    integrator.addComputeGlobal(TOKEN, "token")
     integrator.addComputePerDof("x", f"x0 + {TAU}*v")
     integrator.addComputeGlobal(PHASE, str(VELOCITIES))
     integrator.addComputePerDof("ignored", answer)
@@ -145,9 +151,9 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool) -> No
         integrator.addComputePerDof("ignored", answer)
     integrator.addComputePerDof("x", "x0")
     integrator.addComputeGlobal(PHASE, str(POSITIONS))
-    integrator.addComputePerDof("x", f"x0 + {answer}")
+    integrator.addComputePerDof("x", f"x0 + flies*{flight!r}*v + {answer}/{SCALE}")
     integrator.addComputeGlobal(PHASE, str(KICK))
-    integrator.addComputePerDof("v", f"v + {answer}")
+    integrator.addComputePerDof("v", f"v + {answer}/{SCALE}")
     integrator.addComputeGlobal(PHASE, str(IDLE))
     integrator.endBlock()
     integrator.beginIfBlock(f"mode = {BACK_SHIFT}")
