@@ -13,6 +13,10 @@ the bursts are drawn at 300 K.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import json
+import platform
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -21,11 +25,16 @@ import MDAnalysis as mda
 import numpy as np
 import openmm
 import torch
+from MDAnalysis.analysis.dihedrals import Dihedral
 from openmm import app, unit
+from scipy.spatial.distance import jensenshannon
 from tqdm import tqdm
 
+from fastegnn_md import Propagator
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import TrajectoryPairs, harvest
+from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation, LearnedStateReporter
+from fastegnn_md.thermal import temperature_per_element
 from fastegnn_md.training import TrainingConfig, fit
 
 FORCE_FIELDS = {"vacuum": ["amber14-all.xml"], "gbn2": ["amber14-all.xml", "implicit/gbn2.xml"]}
@@ -131,6 +140,123 @@ def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> No
     fit(training, validation, config, folder / "propagator.safetensors", resume=True)
 
 
+def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
+    """1 ns of hybrid stepping as a user would script it; the back-end is the platform's choice."""
+    torch.set_num_threads(1)
+    propagator = Propagator.load(folder / "propagator.safetensors")
+    name = f"hybrid-{arguments.friction:g}-{arguments.classical_steps}-{arguments.jumps}-{arguments.seed}"
+    integrator = HybridIntegrator(
+        molecule.langevin(arguments.friction, 100 + arguments.seed),
+        propagator,
+        classical_steps=arguments.classical_steps,
+        jumps=arguments.jumps,
+        seed=arguments.seed,
+    )
+    platform, properties = molecule.platform()
+    simulation = LearnedSimulation(molecule.topology, molecule.system(), integrator, platform, properties)
+    molecule.settle(simulation, 100 + arguments.seed)
+    cycle = arguments.classical_steps * TIMESTEP + arguments.jumps * propagator.timestep
+    steps = arguments.classical_steps + arguments.jumps
+    stride = max(1, round(0.2 / cycle)) * steps
+    frames = round(arguments.nanoseconds * 1000 / (stride // steps * cycle))
+    simulation.reporters.append(app.DCDReporter(str(folder / f"{name}.dcd"), stride))
+    simulation.reporters.append(LearnedStateReporter(folder / f"{name}.csv", 100 * stride))
+    begun = simulation.context.getTime()
+    record(simulation, folder / f"{name}.dcd", frames, stride)
+    simulated = simulation.context.getTime() - begun
+    summary = {
+        "nanoseconds": simulated.value_in_unit(unit.nanosecond),
+        "jumps": dataclasses.asdict(integrator.statistics),
+        "ms per jump": 1e3 * integrator.jump_seconds / integrator.statistics.tried,
+        "ms per classical step": 1e3 * integrator.classical_seconds / integrator.classical_steps_taken,
+        "one-step errors over the best baseline": propagator.metrics["over_best_baseline"],
+        "training updates": propagator.metrics["updates"],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def compare(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
+    """Temperatures of the elements and φ/ψ histograms of hybrid runs, against the classical ones."""
+    symbols = np.array([atom.element.symbol for atom in molecule.topology.atoms()])
+    classical = sorted(folder.glob(f"classical-{arguments.friction:g}-*.dcd"))
+    references = [torsions(folder, path) for path in classical]
+    kinetic = np.concatenate([np.load(path.with_suffix(".npz"))["kinetic"] for path in classical])
+    expected = temperature_per_element(kinetic.mean(axis=0), symbols)
+    # Halves of a split say how far two runs of the hybrid's length differ; the reference pools all of them.
+    between = [jensen_shannon(a, b) for a, b in itertools.combinations(references, 2)]
+    pool = np.concatenate(references)
+    rows = []
+    for path in sorted(folder.glob(f"hybrid-{arguments.friction:g}-*.json")):
+        run = np.load(path.with_suffix(".npz"))
+        measured = temperature_per_element(run["kinetic"].mean(axis=0), symbols)
+        error = {
+            symbol: float(
+                run["kinetic"][:, symbols == symbol].mean(axis=1).std(ddof=1)
+                / np.sqrt(len(run["kinetic"]))
+                / run["kinetic"][:, symbols == symbol].mean()
+            )
+            for symbol in measured
+        }
+        summary = json.loads(path.read_text())
+        lag = Propagator.load(folder / "propagator.safetensors").timestep
+        rows.append(
+            {
+                "run": path.stem,
+                **summary,
+                "temperature over classical": {s: measured[s] / expected[s] for s in measured},
+                "standard error": error,
+                "JS distance to the reference": jensen_shannon(torsions(folder, path.with_suffix(".dcd")), pool),
+                "break-even (ms per jump over ms of classical steps of its span)": summary["ms per jump"]
+                / (summary["ms per classical step"] * lag / TIMESTEP),
+            }
+        )
+    seconds = [float(np.load(path.with_suffix(".npz"))["seconds"]) for path in classical]
+    result = {
+        "machine": machine(),
+        "system": molecule.name,
+        "friction, 1/ps": arguments.friction,
+        "classical": {
+            "runs": len(classical),
+            "temperature, K (not corrected for constraints)": expected,
+            "JS distance between two runs, mean": float(np.mean(between)),
+            "JS distance between two runs, smallest and largest": [float(min(between)), float(max(between))],
+            "JS distance of one run to the others pooled, mean": float(
+                np.mean([jensen_shannon(one, _without(references, k)) for k, one in enumerate(references)])
+            ),
+            "seconds per ns, median": float(np.median(seconds)),
+        },
+        "hybrid": rows,
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    print(text)
+    if arguments.output is not None:
+        arguments.output.write_text(text)
+
+
+def _without(runs: list[np.ndarray], k: int) -> np.ndarray:
+    return np.concatenate(runs[:k] + runs[k + 1 :])
+
+
+def torsions(folder: Path, path: Path) -> np.ndarray:
+    """φ and ψ of the alanine in degrees, shape (frames, 2)."""
+    universe = mda.Universe(str(folder / "topology.pdb"), str(path))
+    alanine = universe.select_atoms("resname ALA").residues[0]
+    return Dihedral([alanine.phi_selection(), alanine.psi_selection()]).run().results.angles
+
+
+def jensen_shannon(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance between two sets of torsions (frames, 2), on 50 x 50 bins; base 2, from 0 to 1."""
+    edges = [np.linspace(-180, 180, 51)] * 2
+    p, q = (np.histogramdd(one, bins=edges)[0].ravel() for one in (a, b))
+    return float(jensenshannon(p, q, base=2))
+
+
+def machine() -> dict[str, object]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {"cpu": cpu or platform.processor(), "torch": torch.__version__, "openmm": openmm.__version__}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["train", "reference", "hybrid", "compare"])
@@ -138,20 +264,28 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("hybrid-output"))
     parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--friction", type=float, default=10.0, help="1/ps")
-    parser.add_argument("--runs", type=int, default=10, help="classical runs of the reference")
+    parser.add_argument("--runs", type=int, default=10, help="classical runs of 1 ns")
+    parser.add_argument("--classical-steps", type=int, default=5)
+    parser.add_argument("--jumps", type=int, default=1)
+    parser.add_argument("--nanoseconds", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     molecule = Molecule(arguments.system)
     folder = arguments.folder / arguments.system
     folder.mkdir(parents=True, exist_ok=True)
-    if arguments.stage == "train":
-        train(molecule, folder, arguments)
-    elif arguments.stage == "reference":
-        for run in range(arguments.runs):
-            path = folder / f"classical-{arguments.friction:g}-{run}.dcd"
-            trajectory(
-                molecule, path, frames=5000, every=0.2, friction=arguments.friction, seed=run, temperature=TEMPERATURE
-            )
+    STAGES[arguments.stage](molecule, folder, arguments)
 
+
+def reference(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
+    for run in range(arguments.runs):
+        path = folder / f"classical-{arguments.friction:g}-{run}.dcd"
+        trajectory(
+            molecule, path, frames=5000, every=0.2, friction=arguments.friction, seed=run, temperature=TEMPERATURE
+        )
+
+
+STAGES = {"train": train, "reference": reference, "hybrid": hybrid, "compare": compare}
 
 if __name__ == "__main__":
     main()
