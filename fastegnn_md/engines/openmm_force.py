@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -369,8 +370,9 @@ def _torch_force(part: JumpSystem, periodic: bool) -> Any:
             " -> (Tensor, Tensor)"
         )
         _LIBRARY.impl("learned_jump", _learned_jump, "CompositeExplicitAutograd")
-    module = torch.jit.script((_PeriodicBridge if periodic else _Bridge)(part.atoms))
-    force = openmmtorch.TorchForce(module)
+    with warnings.catch_warnings():  # TorchForce takes nothing but TorchScript, which newer releases of torch deplore
+        warnings.simplefilter("ignore", DeprecationWarning)
+        force = openmmtorch.TorchForce(torch.jit.script((_PeriodicBridge if periodic else _Bridge)(part.atoms)))
     force.setOutputsForces(True)
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.addGlobalParameter(PHASE, float(IDLE))
