@@ -5,6 +5,9 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
+# The release of openmmtorch on PyPI runs with the torch it was built for alone: an environment of its own.
+PLUGIN_VENV ?= .venv-openmm-torch
+PLUGIN_TORCH := 2.9.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -24,7 +27,8 @@ progress = | sed -nE 's/^ *(Downloading [^ ]+ \([0-9.]+ (MB|GB)\)|Building wheel
 wheel_folder = $(WHEEL_CACHE)/$$($(BIN)/python -c 'import platform, sys; from importlib.metadata import version; \
 	print("torch-{}-cp{}{}-{}".format(version("torch"), *sys.version_info[:2], platform.machine()))')
 
-.PHONY: help install install-test install-dev install-scatter scatter-wheel demo test lint type examples wheel clean distclean
+.PHONY: help install install-test install-dev install-scatter install-openmm-torch scatter-wheel demo test \
+	test-openmm-torch lint type examples wheel clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
@@ -83,6 +87,21 @@ demo: install  ## alanine dipeptide from a trajectory to a report (at most ten m
 test: install-test  ## the whole suite; PYTEST_ARGS='-k scatter' narrows it
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+$(PLUGIN_VENV)/.stamp: $(INPUTS) Makefile
+	@[ -n "$(PYTHON)" ] || { echo 'No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
+	@echo '==> $(PLUGIN_VENV): openmmtorch with torch $(PLUGIN_TORCH)'
+	@$(PYTHON) -m venv $(PLUGIN_VENV)
+	@sed 's/^torch==.*/torch==$(PLUGIN_TORCH)/' constraints.txt > $(PLUGIN_VENV)/constraints.txt
+	@$(PLUGIN_VENV)/bin/python -m pip --disable-pip-version-check install -c $(PLUGIN_VENV)/constraints.txt \
+		-e '.[openmm-torch]' hypothesis pytest pytest-xdist $(progress)
+	@touch $@
+
+install-openmm-torch: $(PLUGIN_VENV)/.stamp  ## the plugin openmm-torch with its own torch (7 GB)
+
+test-openmm-torch: install-openmm-torch  ## the OpenMM tests with the plugin of PyPI
+	@OMP_NUM_THREADS=1 $(PLUGIN_VENV)/bin/pytest -n $(TEST_WORKERS) --dist worksteal \
+		tests/test_openmm_jump.py tests/test_openmm_hybrid.py tests/test_openmm_plugin.py $(PYTEST_ARGS)
+
 lint: install-dev  ## ruff: rules and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -102,5 +121,5 @@ clean:  ## what was built; .venv stays
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean  ## .venv too
-	@rm -rf $(VENV)
+distclean: clean  ## the environments too
+	@rm -rf $(VENV) $(PLUGIN_VENV)

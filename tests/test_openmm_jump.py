@@ -107,11 +107,8 @@ def test_a_network_gives_the_numbers_of_the_host(platform, forces):
     np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=PLATFORMS[platform][2])
 
 
-@pytest.mark.parametrize("platform", ["Reference", "CPU", "OpenCL-mixed"])
-@pytest.mark.parametrize("backend", INSIDE)
+@pytest.mark.parametrize(("platform", "backend"), cases.pairs(["Reference", "CPU", "OpenCL-mixed"], INSIDE))
 def test_a_solute_jumps_in_water_and_the_rest_stands_still(platform, backend, monkeypatch):
-    if not cases.works(platform, backend):
-        return
     cases.provide(backend, monkeypatch)
     (expected, found), _ = jump_everywhere(
         cases.solvated,
@@ -131,12 +128,12 @@ def test_a_solute_jumps_in_water_and_the_rest_stands_still(platform, backend, mo
     np.testing.assert_allclose(found[0][22:], start[22:], rtol=0, atol=1e-12 if "CL" not in platform else 1e-6)
 
 
-@pytest.mark.parametrize("platform", list(PLATFORMS))
-@pytest.mark.parametrize("backend", ["host", *INSIDE])
+@pytest.mark.parametrize(
+    ("platform", "backend"),
+    cases.pairs(list(PLATFORMS), ["host", "python"]) + cases.pairs(["OpenCL-mixed"], [*INSIDE[1:]]),
+)
 @pytest.mark.parametrize("angle", [0.4, np.pi / 2, np.pi])
 def test_constraints_virtual_sites_and_energies_after_a_rotation(platform, backend, angle, monkeypatch):
-    if not cases.works(platform, backend) or (platform != "OpenCL-mixed" and backend not in ("host", "python")):
-        return
     cases.provide(backend, monkeypatch)
     case = cases.water(3, model="tip4pew")
     made = simulation(case, stand_in(case, move=rotation(angle)), platform, backend, guard=False)
@@ -150,7 +147,7 @@ def test_constraints_virtual_sites_and_energies_after_a_rotation(platform, backe
         assert abs(bond @ (v[i] - v[j])) < 1e-5 * length._value * np.abs(v).max()
     turned = np.linalg.norm(x[1::4] - case[2][1::4], axis=1)
     assert turned.max() > 0.15 * np.sin(angle / 2)  # twice 0.096 nm times the sine, for an arm across the axis
-    fresh = openmm.Context(case[1], openmm.VerletIntegrator(0.001), *_platform(platform))
+    fresh = openmm.Context(case[1], openmm.VerletIntegrator(0.001), *cases.platform_of(platform))
     fresh.setPositions(x)
     after = fresh.getState(positions=True, energy=True)
     fresh.computeVirtualSites()
@@ -159,11 +156,6 @@ def test_constraints_virtual_sites_and_energies_after_a_rotation(platform, backe
     here = made.context.getState(energy=True)
     tolerance = 1e-6 if platform == "Reference" else 1e-4
     assert here.getPotentialEnergy()._value == pytest.approx(after.getPotentialEnergy()._value, rel=tolerance)
-
-
-def _platform(name):
-    platform, properties, _ = PLATFORMS[name]
-    return openmm.Platform.getPlatformByName(platform), properties
 
 
 @pytest.mark.parametrize("platform", ["Reference", "CPU"])

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import openmm
+import pytest
 import torch
 from openmm import app, unit
 
@@ -41,6 +42,20 @@ PLATFORMS = {
 def works(platform: str, backend: str) -> bool:
     """False where the plugin has no kernel: openmmtorch 1.5 does not load its OpenCL library beside OpenMM 8.6.1."""
     return not (backend == "torch" and platform.startswith("OpenCL"))
+
+
+def pairs(platforms: list[str], backends: list[str]) -> list[tuple[str, str]]:
+    """Platforms and back-ends to test together."""
+    return [(platform, backend) for platform in platforms for backend in backends if works(platform, backend)]
+
+
+def platform_of(name: str) -> tuple[openmm.Platform, dict[str, str]]:
+    """Platform and properties, or a skip where the machine has none (Debian: pocl-opencl-icd brings OpenCL)."""
+    platform, properties, _ = PLATFORMS[name]
+    known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    if platform not in known:
+        pytest.skip(f"missing: OpenMM's platform {platform}")
+    return openmm.Platform.getPlatformByName(platform), properties
 
 
 class _TensorWrapper:
@@ -255,14 +270,12 @@ def simulation(
 ) -> LearnedSimulation:
     """A simulation at its start; with ``started`` its next step is a jump."""
     topology, system, positions = case
-    name, properties, _ = PLATFORMS[platform]
     integrator = HybridIntegrator(classical or openmm.VerletIntegrator(0.002), propagator, seed=7, **options)
     made = LearnedSimulation(
         topology,
         system,
         integrator,
-        openmm.Platform.getPlatformByName(name),
-        properties,
+        *platform_of(platform),
         atoms=atoms,
         backend=backend,
     )
