@@ -49,6 +49,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 -o out.xtc
         fastegnn-md run model.safetensors start.pdb --steps 1000 --temperature 300 --friction "10/ps" \\
             --forcefield amber14-all.xml --constraints HBonds -o out.xtc
+        fastegnn-md run model.safetensors start.pdb --engine openmm --steps 11000 --temperature 300 \\
+            --forcefield amber14-all.xml --constraints HBonds -o out.xtc
         """,
     ),
     (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,12 +18,15 @@ from ..optional import naming_extras
 from ..units import parse_quantity
 
 if TYPE_CHECKING:
+    import numpy as np
     import openmm
     from ase.calculators.calculator import Calculator
 
 ForceField = Annotated[
     list[str] | None,
-    typer.Option("--forcefield", help="OpenMM force field file, as amber14-all.xml; may be repeated."),
+    typer.Option(
+        "--forcefield", help="OpenMM force field file, as amber14-all.xml, or CHARMM file for a PSF; may be repeated."
+    ),
 ]
 SystemFile = Annotated[
     Path | None, typer.Option("--system", help="A serialised OpenMM System (.xml) instead of a force field.")
@@ -43,6 +47,8 @@ _CALCULATORS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tblite": ("tblite.ase", "TBLite", {"method": "GFN2-xTB", "verbosity": 0}),
     "mace": ("mace.calculators", "mace_mp", {}),
 }
+_AMBER = (".prmtop", ".parm7")
+_STRUCTURES = (".pdb", ".cif", ".pdbx", ".psf", *_AMBER)
 _CONSTRAINTS = ("none", "HBonds", "AllBonds", "HAngles")
 
 
@@ -87,22 +93,30 @@ def calculator_factory(name: str) -> Callable[[], Calculator]:
 
 
 def openmm_system(
-    structure: Path, forcefield: list[str] | None, system: Path | None, constraints: str, cutoff: str
+    structure: Path,
+    forcefield: list[str] | None,
+    system: Path | None,
+    constraints: str,
+    cutoff: str,
+    box: np.ndarray | None = None,
 ) -> openmm.System:
     """An OpenMM System for a structure file.
 
     Parameters
     ----------
     structure : Path
-        ``.pdb``, ``.cif`` or ``.pdbx`` with force field files, ``.prmtop`` or ``.parm7`` without.
+        ``.pdb``, ``.cif`` or ``.pdbx`` with force field files, ``.psf`` with CHARMM parameter files, ``.prmtop`` or
+        ``.parm7`` without.
     forcefield : list of str
-        Names of OpenMM force field files.
+        Names of OpenMM force field files, or of CHARMM topology and parameter files.
     system : Path
         A serialised System, taken as it is.
     constraints : str
         none, HBonds, AllBonds or HAngles.
     cutoff : str
-        Of PME where the structure has a box; without one there is no cutoff.
+        Of PME where there is a box; without one there is no cutoff.
+    box : ndarray, shape (3, 3), nm, optional
+        In place of that of the structure, in the form OpenMM asks for.
 
     Raises
     ------
@@ -114,44 +128,92 @@ def openmm_system(
     if constraints not in _CONSTRAINTS:
         raise ConfigError(f"unknown constraints {constraints!r}; expected one of {', '.join(_CONSTRAINTS)}")
     with naming_extras("a force field of OpenMM"):
-        import openmm
         from openmm import app, unit
 
     if system is not None:
-        if not system.exists():
-            raise DataError(f"{system} does not exist; give a serialised OpenMM System")
-        try:
-            loaded = openmm.XmlSerializer.deserialize(system.read_text(encoding="utf-8"))
-        except (openmm.OpenMMException, ValueError) as error:
-            raise DataError(f"{system} is not a serialised OpenMM System: {error}") from error
-        if not isinstance(loaded, openmm.System):
-            raise DataError(f"{system} holds a {type(loaded).__name__}, expected a serialised OpenMM System")
-        return loaded
+        return _read_system(system)
     suffix = structure.suffix.lower()
-    if suffix not in (".pdb", ".cif", ".pdbx", ".prmtop", ".parm7"):
-        raise DataError(
-            f"cannot build an OpenMM System from {structure}; give a .pdb, .cif or .prmtop file, or --system system.xml"
-        )
-    amber = suffix in (".prmtop", ".parm7")
-    if not forcefield and not amber:
+    amber = suffix in _AMBER
+    if suffix in _STRUCTURES and not amber and not forcefield:
         raise ConfigError("no force field is given; use --forcefield amber14-all.xml or --system system.xml")
     arguments: dict[str, Any] = {
         "constraints": None if constraints == "none" else getattr(app, constraints),
         "rigidWater": constraints != "none",
         "removeCMMotion": False,  # bursts and jumps conserve momentum by themselves
     }
-    try:
-        if amber:
-            file = app.AmberPrmtopFile(str(structure))
-        else:
-            file = (app.PDBFile if suffix == ".pdb" else app.PDBxFile)(str(structure))
-        if file.topology.getPeriodicBoxVectors() is not None:
+    file = openmm_structure(structure)
+    with _explaining(structure):
+        vectors = file.topology.getPeriodicBoxVectors() if box is None else box * unit.nanometer
+        if vectors is not None:
+            file.topology.setPeriodicBoxVectors(vectors)
             length = parse_quantity(cutoff, "length")
             arguments |= {"nonbondedMethod": app.PME, "nonbondedCutoff": length * unit.angstrom}
         else:
             arguments["nonbondedMethod"] = app.NoCutoff
+        if suffix == ".psf":
+            if vectors is not None:
+                file.setBox(*_lengths_and_angles(vectors))
+            return file.createSystem(app.CharmmParameterSet(*(forcefield or [])), **arguments)
         if amber:
             return file.createSystem(**arguments)
         return app.ForceField(*(forcefield or [])).createSystem(file.topology, **arguments)
-    except (ValueError, KeyError, IndexError, AttributeError, openmm.OpenMMException) as error:
+
+
+def openmm_structure(structure: Path) -> Any:
+    """The OpenMM reader of a structure file, with its ``topology``.
+
+    Raises
+    ------
+    DataError
+        If OpenMM does not read such files, or not this one.
+    """
+    with naming_extras("a force field of OpenMM"):
+        from openmm import app
+
+    kinds = {
+        ".pdb": app.PDBFile,
+        ".cif": app.PDBxFile,
+        ".pdbx": app.PDBxFile,
+        ".psf": app.CharmmPsfFile,
+        ".prmtop": app.AmberPrmtopFile,
+        ".parm7": app.AmberPrmtopFile,
+    }
+    if structure.suffix.lower() not in kinds:
+        raise DataError(
+            f"cannot build an OpenMM System from {structure}; give a .pdb, .cif, .psf or .prmtop file, or --system "
+            "system.xml"
+        )
+    with _explaining(structure):
+        return kinds[structure.suffix.lower()](str(structure))
+
+
+@contextmanager
+def _explaining(structure: Path) -> Iterator[None]:
+    import openmm
+
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, AttributeError, OSError, openmm.OpenMMException) as error:
         raise DataError(f"OpenMM cannot build a System for {structure}: {' '.join(str(error).split())}") from error
+
+
+def _read_system(path: Path) -> openmm.System:
+    import openmm
+
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a serialised OpenMM System")
+    try:
+        loaded = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
+    except (openmm.OpenMMException, ValueError) as error:
+        raise DataError(f"{path} is not a serialised OpenMM System: {error}") from error
+    if not isinstance(loaded, openmm.System):
+        raise DataError(f"{path} holds a {type(loaded).__name__}, expected a serialised OpenMM System")
+    return loaded
+
+
+def _lengths_and_angles(vectors: Any) -> tuple[Any, ...]:
+    from openmm.app.internal.unitcell import computeLengthsAndAngles
+    from openmm.unit import nanometer, radian
+
+    lengths_and_angles = computeLengthsAndAngles(vectors)
+    return (*(one * nanometer for one in lengths_and_angles[:3]), *(one * radian for one in lengths_and_angles[3:]))

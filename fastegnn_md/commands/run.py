@@ -20,6 +20,7 @@ from .forcefields import (
     openmm_system,
 )
 from .inputs import Model, Select, open_universe
+from .run_openmm import run_openmm
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def run(
     model: Model,
     start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Learned steps.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps; with --engine openmm of both kinds.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Trajectory to write, any format of MDAnalysis (.xtc, .trr, .dcd …).")
     ],
@@ -48,6 +49,19 @@ def run(
         Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
     ] = None,
     select: Select = "all",
+    engine: Annotated[
+        str, typer.Option("--engine", help="ase: learned steps alone; openmm: in turn with classical steps.")
+    ] = "ase",
+    classical_steps: Annotated[
+        int, typer.Option("--classical-steps", min=0, help="Classical steps of a cycle (openmm).")
+    ] = 10,
+    jumps: Annotated[
+        int, typer.Option("--jumps", min=0, help="Jumps of a cycle (openmm); 0 jumps until a guard refuses.")
+    ] = 1,
+    timestep: Annotated[str, typer.Option("--timestep", help="Of classical steps (openmm).")] = "1 fs",
+    platform: Annotated[
+        str | None, typer.Option("--platform", help="Of OpenMM; default: the fastest (openmm).")
+    ] = None,
     frame: Annotated[int, typer.Option("--frame", help="Frame of START; -1 is the last.")] = 0,
     forcefield: ForceField = None,
     system: SystemFile = None,
@@ -60,7 +74,8 @@ def run(
     """Step a molecule with a trained propagator, guarded.
 
     With a force field (or --calculator) a refused step is replaced by classical ones, and force-informed models get
-    their forces; without, a refused step ends the run.
+    their forces; without, a refused step ends the run. With --engine openmm classical steps and jumps take turns inside
+    OpenMM, and only the atoms of --select jump.
     """
     import numpy as np
     from tqdm import tqdm
@@ -71,8 +86,14 @@ def run(
     from ..integrators import LearnedDynamics
     from ..propagator import Propagator
 
+    if engine not in ("ase", "openmm"):
+        raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
     propagator = Propagator.load(model)
-    if propagator.needs_forces and not (calculator or forcefield or system):
+    if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
+        raise ConfigError(
+            "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
+        )
+    if engine == "ase" and propagator.needs_forces and not (calculator or forcefield or system):
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
     universe = open_universe(topology or start, [start] if topology else None)
     group = select_atoms(universe, select)
@@ -80,6 +101,30 @@ def run(
     if not -frames <= frame < frames:
         raise DataError(f"{start} has {frames} frames, there is no frame {frame}")
     moving = bool(universe.trajectory[frame].has_velocities)
+    if engine == "openmm":
+        run_openmm(
+            propagator,
+            group,
+            state_from_universe(universe.atoms, velocities="stored" if moving else "zero"),
+            moving,
+            structure=topology or start,
+            output=output,
+            steps=steps,
+            every=every,
+            temperature=temperature,
+            friction=friction,
+            nve=nve,
+            classical_steps=classical_steps,
+            jumps=jumps,
+            timestep=timestep,
+            forcefield=forcefield,
+            system=system,
+            constraints=constraints,
+            cutoff=cutoff,
+            platform=platform,
+            seed=seed,
+        )
+        return
     state = state_from_universe(group, velocities="stored" if moving else "zero")
     rng = np.random.default_rng(seed)
     atoms = _atoms(state)
@@ -117,6 +162,11 @@ def run(
         + (f", {dynamics.statistics.fallback_steps} classical sub-steps" if refused else "")
         + f"; mean temperature of the second half {settled:.0f} K; saved {output}"
     )
+
+
+def _is_amber(structure: Path) -> bool:
+    """Whether a file brings its force field along."""
+    return structure.suffix.lower() in (".prmtop", ".parm7")
 
 
 def _atoms(state: State) -> Atoms:

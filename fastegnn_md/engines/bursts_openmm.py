@@ -116,7 +116,7 @@ class OpenMMRunner:
         platform = openmm.Platform.getPlatformByName(recipe.platform)
         # one thread: processes share the work, and sums in a fixed order make a burst repeat bit by bit
         settings = {"Threads": "1"} if recipe.platform == "CPU" else {}
-        self._integrator = _velocity_verlet(openmm, recipe.timestep)
+        self._integrator = velocity_verlet(openmm, recipe.timestep)
         self._tolerance = 1e-9 if recipe.platform == "Reference" else 1e-7
         self._integrator.setConstraintTolerance(self._tolerance)
         self._context = openmm.Context(system, self._integrator, platform, settings)
@@ -176,7 +176,8 @@ def _openmm() -> Any:
     return openmm
 
 
-def _velocity_verlet(openmm: Any, timestep: float) -> Any:
+def velocity_verlet(openmm: Any, timestep: float) -> Any:
+    """A CustomIntegrator of velocity Verlet with RATTLE; ``timestep`` in ps."""
     integrator = openmm.CustomIntegrator(timestep)
     integrator.addPerDofVariable("x1", 0)
     integrator.addComputePerDof("v", "v+0.5*dt*f/m")

@@ -87,7 +87,7 @@ class OpenMMCalculator(Calculator):
             )
         self.masses = np.array([self.system.getParticleMass(i)._value for i in range(n)])
         self.numbers = None if topology is None else _numbers(topology, n)
-        self.platform = _platform(openmm, platform)
+        self.platform = platform_named(openmm, platform)
         self.properties = dict(properties or {})
         if self.platform is None and self.properties:
             raise ConfigError("properties belong to a platform; give platform as well")
@@ -107,7 +107,7 @@ class OpenMMCalculator(Calculator):
         import openmm
 
         self.__dict__.update(state)
-        self.platform = _platform(openmm, state["platform"])
+        self.platform = platform_named(openmm, state["platform"])
 
     @property
     def context(self) -> openmm.Context:
@@ -281,7 +281,8 @@ def _numbers(topology: Topology, particles: int) -> np.ndarray:
     return numbers
 
 
-def _platform(module: Any, platform: str | openmm.Platform | None) -> openmm.Platform | None:
+def platform_named(module: Any, platform: str | openmm.Platform | None) -> openmm.Platform | None:
+    """The platform of a name; raises ConfigError where OpenMM (``module``) does not have it."""
     if not isinstance(platform, str):
         return platform
     known = [module.Platform.getPlatform(i).getName() for i in range(module.Platform.getNumPlatforms())]

@@ -1,0 +1,131 @@
+"""``fastegnn-md run --engine openmm``: classical steps and jumps inside a Context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import ConfigError, DataError
+from ..optional import naming_extras
+from ..units import parse_quantity
+from .forcefields import openmm_structure, openmm_system
+
+if TYPE_CHECKING:
+    import numpy as np
+    from MDAnalysis import AtomGroup
+
+    from ..propagator import Propagator
+    from ..state import State
+
+
+def run_openmm(
+    propagator: Propagator,
+    group: AtomGroup,
+    start: State,
+    moving: bool,
+    *,
+    structure: Path,
+    output: Path,
+    steps: int,
+    every: int,
+    temperature: float | None,
+    friction: str,
+    nve: bool,
+    classical_steps: int,
+    jumps: int,
+    timestep: str,
+    forcefield: list[str] | None,
+    system: Path | None,
+    constraints: str,
+    cutoff: str,
+    platform: str | None,
+    seed: int,
+) -> None:
+    """Hybrid steps of a whole system, of which the atoms of ``group`` jump; ``start`` is the state of all atoms."""
+    from tqdm import tqdm
+
+    from ..engines.mdanalysis import RolloutWriter
+    from ..engines.openmm_calculator import platform_named, reduced_box
+    from ..engines.openmm_system import NM
+
+    with naming_extras("fastegnn-md run --engine openmm"):
+        import openmm
+        from openmm import unit
+
+        from ..integrators import HybridIntegrator, LearnedSimulation
+
+    if temperature is None and not (nve and moving):
+        raise ConfigError("--engine openmm needs --temperature: of the thermostat, or to draw missing velocities")
+    box = turn = None
+    if start.cell is not None:
+        box, turn = reduced_box(start.cell[0].numpy())
+        box = box / NM
+    built = openmm_system(structure, forcefield, system, constraints, cutoff, box)
+    topology = openmm_structure(structure).topology
+    if built.getNumParticles() != start.n_atoms:
+        raise DataError(
+            f"the force field describes {built.getNumParticles()} particles, the frame has {start.n_atoms} atoms; "
+            "give a structure of this system"
+        )
+    step = parse_quantity(timestep, "time")
+    if nve:
+        classical: Any = openmm.VerletIntegrator(step)
+    else:
+        classical = openmm.LangevinMiddleIntegrator(temperature, parse_quantity(friction, "friction"), step)
+        classical.setRandomNumberSeed(seed + 1)  # zero means a random seed to OpenMM
+    integrator = HybridIntegrator(
+        classical, propagator, classical_steps, jumps or None, temperature=temperature, seed=seed
+    )
+    universe = group.universe
+    part = None if len(group) == len(universe.atoms) else group.indices
+    simulation = LearnedSimulation(topology, built, integrator, platform_named(openmm, platform), atoms=part)
+    context = simulation.context
+    if box is not None:
+        context.setPeriodicBoxVectors(*box)
+    context.setPositions(_turned(start.positions.numpy(), turn) / NM)
+    context.applyConstraints(1e-6)
+    if moving:
+        context.setVelocities(_turned(start.velocities.numpy(), turn) / NM)
+        context.applyVelocityConstraints(1e-6)
+    else:
+        context.setVelocitiesToTemperature(temperature * unit.kelvin, seed + 1)
+    with RolloutWriter(output, universe.atoms) as writer, tqdm(total=steps, desc="run", unit="step") as bar:
+        writer.write(_frame(context, start), time=0.0)
+        for done in range(every, steps + 1, every):
+            simulation.step(every)
+            writer.write(_frame(context, start), time=context.getTime()._value)
+            bar.update(done - bar.n)
+        simulation.step(steps - simulation.currentStep)
+        bar.update(steps - bar.n)
+    statistics = integrator.statistics
+    refused = statistics.rejected
+    typer.echo(
+        f"{steps} steps, {context.getTime()._value:g} ps: {statistics.tried} jumps of "
+        f"{1e3 * propagator.timestep:g} fs, {sum(refused.values())} refused"
+        + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
+        + f"; {1e3 * integrator.jump_seconds / max(1, statistics.tried):.3g} ms per jump, "
+        f"{1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken):.3g} ms per classical step; "
+        f"saved {output}"
+    )
+
+
+def _turned(vectors: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
+    return vectors if turn is None else vectors @ turn.T
+
+
+def _frame(context: Any, start: State) -> State:
+    import torch
+
+    from ..engines.openmm_system import NM
+
+    state = context.getState(positions=True, velocities=True)
+    cell = None
+    if start.cell is not None:
+        cell = torch.tensor(NM * state.getPeriodicBoxVectors(asNumpy=True)._value)[None]
+    return start.replace(
+        positions=torch.tensor(NM * state.getPositions(asNumpy=True)._value),
+        velocities=torch.tensor(NM * state.getVelocities(asNumpy=True)._value),
+        cell=cell,
+    )
