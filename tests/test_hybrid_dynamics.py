@@ -1,0 +1,314 @@
+"""HybridDynamics: classical ASE dynamics and learned jumps in turn."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import molecule
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import EMT
+from ase.constraints import FixBondLengths
+from ase.io import read
+from ase.md.langevin import Langevin
+from ase.md.nose_hoover_chain import NoseHooverChainNVT
+from ase.md.verlet import VelocityVerlet
+
+from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
+from fastegnn_md.integrators import GuardSettings, HybridDynamics, LearnedDynamics
+from fastegnn_md.limits import JumpLimits
+from fastegnn_md.thermal import thermal_velocities
+
+FS = units.fs
+
+
+class StandIn:
+    """A propagator with a known map."""
+
+    needs_forces, uses_bonds, periodic, fingerprint = False, False, False, "stand-in"
+    config = SimpleNamespace(cutoff=3.0)
+
+    def __init__(self, move=None, *, timestep=0.008, predicts_velocities=True, limits=None):
+        self.move, self.timestep, self.predicts_velocities = move or self.fly, timestep, predicts_velocities
+        self.limits, self.calls = limits or JumpLimits({}), 0
+
+    @staticmethod
+    def fly(self, state, generator, temperature):
+        return state.replace(positions=state.positions + self.timestep * state.velocities)
+
+    def check(self, state): ...
+
+    def __call__(self, state, *, generator=None, temperature=None):
+        self.calls += 1
+        return self.move(self, state, generator, temperature).replace(forces=None)
+
+
+class Anchors(Calculator):
+    """A spring from each atom to its place: -k u, k in eV/Å²."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def __init__(self, places: np.ndarray, spring: float = 5.0):
+        super().__init__()
+        self.places, self.spring, self.calls = places.copy(), spring, 0
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms)
+        self.calls += 1
+        u = atoms.positions - self.places
+        self.results = {"energy": 0.5 * self.spring * np.vdot(u, u), "forces": -self.spring * u}
+
+
+def ethanol(seed: int = 0) -> Atoms:
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = Anchors(atoms.positions)
+    velocities = thermal_velocities(torch.tensor(atoms.get_masses()), 300, np.random.default_rng(seed))
+    atoms.set_velocities(velocities.numpy() / (1000 * FS))
+    return atoms
+
+
+def langevin(atoms: Atoms, timestep: float, temperature: float, friction: float) -> Langevin:
+    rng = np.random.default_rng(2)
+    return Langevin(atoms, timestep, temperature_K=temperature, friction=friction, rng=rng, fixcm=False)
+
+
+def refuse_from(first: int, last: int = 10**9):
+    def move(propagator, state, generator, temperature):
+        ended = StandIn.fly(propagator, state, generator, temperature)
+        if first <= propagator.calls <= last:
+            ended.positions[4] += 50.0
+        return ended
+
+    return StandIn(move, limits=JumpLimits({1: 2.0, 6: 2.0, 8: 2.0}))
+
+
+def test_steps_and_time_of_fixed_alternation(tmp_path):
+    atoms = ethanol()
+    log = tmp_path / "run.log"
+    with HybridDynamics(
+        atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), 3, 2, logfile=log, trajectory=str(tmp_path / "run.traj")
+    ) as dynamics:
+        times = []
+        for _ in range(10):
+            dynamics.run(1)
+            times.append(dynamics.get_time() / FS)
+    assert np.diff([0, *times]) == pytest.approx([2, 2, 2, 8, 8, 2, 2, 2, 8, 8])
+    assert dynamics.statistics.accepted == 4
+    assert float(log.read_text().splitlines()[-1].split()[0]) == pytest.approx(0.044, abs=1e-3)  # ps
+    assert len(read(tmp_path / "run.traj", ":")) == 11
+
+
+def test_exact_jumps_between_exact_enough_steps_follow_the_exact_solution():
+    """Springs: a jump by the closed form, classical steps of velocity Verlet a hundredth of the period."""
+    atoms = ethanol()
+    springs, masses = atoms.calc, torch.tensor(atoms.get_masses())[:, None]
+    omega = torch.sqrt(springs.spring * (1000 * FS) ** 2 / masses)
+    places = torch.tensor(springs.places)
+
+    def flow(x, v, time):
+        u = x - places
+        c, s = torch.cos(omega * time), torch.sin(omega * time)
+        return places + c * u + s / omega * v, c * v - omega * s * u
+
+    def exact(propagator, state, generator, temperature):
+        x, v = flow(state.positions, state.velocities, propagator.timestep)
+        return state.replace(positions=x, velocities=v)
+
+    x, v = flow(torch.tensor(atoms.positions), torch.tensor(atoms.get_velocities() * 1000 * FS), 3 * 0.010)
+    dynamics = HybridDynamics(
+        atoms, StandIn(exact), VelocityVerlet(atoms, 0.1 * FS), 20, 1, guard=False, conserve_momentum=False
+    )
+    dynamics.run(63)
+    assert dynamics.get_time() == pytest.approx(30 * FS)
+    np.testing.assert_allclose(atoms.positions, x, atol=2e-5)
+    np.testing.assert_allclose(atoms.get_velocities() * 1000 * FS, v, atol=2e-3)
+
+
+def test_a_refused_jump_is_replaced_by_classical_steps_of_the_same_span():
+    plain = ethanol()
+    VelocityVerlet(plain, 2 * FS).run(9)
+    atoms = ethanol()
+    dynamics = HybridDynamics(atoms, refuse_from(1), VelocityVerlet(atoms, 2 * FS))
+    dynamics.run(6)
+    assert dynamics.statistics.rejected == {"displacement": 1}
+    assert dynamics.statistics.fallback_steps == 4
+    assert dynamics.get_time() / FS == pytest.approx(18)
+    np.testing.assert_array_equal(atoms.positions, plain.positions)
+    np.testing.assert_array_equal(atoms.get_momenta(), plain.get_momenta())
+
+
+def test_an_adaptive_schedule_jumps_until_refused_and_resumes():
+    atoms = ethanol()
+    dynamics = HybridDynamics(atoms, refuse_from(4, 5), VelocityVerlet(atoms, 2 * FS), 3, None)
+    kinds = []
+    for _ in range(14):
+        before = dynamics.get_time()
+        dynamics.run(1)
+        kinds.append("J" if dynamics.get_time() - before > 5 * FS else "c")
+    assert "".join(kinds) == "JJJcccccc" + "JJJJJ"  # as the OpenMM integrator does
+
+
+def test_the_thermostat_is_that_of_langevin_steps():
+    atoms = ethanol()
+    classical = langevin(atoms, 2 * FS, 350, 0.004 / FS)
+    dynamics = HybridDynamics(atoms, StandIn(), classical, rng=1)
+    thermostat = dynamics.jump.guarded.thermostat
+    assert thermostat.temperature == pytest.approx(350)
+    assert thermostat.friction == pytest.approx(4.0)
+    assert HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS)).jump.guarded.thermostat is None
+
+
+def test_the_canonical_distribution_survives_hybrid_stepping():
+    """Springs with exact jumps and Langevin steps: ⟨½ k u²⟩ and ⟨½ m v²⟩ are 3/2 kT per atom."""
+    atoms = ethanol()
+    springs, masses = atoms.calc, torch.tensor(atoms.get_masses())[:, None]
+    omega, places = torch.sqrt(springs.spring * (1000 * FS) ** 2 / masses), torch.tensor(springs.places)
+
+    def exact(propagator, state, generator, temperature):
+        u, c, s = state.positions - places, torch.cos(omega * 0.008), torch.sin(omega * 0.008)
+        x, v = places + c * u + s / omega * state.velocities, c * state.velocities - omega * s * u
+        return state.replace(positions=x, velocities=v)
+
+    # fixcm is deprecated by ASE itself and off by default in the release after 3.29.
+    classical = Langevin(
+        atoms, 1 * FS, temperature_K=300, friction=0.05 / FS, rng=np.random.default_rng(2), fixcm=False
+    )
+    dynamics = HybridDynamics(atoms, StandIn(exact), classical, 2, 1, rng=3, guard=False)
+    dynamics.run(300)
+    potential, kinetic = [], []
+    for _ in range(4000):
+        dynamics.run(3)
+        potential.append(atoms.get_potential_energy())
+        kinetic.append(atoms.get_kinetic_energy())
+    expected = 1.5 * len(atoms) * units.kB * 300
+    blocks = [np.mean(np.array_split(values, 20), axis=1) for values in (potential, kinetic)]
+    for block in blocks:
+        assert block.mean() == pytest.approx(expected, abs=5 * block.std(ddof=1) / np.sqrt(20) + 0.01 * expected)
+
+
+def test_constraints_hold_after_jumps_and_steps():
+    atoms = ethanol()
+    atoms.set_constraint(FixBondLengths([(0, 1), (1, 2), (2, 3)]))
+    lengths = [atoms.get_distance(i, i + 1) for i in range(3)]
+    HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 1 * FS), 3, 1).run(12)
+    assert [atoms.get_distance(i, i + 1) for i in range(3)] == pytest.approx(lengths, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["nan", "exception"])
+def test_a_failing_network_leaves_the_atoms_as_they_were(kind):
+    def move(propagator, state, generator, temperature):
+        if kind == "exception":
+            raise RuntimeError("out of memory, say")
+        positions = state.positions.clone()
+        positions[2] = torch.nan
+        return state.replace(positions=positions)
+
+    atoms = ethanol()
+    dynamics = HybridDynamics(atoms, StandIn(move), VelocityVerlet(atoms, 2 * FS), rng=5)
+    dynamics.run(5)
+    before, momenta, state = atoms.get_positions(), atoms.get_momenta(), dynamics.rng.bit_generator.state
+    error, message = (RuntimeError, "out of memory") if kind == "exception" else (JumpError, r"step 6: .*atom 2 \(O\)")
+    with pytest.raises(error, match=message):
+        dynamics.run(1)
+    np.testing.assert_array_equal(atoms.positions, before)
+    np.testing.assert_array_equal(atoms.get_momenta(), momenta)
+    assert dynamics.rng.bit_generator.state == state
+    assert dynamics.get_time() / FS == pytest.approx(10)
+
+
+def squeeze(propagator, state, generator, temperature):
+    return state.replace(
+        positions=0.6 * state.positions, velocities=thermal_velocities(state.masses, temperature, generator)
+    )
+
+
+def test_position_only_jumps_redraw_minimise_and_relax():
+    def energy(minimize, relax):
+        atoms = ethanol()
+        dynamics = HybridDynamics(
+            atoms,
+            StandIn(squeeze, predicts_velocities=False, timestep=1.0),
+            VelocityVerlet(atoms, 1 * FS),
+            0,
+            1,
+            temperature_K=300,
+            minimize_steps=minimize,
+            relax_steps=relax,
+            rng=1,
+        )
+        dynamics.run(1)
+        assert dynamics.get_time() == pytest.approx(1000 * FS)
+        return atoms.get_potential_energy()
+
+    squeezed, minimised, relaxed = energy(0, 0), energy(100, 0), energy(100, 5)
+    assert squeezed > 1.0
+    assert minimised < 0.01
+    assert minimised < relaxed < 0.5
+
+
+def test_the_energy_guard_refuses_in_every_dynamics():
+    guard = GuardSettings(energy_change=10.0)
+
+    def shrink(propagator, state, generator, temperature):
+        return state.replace(positions=0.6 * state.positions)
+
+    atoms = ethanol()
+    classical = langevin(atoms, 2 * FS, 300, 0.01 / FS)
+    hybrid = HybridDynamics(atoms, StandIn(shrink), classical, 0, 1, guard=guard, rng=1)
+    hybrid.run(1)
+    assert hybrid.statistics.rejected == {"energy": 1}
+    atoms = ethanol()
+    learned = LearnedDynamics(
+        atoms, StandIn(shrink), temperature_K=300, friction=0.01 / FS, guard=guard, fallback="stop", rng=1
+    )
+    before = atoms.get_positions()
+    with pytest.raises(JumpError, match=r"energy guard refused the jump: the potential energy would change by .* kT"):
+        learned.run(1)
+    np.testing.assert_array_equal(atoms.positions, before)
+    with pytest.raises(ConfigError, match="counts in kT: give a temperature"):
+        LearnedDynamics(ethanol(), StandIn(), guard=guard)
+    bare = ethanol()
+    bare.calc = None
+    with pytest.raises(CompatibilityError, match="the energy guard needs the potential energy; attach a calculator"):
+        LearnedDynamics(bare, StandIn(), temperature_K=300, friction=0.01 / FS, guard=guard)
+    with pytest.raises(ConfigError, match="energy_change is -1"):
+        GuardSettings(energy_change=-1)
+
+
+def test_what_cannot_be_interleaved_is_refused():
+    atoms, other = ethanol(), ethanol()
+    with pytest.raises(ConfigError, match="made for other atoms"):
+        HybridDynamics(atoms, StandIn(), VelocityVerlet(other, 2 * FS))
+    with pytest.raises(ConfigError, match="expected one of ASE's molecular dynamics"):
+        HybridDynamics(atoms, StandIn(), "verlet")
+    with pytest.raises(ConfigError, match="NoseHooverChainNVT goes on from positions of its own"):
+        HybridDynamics(atoms, StandIn(), NoseHooverChainNVT(atoms, 2 * FS, temperature_K=300, tdamp=100 * FS))
+    with pytest.raises(CompatibilityError, match="steps of 3 fs do not add up"):
+        HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 3 * FS))
+    with pytest.raises(ConfigError, match="minimize_steps is for position-only"):
+        HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), minimize_steps=5)
+    with pytest.raises(ConfigError, match="minimize_steps is -1"):
+        HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), minimize_steps=-1)
+    with pytest.raises(ConfigError, match="give temperature_K"):
+        HybridDynamics(atoms, StandIn(predicts_velocities=False), VelocityVerlet(atoms, 2 * FS))
+    classical = VelocityVerlet(atoms, 2 * FS)
+    atoms.calc = None
+    with pytest.raises(CompatibilityError, match="attach a calculator"):
+        HybridDynamics(atoms, StandIn(), classical)
+
+
+def test_dynamics_with_positions_of_their_own_would_undo_a_jump():
+    """Why they are refused: what ASE's classes do when somebody else moves the atoms."""
+    for make, deaf in (
+        (lambda a: NoseHooverChainNVT(a, 1 * FS, temperature_K=1, tdamp=100 * FS), True),
+        (lambda a: VelocityVerlet(a, 1 * FS), False),
+    ):
+        atoms = Atoms("Cu4", positions=2.5 * np.eye(4)[:, :3], cell=10 * np.eye(3), calculator=EMT())
+        dynamics = make(atoms)
+        dynamics.run(1)
+        atoms.positions += 1.0
+        dynamics.run(1)
+        assert (np.abs(atoms.positions - 2.5 * np.eye(4)[:, :3]).max() < 0.5) == deaf
