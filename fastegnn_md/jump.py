@@ -43,14 +43,14 @@ def as_generator(rng: np.random.Generator | int | None) -> tuple[np.random.Gener
 
 
 def advance(propagator: Propagator, state: State, rng: np.random.Generator, temperature: float | None = None) -> State:
-    """State after one jump, on the CPU.
+    """State after one jump, on the device of the state.
 
     Parameters
     ----------
     propagator : Propagator
         On any device.
     state : State
-        On the CPU.
+        On any device; it travels to that of the propagator and back.
     rng : numpy.random.Generator
         Seeds the torch generator of this jump; advanced by one draw.
     temperature : float, optional
@@ -63,13 +63,13 @@ def advance(propagator: Propagator, state: State, rng: np.random.Generator, temp
     CompatibilityError
         If the propagator does not fit the system.
     """
-    device = torch.device("cpu")
+    device = state.device
     if isinstance(propagator, torch.nn.Module):
         tensor = next(propagator.parameters(), None)
         device = device if tensor is None else tensor.device
     generator = torch.Generator(device=device)
     generator.manual_seed(int(rng.integers(2**63)))
-    there = state if device.type == "cpu" else state.to(device)
+    there = state if device == state.device else state.to(device)
     with torch.no_grad():
         ended = propagator(there, generator=generator, temperature=temperature)
-    return ended if device.type == "cpu" else ended.to("cpu")
+    return ended if device == state.device else ended.to(state.device)

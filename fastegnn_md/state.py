@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import StateError
 
 _PER_ATOM = ("positions", "velocities", "forces", "numbers", "masses", "batch", "charges", "types")
+_MOVING = {"positions", "velocities", "forces"}
 _FLOATING = ("positions", "velocities", "forces", "masses", "cell", "charges")
 
 
@@ -156,7 +157,20 @@ class State:
 
     def replace(self, **changes: Tensor | None) -> State:
         """Copy of this state with some fields changed; the copy is checked."""
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        if not changes.keys() <= _MOVING or not all(self._fits(name, value) for name, value in changes.items()):
+            return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        # What was checked once is not checked again: a jump makes several states of the same atoms.
+        copy = object.__new__(State)
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update(changes)
+        return copy
+
+    def _fits(self, name: str, value: Tensor | None) -> bool:
+        """Whether a tensor of shape (N, 3) may be put in without a look at the other fields."""
+        if value is None:
+            return name == "forces"
+        same = isinstance(value, Tensor) and value.shape == self.positions.shape
+        return same and value.dtype == self.dtype and value.device == self.device and bool(torch.isfinite(value).all())
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """Copy of this state on another device or with another floating-point type."""

@@ -82,7 +82,9 @@ class ContextJump:
         if force.backend == "host":
             transport = _Host(context, force.part, self._jump, self._groups, propagator.needs_forces)
         else:
-            register = Register(self._jump, propagator.needs_forces, free_flight(propagator))
+            register = Register(
+                self._jump, propagator.needs_forces, free_flight(propagator), context.getPlatform().getName()
+            )
             transport = _Inside(self._custom, self._advance, register)
             if not force.part.whole_system:
                 flies = np.zeros((force.part.n_particles, 3))
@@ -215,7 +217,8 @@ class _Inside:
         # A CustomIntegrator takes the forces of its last step for valid, whatever another integrator of the same
         # CompoundIntegrator did since, until the Context is changed from outside: here the parameter does it.
         context.setParameter(TOKEN, self._register.token)
-        self._custom.setGlobalVariableByName("half_step", half_step)
+        for name, value in (("half_step", half_step), ("tau", self._register.tau), ("sigma", self._register.sigma)):
+            self._custom.setGlobalVariableByName(name, value)
         self._step(JUMP)
         self._moved = True
         context.setParameter(TOKEN, 0)  # the classical integrator may be a CustomIntegrator as well

@@ -31,9 +31,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     from openmm import CustomIntegrator
 
-# Displacements of some nm: large beside the resolution of single precision, small beside its range.
-TAU = 4.0  # ps
-SIGMA = 1e-3  # nm per kJ/mol/nm
+# τ in ps and σ in nm per kJ/mol/nm. GPU platforms hand out positions in single precision: displacements of some nm are
+# large beside its resolution and small beside its range. On the others, in double precision, displacements stay within
+# the margin of the neighbour list, which those platforms would build anew whatever force is asked.
+_WIDE, _NARROW = (4.0, 1e-3), (4e-3, 1e-6)
+_DOUBLE = ("Reference", "CPU")
 # GPU platforms sum forces in steps of 2⁻³² kJ/mol/nm.
 SCALE = 1024.0
 
@@ -55,17 +57,22 @@ class Register:
         Whether it needs forces.
     flight : float
         Time in ps for which the integrator adds free flight to the answer, Δt or zero.
+    platform : str
+        Of the Context.
 
     Attributes
     ----------
+    tau, sigma : float
+        Scales of the displacements, in ps and nm per kJ/mol/nm.
     token : int
         Tells the Contexts of a process apart: value of the parameter :data:`TOKEN` in calls meant for this register.
     error : BaseException or None
         What the last jump raised. The force never raises: OpenMM would leave the particles displaced by τ v.
     """
 
-    def __init__(self, jump: Jump, forces: bool, flight: float):
+    def __init__(self, jump: Jump, forces: bool, flight: float, platform: str):
         self._jump, self._forces, self._flight = jump, forces, flight
+        self.tau, self.sigma = _NARROW if platform in _DOUBLE else _WIDE
         self.token = next(_TOKENS)
         self.error: BaseException | None = None
         self._stored: dict[int, Tensor] = {}
@@ -96,8 +103,8 @@ class Register:
 
     def _compute(self, x: Tensor, box: Tensor | None) -> tuple[Tensor, Tensor]:
         try:
-            velocities = (self._stored[VELOCITIES] - x) / TAU
-            forces = (self._stored[FORCES] - x) / SIGMA if self._forces else None
+            velocities = (self._stored[VELOCITIES] - x) / self.tau
+            forces = (self._stored[FORCES] - x) / self.sigma if self._forces else None
             moved, kick = self._jump(x, velocities, forces, None if box is None else box.double())
             return SCALE * (moved - self._flight * velocities), SCALE * kick
         except BaseException as error:
@@ -124,9 +131,10 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, fligh
     There is no constraint step in it: on GPU platforms one defers earlier writes of x, and the network would see
     velocities of zero. Global variables: ``mode`` (a jump, the shift back to half-step velocities, or everything as
     before the jump) and ``half_step``, half a classical time step in ps where velocities are those of half a step ago
-    (else zero): v(t) = v(t - δ/2) + δ f / 2m. The per-DOF variable ``flies`` is zero for particles that do not jump.
+    (else zero): v(t) = v(t - δ/2) + δ f / 2m; ``tau`` and ``sigma``, see :class:`Register`. The per-DOF variable
+    ``flies`` is zero for particles that do not jump.
     """
-    for name in ("mode", "half_step"):
+    for name in ("mode", "half_step", "tau", "sigma"):
         integrator.addGlobalVariable(name, 0)
     for name in ("x0", "v0", "classical", "ignored"):
         integrator.addPerDofVariable(name, 0)
@@ -142,11 +150,11 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, fligh
         integrator.addComputePerDof("classical", "f")
         integrator.endBlock()
     integrator.addComputePerDof("v", "v + half_step*classical/m")
-    integrator.addComputePerDof("x", f"x0 + {TAU}*v")
+    integrator.addComputePerDof("x", "x0 + tau*v")
     integrator.addComputeGlobal(PHASE, str(VELOCITIES))
     integrator.addComputePerDof("ignored", answer)
     if forces:
-        integrator.addComputePerDof("x", f"x0 + {SIGMA}*classical")
+        integrator.addComputePerDof("x", "x0 + sigma*classical")
         integrator.addComputeGlobal(PHASE, str(FORCES))
         integrator.addComputePerDof("ignored", answer)
     integrator.addComputePerDof("x", "x0")

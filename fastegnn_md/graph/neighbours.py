@@ -89,6 +89,8 @@ def minimum_image(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
 
 def fractional(vectors: Tensor, cell: Tensor) -> Tensor:
     """Coordinates in units of the cell vectors; shapes as in :func:`minimum_image`."""
+    if len(cell) and cell.stride(0) == 0:  # one cell, expanded: it is inverted once
+        return vectors @ torch.linalg.inv(cell[0])
     return torch.linalg.solve(cell, vectors[:, None], left=False).squeeze(1)
 
 
