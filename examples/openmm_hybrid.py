@@ -16,6 +16,7 @@ import numpy as np
 from openmm import LangevinMiddleIntegrator, Platform, app, unit
 
 from fastegnn_md import Propagator
+from fastegnn_md.baselines import error_table, one_step_errors
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import TrajectoryPairs, harvest, load_universe
 from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation, LearnedStateReporter
@@ -51,11 +52,12 @@ def train(structure: str, pdb: app.PDBFile, system, output: Path, updates: int) 
         interval="8 fs",
         temperature=TEMPERATURE.value_in_unit(unit.kelvin),
     )
-    training, validation, _ = TrajectoryPairs(output / "bursts.h5md", lag="8 fs", time_reversal=True).split(
-        (0.8, 0.1, 0.1)
-    )
+    pairs = TrajectoryPairs(output / "bursts.h5md", lag="8 fs", time_reversal=True)
+    training, validation, held_out = pairs.split((0.8, 0.1, 0.1))
     config = TrainingConfig(propagator=PropagatorConfig(forces=True), updates=updates, batch_size=8)
-    return fit(training, validation, config, output / "propagator.safetensors").propagator
+    propagator = fit(training, validation, config, output / "propagator.safetensors").propagator
+    print(f"\n{error_table(one_step_errors(propagator, held_out))}")
+    return propagator
 
 
 def main(output: Path, model: Path | None, updates: int, steps: int, platform: str) -> None:

@@ -161,7 +161,9 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     positions before a jump and back after it. A jump that a guard refuses leaves the Context as it was; what follows
     is the :class:`Schedule`'s business. The barostat and the like act in classical steps only.
 
-    Steps of both kinds count one, so time does not grow evenly with the step count; reporters take it from the Context.
+    Steps of both kinds count one, so time does not grow evenly with the step count. Reporters that take the time from
+    the Context are right always; DCD and XTC files, which multiply steps with a step size, are right for frames at
+    whole cycles (:meth:`getStepSize` is the mean step of a cycle).
 
     Parameters
     ----------
@@ -320,6 +322,14 @@ class HybridIntegrator(openmm.CompoundIntegrator):
                     self._custom.setGlobalVariableByName("pending", pending - classical)
             elif self._try_jump(context, count):
                 left -= 1
+
+    def getStepSize(self) -> unit.Quantity:
+        """Mean step of a cycle; of an adaptive schedule, the classical step."""
+        step = self._inner.getStepSize()
+        classical, jumps = self.schedule.classical_steps, self.schedule.jumps
+        if jumps is None:
+            return step
+        return (classical * step + jumps * self.propagator.timestep * unit.picosecond) / (classical + jumps)
 
     def _try_jump(self, context: openmm.Context, count: int) -> bool:
         """Jump, or do what the schedule says; whether a step was made."""

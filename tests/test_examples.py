@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,12 @@ CASES = {
         ("--updates", "60", "--processes", "2"),
         ("openmm", "ase", "lightning"),
         ("ala2.safetensors", "bursts.h5md", "classical.dcd", "learned.traj"),
+    ),
+    "openmm, hybrid": Example(
+        "openmm_hybrid.py",
+        ("--updates", "60", "--steps", "220"),
+        ("openmm", "ase", "lightning"),
+        ("propagator.safetensors", "hybrid.chk", "hybrid.xtc", "jumps.csv", "state.csv"),
     ),
     "mdanalysis": Example(
         "mdanalysis_rollout.py",
@@ -108,6 +115,13 @@ def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, 
         assert "2 ps no model can predict" in text, "the noise floor is shown"
         rollout = Universe(str(output / "argon.pdb"), str(output / "rollout.xtc"))
         assert rollout.trajectory.dt == pytest.approx(0.05, rel=1e-4)
+    if case.script == "openmm_hybrid.py":
+        assert "220 steps, 0.360 ps" in text
+        assert "jumps: 20 tried" in text
+        rollout = Universe(str(files("fastegnn_md") / "assets" / "ala2.pdb"), str(output / "hybrid.xtc"))
+        assert [frame.time for frame in rollout.trajectory] == pytest.approx(
+            [0.018 * k for k in range(1, 21)], abs=1e-6
+        )
     if case.script == "ase_copper.py":
         from ase.io import read
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import threading
+import warnings
 import weakref
 
 import numpy as np
@@ -58,7 +59,24 @@ def test_steps_and_time_of_fixed_alternation():
         times.append(made.context.getTime().value_in_unit(unit.femtosecond))
     assert np.diff([0, *times]) == pytest.approx([2, 2, 2, 8, 8, 2, 2, 2, 8, 8])
     assert made.currentStep == made.context.getStepCount() == 10
-    assert made.integrator.getStepSize()._value == 0.002  # that of the classical integrator, for headers
+
+
+def test_frames_at_whole_cycles_have_right_times_in_dcd_and_xtc(tmp_path):
+    import MDAnalysis as mda
+
+    made = simulation(cases.peptide(), StandIn(), classical=langevin(), started=False)
+    for name, kind in (("dcd", app.DCDReporter), ("xtc", app.XTCReporter)):
+        made.reporters.append(kind(str(tmp_path / f"out.{name}"), 12))
+    made.step(48)
+    made.reporters.clear()
+    for name in ("dcd", "xtc"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MDAnalysis, on its own DCD reader
+            universe = mda.Universe.empty(22, trajectory=True).load_new(str(tmp_path / f"out.{name}"))
+            times = [frame.time for frame in universe.trajectory]
+        assert np.diff(times) == pytest.approx(3 * [0.036], rel=1e-4)
+    adaptive = HybridIntegrator(langevin(), StandIn(), jumps=None)
+    assert adaptive.getStepSize() == 0.002 * unit.picosecond
 
 
 @pytest.mark.parametrize("backend", ["host", "python"])
