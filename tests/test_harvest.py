@@ -282,6 +282,25 @@ class TestStore:
         provenance = pairs.stores[0].provenance
         assert (provenance["bursts"], provenance["dropped bursts"], provenance["temperature"]) == (120, 0, 300.0)
 
+    def test_bonds_that_a_pdb_file_leaves_out_are_those_of_the_force_field(self, peptide, tmp_path):
+        """OpenMM writes CONECT records for unusual residues only: 12 of 21 bonds, which nobody would notice."""
+        from openmm import app
+
+        from fastegnn_md.demo.system import AlanineDipeptide
+
+        universe, system = peptide
+        path = tmp_path / "conect.pdb"
+        AlanineDipeptide().write_topology(path)
+        partial = mda.Universe(str(path))
+        assert len(partial.bonds) == 12
+        partial.load_new(np.array([ts.positions.copy() for ts in universe.trajectory[:8]]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the time step that arrays in memory have not
+            store = harvest(partial, system, store=tmp_path / "b.h5md", frames=slice(0, 4), **FAST)
+        found = TrajectoryPairs(store, lag="16 fs").stores[0].topology.bonds
+        expected = np.sort([(a.index, b.index) for a, b in app.PDBFile(str(path)).topology.bonds()], axis=1)
+        np.testing.assert_array_equal(found, np.unique(expected, axis=0))
+
     def test_mdanalysis_reads_the_store(self, peptide, tmp_path):
         universe, system = peptide
         path = harvest(universe, system, store=tmp_path / "b.h5md", frames=slice(0, 5), **FAST)

@@ -45,6 +45,11 @@ def refuse_from(step: int, until: int = 10**9):
     return move
 
 
+def rest(propagator, state, generator, temperature):
+    """Nothing moves."""
+    return state
+
+
 LIMITS = JumpLimits({1: 2.0, 6: 2.0, 7: 2.0, 8: 2.0})
 
 
@@ -64,7 +69,7 @@ def test_steps_and_time_of_fixed_alternation():
 def test_frames_at_whole_cycles_have_right_times_in_dcd_and_xtc(tmp_path):
     import MDAnalysis as mda
 
-    made = simulation(cases.peptide(), StandIn(), classical=langevin(), started=False)
+    made = simulation(cases.peptide(), StandIn(move=rest), classical=langevin(), started=False)
     for name, kind in (("dcd", app.DCDReporter), ("xtc", app.XTCReporter)):
         made.reporters.append(kind(str(tmp_path / f"out.{name}"), 12))
     made.step(48)
@@ -412,10 +417,6 @@ def test_temperature_and_friction_may_change_on_the_classical_integrator():
 @pytest.mark.parametrize("backend", ["host", "python"])
 def test_jumps_alone_sample_the_thermostat(backend):
     topology, system, positions = cases.peptide(constraints=None)
-
-    def rest(propagator, state, generator, temperature):
-        return state
-
     integrator = LearnedJumpIntegrator(
         StandIn(move=rest), 300 * unit.kelvin, 1e4 / unit.picosecond, seed=1, guard=False
     )

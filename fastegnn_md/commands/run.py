@@ -129,10 +129,10 @@ def run(
     rng = np.random.default_rng(seed)
     atoms = _atoms(state)
     bonds = None if state.bonds is None else state.bonds.numpy()
-    if bonds is None and propagator.uses_bonds:
+    if bonds is None and propagator.uses_bonds and not (forcefield or system):
         bonds = guess_bonds(atoms)
         typer.echo(f"{topology or start} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
-    _attach(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
+    bonds = _attach(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
     _set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
@@ -192,8 +192,8 @@ def _attach(
     constraints: str,
     cutoff: str,
     calculator: str | None,
-) -> None:
-    """Give the atoms their calculator, the masses of its System, and the constraints asked for."""
+) -> np.ndarray | None:
+    """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known."""
     from ase.constraints import FixBondLengths
 
     if calculator is not None and (forcefield or system):
@@ -201,7 +201,9 @@ def _attach(
     if calculator is not None:
         atoms.calc = calculator_factory(calculator)()
     elif forcefield or system:
+        from ..data.topology import join_bonds
         from ..engines.openmm import OpenMMCalculator
+        from ..engines.openmm_system import system_bonds
 
         built = openmm_system(structure, forcefield, system, constraints, cutoff)
         if built.getNumParticles() != len(atoms):
@@ -213,13 +215,14 @@ def _attach(
         atoms.set_masses(atoms.calc.masses)
         if built.getNumConstraints():
             atoms.set_constraint(atoms.calc.bond_constraints())
-        return
+        return join_bonds(bonds, system_bonds(built, atoms.numbers))
     if constraints == "none":
-        return
+        return bonds
     if constraints != "HBonds" or bonds is None:
         why = "the topology has no bonds" if constraints == "HBonds" else "only HBonds can be"
         raise ConfigError(f"--constraints {constraints} cannot be set up without a force field: {why}")
     atoms.set_constraint(FixBondLengths(bonds[(atoms.numbers[bonds] == 1).any(axis=1)]))
+    return bonds
 
 
 def _set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ import torch
 from ..errors import DataError
 from ..thermal import thermal_velocities
 from .frames import Frame, check_velocities, file_has_times, read_frame
-from .topology import read_topology
+from .topology import join_bonds, read_topology
 from .unwrap import make_whole, spanning_tree
 
 if TYPE_CHECKING:
@@ -74,18 +74,19 @@ class StartingPoints:
         self._tree: np.ndarray | None = None
 
     def adopt(self, recipe: BurstRecipe) -> None:
-        """Take from the engine what it knows better: masses, periodicity, and bonds where the topology has none.
+        """Take from the engine what it knows better: masses, periodicity, and bonds that the topology lacks.
 
         Raises
         ------
         DataError
             If the engine is periodic and the frames have no cell.
         """
-        bonds = self.topology.bonds
+        bonds = join_bonds(self.topology.bonds, recipe.bonds)
         notes = self.topology.notes | {"masses": f"{recipe.name} engine"}
-        if bonds is None and recipe.bonds is not None:
-            bonds = recipe.bonds
-            notes["bonds"] = "of the engine; the topology has none"
+        if bonds is not None and recipe.bonds is not None:
+            had = 0 if self.topology.bonds is None else len(self.topology.bonds)
+            if len(bonds) > had:
+                notes["bonds"] = f"{len(bonds)}, of which the topology has {had}; the others are the engine's"
         self.topology = replace(self.topology, masses=recipe.masses, bonds=bonds, notes=notes)
         if recipe.periodic is not None:
             if recipe.periodic and not self.periodic:

@@ -302,5 +302,14 @@ def _bonds(atoms: mda.AtomGroup) -> np.ndarray | None:
     return np.unique(np.sort(local, axis=1), axis=0)
 
 
+def join_bonds(*sources: np.ndarray | None) -> np.ndarray | None:
+    """Bonds (M, 2) of several sources together, each once and the lower index first; None if no source has any.
+
+    A topology may have some of its bonds only, and nothing shows it: a PDB file lists those of unusual residues.
+    """
+    known = [np.sort(np.asarray(one, dtype=np.int64).reshape(-1, 2), axis=1) for one in sources if one is not None]
+    return np.unique(np.concatenate(known), axis=0) if known else None
+
+
 def _guessed_attributes(atoms: mda.AtomGroup) -> set[str]:
     return {attribute.attrname for attribute in atoms.universe._topology.guessed_attributes}

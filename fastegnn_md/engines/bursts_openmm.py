@@ -62,6 +62,8 @@ def openmm_recipe(
         If the System holds a thermostat or barostat, has another number of particles than there are atoms, massless
         particles, masses that cannot belong to these elements, or the platform does not exist.
     """
+    from .openmm_system import system_bonds
+
     openmm = _openmm()
     xml = openmm.XmlSerializer.serialize(system)
     system = openmm.XmlSerializer.deserialize(xml)  # a copy, the user's stays as it is
@@ -102,7 +104,7 @@ def openmm_recipe(
         platform=platform,
         n_constraints=system.getNumConstraints(),
         periodic=system.usesPeriodicBoundaryConditions(),
-        bonds=_system_bonds(openmm, system, numbers),
+        bonds=system_bonds(system, numbers),
     )
 
 
@@ -187,19 +189,6 @@ def velocity_verlet(openmm: Any, timestep: float) -> Any:
     integrator.addComputePerDof("v", "v+0.5*dt*f/m+(x-x1)/dt")
     integrator.addConstrainVelocities()
     return integrator
-
-
-def _system_bonds(openmm: Any, system: Any, numbers: np.ndarray) -> np.ndarray | None:
-    """Bonds of a System: its harmonic bonds and constraints, without the H–H distances of rigid water."""
-    pairs = [system.getConstraintParameters(i)[:2] for i in range(system.getNumConstraints())]
-    for force in system.getForces():
-        if isinstance(force, openmm.HarmonicBondForce):
-            pairs += [force.getBondParameters(i)[:2] for i in range(force.getNumBonds())]
-    if not pairs:
-        return None
-    bonds = np.sort(np.array(pairs, dtype=np.int64), axis=1)
-    hydrogens = (numbers[bonds] == 1).all(axis=1)
-    return np.unique(bonds[~hydrogens], axis=0)
 
 
 def reduced_cell(cell: np.ndarray) -> np.ndarray:

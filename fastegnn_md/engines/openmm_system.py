@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..constraints import Constraints
+from ..data.topology import join_bonds
 from ..data.unwrap import spanning_tree
 from ..errors import CompatibilityError
 from ..state import State
@@ -42,7 +43,7 @@ class JumpSystem:
     numbers, masses : Tensor, shape (N,)
         Atomic numbers; masses in amu, those of the elements for particles that OpenMM holds by a mass of zero.
     bonds : Tensor of int64, shape (M, 2)
-        Of the topology, indices into ``atoms``.
+        Of the topology and the System, indices into ``atoms``.
     constraints : Constraints
     periodic : bool
         Whether states carry the box.
@@ -131,7 +132,7 @@ def read_system(
     ----------
     system : openmm.System
     topology : openmm.app.Topology
-        Elements and bonds.
+        Elements, and bonds beside those of the System.
     propagator : Propagator
     atoms : iterable of int or of openmm.app.topology.Atom, optional
         Atoms that jump; the others stand still meanwhile. Default: all but virtual sites.
@@ -160,8 +161,11 @@ def read_system(
     masses = np.where(own > 0, own, element)  # a mass of zero holds the particle, the network sees the element's
     place = np.full(n, -1)
     place[chosen] = np.arange(len(chosen))
-    bonds = np.array([(bond[0].index, bond[1].index) for bond in topology.bonds()], dtype=np.int64).reshape(-1, 2)
-    bonds = place[bonds]
+    everyone = np.array([0 if atom.element is None else atom.element.atomic_number for atom in listed])
+    listed_bonds = np.array([(bond[0].index, bond[1].index) for bond in topology.bonds()], dtype=np.int64).reshape(
+        -1, 2
+    )
+    bonds = place[join_bonds(listed_bonds, system_bonds(system, everyone))]
     bonds = bonds[(bonds >= 0).all(axis=1)]
     constraints = _constraints(system, place, masses, own == 0)
     periodic = system.usesPeriodicBoundaryConditions()
@@ -187,6 +191,31 @@ def read_system(
     )
     _check(part, propagator, system)
     return part
+
+
+def system_bonds(system: openmm.System, numbers: np.ndarray) -> np.ndarray | None:
+    """Bonds of a System: its harmonic bonds and constraints, without the H–H distances of rigid water.
+
+    Parameters
+    ----------
+    system : openmm.System
+    numbers : ndarray of int, shape (N,)
+        Atomic number of each particle.
+
+    Returns
+    -------
+    ndarray of int64, shape (M, 2), or None
+        Each pair once, the lower index first; None if there are none.
+    """
+    pairs = [system.getConstraintParameters(i)[:2] for i in range(system.getNumConstraints())]
+    for force in system.getForces():
+        if type(force).__name__ == "HarmonicBondForce":
+            pairs += [force.getBondParameters(i)[:2] for i in range(force.getNumBonds())]
+    if not pairs:
+        return None
+    bonds = np.sort(np.array(pairs, dtype=np.int64), axis=1)
+    hydrogens = (numbers[bonds] == 1).all(axis=1)
+    return np.unique(bonds[~hydrogens], axis=0)
 
 
 def _choose(system: openmm.System, n: int, atoms: Iterable[Any] | None) -> np.ndarray:
