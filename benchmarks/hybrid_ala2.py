@@ -96,18 +96,18 @@ def trajectory(
 
 
 def record(simulation: app.Simulation, path: Path, frames: int, stride: int) -> None:
-    """Step a simulation that has its reporters; save kinetic energies (amu Å²/ps²), their spread, and the wall time."""
+    """Step a simulation that has its reporters; save kinetic energies (amu Å²/ps²), steps of the frames, wall time."""
     masses = np.array([simulation.system.getParticleMass(i)._value for i in range(simulation.system.getNumParticles())])
-    blocks, kinetic, seconds = 50, [], 0.0
+    kinetic, steps, seconds = [], [], 0.0
     for _ in tqdm(range(frames), desc=path.name, mininterval=10):
         begun = time.perf_counter()
         simulation.step(stride)
         seconds += time.perf_counter() - begun
         v = 10.0 * simulation.context.getState(velocities=True).getVelocities(asNumpy=True)._value
         kinetic.append(0.5 * masses * np.square(v).sum(axis=1))
+        steps.append(simulation.currentStep)
     simulation.reporters.clear()  # closes the files
-    means = [block.mean(axis=0) for block in np.array_split(np.array(kinetic), blocks)]
-    np.savez(path.with_suffix(".npz"), kinetic=np.array(means), seconds=seconds, steps=frames * stride)
+    np.savez(path.with_suffix(".npz"), kinetic=np.array(kinetic), at=steps, seconds=seconds, steps=frames * stride)
 
 
 def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
@@ -226,20 +226,20 @@ def compare(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> 
     for path in sorted([*folder.glob("hybrid-*.json"), *folder.glob("exact-*.json")]):
         run = np.load(path.with_suffix(".npz"))
         measured = temperature_per_element(run["kinetic"].mean(axis=0), symbols)
-        error = {
-            symbol: float(
-                run["kinetic"][:, symbols == symbol].mean(axis=1).std(ddof=1)
-                / np.sqrt(len(run["kinetic"]))
-                / run["kinetic"][:, symbols == symbol].mean()
-            )
-            for symbol in measured
-        }
+        blocks = np.array([block.mean(axis=0) for block in np.array_split(run["kinetic"], 50)])
+        error = {}
+        for symbol in measured:
+            means = blocks[:, symbols == symbol].mean(axis=1)
+            error[symbol] = float(means.std(ddof=1) / np.sqrt(len(means)) / means.mean())
         summary = json.loads(path.read_text())
         rows.append(
             {
                 "run": path.stem,
                 **summary,
                 "temperature over classical": {s: measured[s] / expected[s] for s in measured},
+                "temperature over classical, by place in the cycle (0: after a jump)": by_place(
+                    run, round(10 / summary["classical step, fs"]) + 1, symbols, expected
+                ),
                 "standard error": error,
                 "JS distance to the reference": jensen_shannon(torsions(folder, path.with_suffix(".dcd")), pool),
                 "break-even: ms per jump over ms of classical steps of 2 fs in its place": summary["ms per jump"]
@@ -266,6 +266,15 @@ def compare(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> 
     print(text)
     if arguments.output is not None:
         arguments.output.write_text(text)
+
+
+def by_place(run, steps: int, symbols: np.ndarray, expected: dict[str, float]) -> dict[int, dict[str, float]]:
+    """Temperatures over the classical ones after the jump (0) and after each classical step of the cycle."""
+    places = {}
+    for place in range(steps):
+        measured = temperature_per_element(run["kinetic"][run["at"] % steps == place].mean(axis=0), symbols)
+        places[place] = {symbol: round(measured[symbol] / expected[symbol], 3) for symbol in measured}
+    return places
 
 
 def _without(runs: list[np.ndarray], k: int) -> np.ndarray:

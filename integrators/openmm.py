@@ -6,24 +6,21 @@ import copy
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastegnn_md.engines.openmm_force import DEFAULT_GROUP, JumpForce
 from fastegnn_md.engines.openmm_integrators import (
     force_groups_of,
-    friction_of,
     holds_half_step_velocities,
     temperature_of,
 )
 from fastegnn_md.engines.openmm_register import write_protocol
-from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
+from fastegnn_md.errors import ConfigError, JumpError
 from fastegnn_md.optional import naming_extras
 
 from .guarded import GuardedStep
 from .guards import GuardSettings, guard_settings
 from .openmm_jump import ContextJump, free_flight
+from .openmm_options import check_timestep, checked_seed, plain, step_generator, thermostat_for, thermostat_like
 from .schedule import Schedule
-from .thermostats import LangevinHalfStep
 
 with naming_extras(__name__):
     import openmm
@@ -83,11 +80,11 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
-        temperature, friction = _plain(temperature, unit.kelvin), _plain(friction, unit.picosecond**-1)
-        _check_timestep(propagator, _plain(timestep, unit.picosecond))
+        temperature, friction = plain(temperature, unit.kelvin), plain(friction, unit.picosecond**-1)
+        check_timestep(propagator, plain(timestep, unit.picosecond))
         guarded = GuardedStep(
             propagator,
-            thermostat=_thermostat(propagator, temperature, friction),
+            thermostat=thermostat_for(propagator, temperature, friction),
             temperature=temperature,
             guard=guard_settings(guard),
             momentum=conserve_momentum,
@@ -101,7 +98,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
             "group": group,
         }
         write_protocol(self, group, propagator.needs_forces, free_flight(propagator))
-        self.addGlobalVariable("seed", _seed(seed))
+        self.addGlobalVariable("seed", checked_seed(seed))
         self.setIntegrationForceGroups(set(range(32)) - {group})
         self.propagator, self.statistics, self.jump_seconds = propagator, guarded.statistics, 0.0
         self._jump = ContextJump(guarded, self, self._advance, group)
@@ -140,7 +137,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
 
     def setStepSize(self, size: Any) -> None:
         """Refuse a step that is not the propagator's."""
-        _check_timestep(self.propagator, _plain(size, unit.picosecond))
+        check_timestep(self.propagator, plain(size, unit.picosecond))
 
     def __copy__(self) -> LearnedJumpIntegrator:
         return copy.deepcopy(self)
@@ -231,7 +228,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     ):
         self.schedule = Schedule(classical_steps, jumps)
         self._half_step = holds_half_step_velocities(classical, half_step_velocities)
-        temperature = _plain(temperature, unit.kelvin)
+        temperature = plain(temperature, unit.kelvin)
         self._options = {
             "temperature": temperature,
             "guard": guard,
@@ -242,7 +239,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
             "group": group,
         }
         self._temperature = temperature
-        thermostat = _thermostat_of(classical, propagator)
+        thermostat = thermostat_like(classical, propagator)
         if temperature is None:
             temperature = temperature_of(classical)
         if temperature is None and not propagator.predicts_velocities:
@@ -263,7 +260,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
         self._replacement_steps()
         custom = openmm.CustomIntegrator(propagator.timestep)
         write_protocol(custom, group, propagator.needs_forces, free_flight(propagator))
-        custom.addGlobalVariable("seed", _seed(seed))
+        custom.addGlobalVariable("seed", checked_seed(seed))
         custom.addGlobalVariable("pending", 0)
         if hasattr(classical, "getRandomNumberSeed"):
             # It draws nothing, but the Reference platform has one generator for all, seeded by the last integrator.
@@ -380,7 +377,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     def _follow_thermostat(self) -> None:
         """Take over a temperature or friction that was changed on the classical integrator (annealing)."""
         guarded = self._jump.guarded
-        thermostat = _thermostat_of(self._inner, self.propagator)
+        thermostat = thermostat_like(self._inner, self.propagator)
         if thermostat != guarded.thermostat:
             guarded.thermostat = thermostat
         if self._temperature is None:
@@ -397,52 +394,4 @@ class HybridIntegrator(openmm.CompoundIntegrator):
             self.schedule.jumps,
             **self._options,
             seed=int(self._custom.getGlobalVariableByName("seed")),
-        )
-
-
-def _plain(value: Any, of: unit.Unit) -> float | None:
-    """A number in OpenMM's unit from a Quantity or a number."""
-    if unit.is_quantity(value):
-        return value.value_in_unit(of)
-    return None if value is None else float(value)
-
-
-def _seed(seed: int | None) -> int:
-    drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-    if isinstance(drawn, bool) or not isinstance(drawn, (int, np.integer)) or not 0 <= drawn < 2**53:
-        raise ConfigError(f"seed is {seed!r}; expected an integer >= 0 (below 2**53), or None to draw one")
-    return int(drawn)
-
-
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of the jump after ``step`` steps: the same in every run with this seed."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
-
-
-def _thermostat_of(classical: openmm.Integrator, propagator: Propagator) -> LangevinHalfStep | None:
-    friction = friction_of(classical)
-    if friction is None or not propagator.predicts_velocities:
-        return None
-    return LangevinHalfStep(classical.getTemperature()._value, friction, propagator.timestep)
-
-
-def _thermostat(propagator: Propagator, temperature: float | None, friction: float | None) -> LangevinHalfStep | None:
-    if not propagator.predicts_velocities:
-        if temperature is None:
-            raise ConfigError("this propagator predicts positions only and redraws velocities: give temperature")
-        if friction is not None:
-            raise ConfigError("a position-only propagator redraws velocities at each jump; leave friction out")
-        return None
-    if friction is None:
-        return None
-    if temperature is None:
-        raise ConfigError("friction without temperature; give both for Langevin dynamics, neither for NVE")
-    return LangevinHalfStep(temperature, friction, propagator.timestep)
-
-
-def _check_timestep(propagator: Propagator, timestep: float | None) -> None:
-    if timestep is not None and abs(timestep - propagator.timestep) > 1e-6 * propagator.timestep:
-        raise CompatibilityError(
-            f"timestep is {1e3 * timestep:g} fs but this propagator advances by {1e3 * propagator.timestep:g} fs; "
-            "leave it out, or load a propagator trained for it"
         )

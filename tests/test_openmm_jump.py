@@ -197,7 +197,7 @@ def test_openmm_and_ase_give_the_same_numbers():
     from fastegnn_md.engines.ase import PICOSECOND
     from fastegnn_md.engines.openmm import OpenMMCalculator
     from fastegnn_md.integrators.ase_jump import AtomsJump
-    from fastegnn_md.integrators.openmm import step_generator
+    from fastegnn_md.integrators.openmm_options import step_generator
 
     case = cases.peptide()
     propagator = cases.small_network(forces=True)
