@@ -69,6 +69,7 @@ class Constraints:
     fixed_com: bool = False
     _mobility: Tensor = field(init=False, repr=False)  # inverse masses, zero for frozen atoms
     _blocks: list[tuple[Tensor, Tensor, bool]] = field(init=False, repr=False, default_factory=list)
+    _last_shifts: list[Tensor] = field(init=False, repr=False, default_factory=list)  # positions, cell, their shifts
 
     def __post_init__(self) -> None:
         n, m = self.masses.shape[0], self.bonds.shape[0]
@@ -109,12 +110,16 @@ class Constraints:
 
         Positions stay unwrapped through a jump, so the shifts of the state before it hold after it.
         """
-        raw = state.positions[self.bonds[:, 0]] - state.positions[self.bonds[:, 1]]
+        raw = state.positions.index_select(0, self.bonds[:, 0]) - state.positions.index_select(0, self.bonds[:, 1])
         if not state.periodic or not len(self.bonds):
             return torch.zeros_like(raw)
         assert state.cell is not None and state.pbc is not None  # set by State
+        if self._last_shifts and self._last_shifts[0] is state.positions and self._last_shifts[1] is state.cell:
+            return self._last_shifts[2]  # a jump asks before and after the propagator
         m = len(self.bonds)
-        return minimum_image(raw, state.cell[0].expand(m, 3, 3), state.pbc[0].expand(m, 3)) - raw
+        shifts = minimum_image(raw, state.cell[0].expand(m, 3, 3), state.pbc[0].expand(m, 3)) - raw
+        self._last_shifts[:] = [state.positions, state.cell, shifts]
+        return shifts
 
     def project(self, before: State, after: State) -> State:
         """Put a predicted state back onto the constraints.
@@ -187,7 +192,7 @@ class Constraints:
         return v - self._centre(v) if self.fixed_com else v
 
     def _vectors(self, x: Tensor, shifts: Tensor) -> Tensor:
-        return x[self.bonds[:, 0]] - x[self.bonds[:, 1]] + shifts
+        return x.index_select(0, self.bonds[:, 0]) - x.index_select(0, self.bonds[:, 1]) + shifts
 
     def _push(self, x: Tensor, impulses: Tensor) -> Tensor:
         a, b = self.bonds.unbind(1)

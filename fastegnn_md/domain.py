@@ -127,6 +127,8 @@ class Domain:
 def centre_of_mass(vectors: Tensor, state: State) -> Tensor:
     """Mass-weighted mean of a vector per atom over each system, repeated for its atoms, shape (N, 3)."""
     assert state.batch is not None  # set by State
+    if state.n_systems == 1:
+        return (state.masses @ vectors / state.masses.sum()).expand_as(vectors)
     mass = segment_sum(state.masses[:, None], state.batch, state.n_systems)
     total = segment_sum(state.masses[:, None] * vectors, state.batch, state.n_systems)
     return (total / mass).index_select(0, state.batch)

@@ -128,6 +128,9 @@ def _bond_image(state: State, vectors: Tensor) -> Tensor:
     if not state.periodic or state.bonds is None:
         return vectors
     assert state.cell is not None and state.pbc is not None and state.batch is not None  # set by State
+    if state.n_systems == 1:
+        m = len(vectors)
+        return minimum_image(vectors, state.cell[0].expand(m, 3, 3), state.pbc[0].expand(m, 3))
     system = state.batch.index_select(0, state.bonds[:, 0])
     return minimum_image(vectors, state.cell.index_select(0, system), state.pbc.index_select(0, system))
 

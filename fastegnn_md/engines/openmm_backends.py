@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import CompatibilityError
 from ..optional import naming_extras
-from .openmm_register import IDLE, PHASE, TOKEN, register_of
+from .openmm_register import IDLE, KICK, PHASE, POSITIONS, TOKEN, register_of
 from .openmm_system import JumpSystem
 
 with naming_extras(__name__):
@@ -92,8 +92,8 @@ class _Callback:
         register = register_of(parameters[TOKEN])
         if register is None:
             return 0.0, self.zeros
-        positions = torch.from_numpy(state.getPositions(asNumpy=True)._value)
-        answer = register.evaluate(phase, positions, _box(state))
+        positions = None if phase == KICK else torch.from_numpy(state.getPositions(asNumpy=True)._value)
+        answer = register.evaluate(phase, positions, _box(state) if phase == POSITIONS else None)
         return 0.0, self.zeros if answer is None else answer.cpu().numpy()
 
 
@@ -106,7 +106,7 @@ class _TensorCallback(_Callback):
         register = None if phase == IDLE else register_of(parameters[TOKEN])
         answer = None
         if register is not None:
-            box = _box(state)
+            box = _box(state) if phase == POSITIONS else None
             answer = register.evaluate(phase, positions, None if box is None else box.to(positions.device))
         if answer is None:
             return energy, torch.zeros_like(positions, requires_grad=False)

@@ -79,23 +79,24 @@ class Register:
         self._result: tuple[Tensor, Tensor] | None = None
         _REGISTERS[self.token] = self
 
-    def evaluate(self, phase: int, positions: Tensor, box: Tensor | None) -> Tensor | None:
+    def evaluate(self, phase: int, positions: Tensor | None, box: Tensor | None) -> Tensor | None:
         """Answer of the force, shape (N, 3), or None for zero; the same again if a platform asks twice.
 
         Parameters
         ----------
         phase : int
         positions : Tensor, shape (N, 3), nm
-            Of the atoms that jump; not kept.
+            Of the atoms that jump; not kept. Phase 4 does not need them.
         box : Tensor, shape (3, 3), nm, optional
+            Phase 3 needs it, in a periodic System.
         """
-        if phase in (VELOCITIES, FORCES):
+        if phase in (VELOCITIES, FORCES) and positions is not None:
             if phase == VELOCITIES:
                 self._result, self.error = None, None
                 self._stored.clear()
             self._stored[phase] = positions.detach().to(torch.float64, copy=True)
             return None
-        if phase == POSITIONS and self._result is None and self._stored:
+        if phase == POSITIONS and positions is not None and self._result is None and self._stored:
             self._result = self._compute(positions.detach().double(), box)
         if self._result is None or phase not in (POSITIONS, KICK):
             return None

@@ -6,7 +6,7 @@ OpenMM has nm, ps, amu and kJ/mol; inside there are Å, ps and amu.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class JumpSystem:
     periodic: bool
     tree: np.ndarray | None
     minimum_width: float
+    _last: list[State] = field(init=False, repr=False, default_factory=list)  # what was checked before
 
     @property
     def whole_system(self) -> bool:
@@ -94,25 +95,26 @@ class JumpSystem:
         StateError
             If a value is not finite.
         """
-        if box is not None:
-            self.check_box(box)
-            if self.tree is not None:
-                positions = _whole(positions, box, self.tree)
-        return State(
-            positions=positions * NM,
-            velocities=velocities * NM,
-            numbers=self.numbers,
-            masses=self.masses,
-            forces=None if forces is None else forces * FORCE,
-            cell=(box * NM)[None] if self.periodic and box is not None else None,
-            bonds=self.bonds,
-        )
+        if box is not None and self.tree is not None:
+            positions = _whole(positions, box, self.tree)
+        cell = (box * NM)[None] if self.periodic and box is not None else None
+        moving = {
+            "positions": positions * NM,
+            "velocities": velocities * NM,
+            "forces": None if forces is None else forces * FORCE,
+        }
+        if self._last and (cell is None or torch.equal(cell, self._last[0].cell)):  # type: ignore[arg-type]
+            return self._last[0].replace(**moving)  # who the atoms are was checked at the first jump
+        if cell is not None:
+            self._check_width(cell[0])
+        state = State(numbers=self.numbers, masses=self.masses, cell=cell, bonds=self.bonds, **moving)  # type: ignore[arg-type]
+        self._last[:] = [state]
+        return state
 
-    def check_box(self, box: Tensor) -> None:
-        """Refuse a box that has become narrower than twice the cutoff of the propagator; ``box`` in nm."""
+    def _check_width(self, cell: Tensor) -> None:
+        """Refuse a cell (Å) that has become narrower than twice the cutoff of the propagator."""
         if not self.minimum_width:
             return
-        cell = box.double().cpu() * NM
         areas = torch.linalg.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]).norm(dim=1)
         width = float((torch.linalg.det(cell).abs() / areas).min())
         if width < self.minimum_width:
