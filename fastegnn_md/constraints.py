@@ -9,6 +9,7 @@ because a jump is not a finite difference.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,8 +68,9 @@ class Constraints:
     lengths: Tensor
     frozen: Tensor
     fixed_com: bool = False
-    _mobility: Tensor = field(init=False, repr=False)  # inverse masses, zero for frozen atoms
-    _blocks: list[tuple[Tensor, Tensor, bool]] = field(init=False, repr=False, default_factory=list)
+    _ends: Tensor = field(init=False, repr=False)  # first atoms of all bonds, then second atoms
+    _mobility: Tensor = field(init=False, repr=False)  # of these: inverse masses, negative for second atoms, (2M, 1)
+    _blocks: list[_Blocks] = field(init=False, repr=False, default_factory=list)
     _last_shifts: list[Tensor] = field(init=False, repr=False, default_factory=list)  # positions, cell, their shifts
 
     def __post_init__(self) -> None:
@@ -89,11 +91,16 @@ class Constraints:
                 "the centre of mass cannot rest while atoms are frozen; use one of the two constraints"
             )
         # Two frozen atoms keep their distance by themselves.
-        free = ~self.frozen[self.bonds].all(dim=1)
-        object.__setattr__(self, "bonds", self.bonds[free])
-        object.__setattr__(self, "lengths", self.lengths[free].double())
-        object.__setattr__(self, "_mobility", torch.where(self.frozen, 0.0, 1.0 / self.masses.double()))
-        self._blocks.extend(_coupled_blocks(self.bonds, self._mobility))
+        free = (~self.frozen[self.bonds].all(dim=1)).nonzero().squeeze(1)
+        mobility = torch.where(self.frozen, 0.0, 1.0 / self.masses.double())
+        order, blocks = _coupled_blocks(self.bonds[free], mobility)
+        bonds = self.bonds[free[order]]
+        self._blocks.extend(blocks)
+        signed = torch.cat((mobility[bonds[:, 0]], -mobility[bonds[:, 1]]))[:, None]
+        object.__setattr__(self, "bonds", bonds)
+        object.__setattr__(self, "lengths", self.lengths[free[order]].double())
+        object.__setattr__(self, "_ends", bonds.T.flatten())
+        object.__setattr__(self, "_mobility", signed)
 
     def __bool__(self) -> bool:
         return self.fixed_com or len(self.bonds) > 0 or bool(self.frozen.any())
@@ -110,13 +117,13 @@ class Constraints:
 
         Positions stay unwrapped through a jump, so the shifts of the state before it hold after it.
         """
-        raw = state.positions.index_select(0, self.bonds[:, 0]) - state.positions.index_select(0, self.bonds[:, 1])
         if not state.periodic or not len(self.bonds):
-            return torch.zeros_like(raw)
+            return state.positions.new_zeros((len(self.bonds), 3))
         assert state.cell is not None and state.pbc is not None  # set by State
         if self._last_shifts and self._last_shifts[0] is state.positions and self._last_shifts[1] is state.cell:
             return self._last_shifts[2]  # a jump asks before and after the propagator
         m = len(self.bonds)
+        raw = self._differences(state.positions)
         shifts = minimum_image(raw, state.cell[0].expand(m, 3, 3), state.pbc[0].expand(m, 3)) - raw
         self._last_shifts[:] = [state.positions, state.cell, shifts]
         return shifts
@@ -187,29 +194,32 @@ class Constraints:
         v = torch.where(self.frozen[:, None], 0.0, velocities)
         if len(self.bonds):
             vectors = self._vectors(positions, shifts)
-            along = (vectors * (v[self.bonds[:, 0]] - v[self.bonds[:, 1]])).sum(dim=1)
+            along = (vectors * self._differences(v)).sum(dim=1)
             v = self._push(v, self._multipliers(vectors, vectors, -along)[:, None] * vectors)
         return v - self._centre(v) if self.fixed_com else v
 
     def _vectors(self, x: Tensor, shifts: Tensor) -> Tensor:
-        return x.index_select(0, self.bonds[:, 0]) - x.index_select(0, self.bonds[:, 1]) + shifts
+        return self._differences(x) + shifts
+
+    def _differences(self, x: Tensor) -> Tensor:
+        first, second = x.index_select(0, self._ends).chunk(2)
+        return first - second
 
     def _push(self, x: Tensor, impulses: Tensor) -> Tensor:
-        a, b = self.bonds.unbind(1)
-        mobility = self._mobility[:, None]
-        return x.index_add(0, a, mobility[a] * impulses).index_add(0, b, -mobility[b] * impulses)
+        return x.index_add(0, self._ends, self._mobility * impulses.repeat(2, 1))
 
     def _multipliers(self, vectors: Tensor, directions: Tensor, wanted: Tensor) -> Tensor:
         """Impulses along ``directions`` that change the bond vectors by ``wanted`` (M,) = r_k·Δr_k to first order."""
-        multipliers = torch.zeros_like(wanted)
-        for index, coupling, redundant in self._blocks:
-            matrix = coupling * (vectors[index] @ directions[index].transpose(1, 2))
-            right = wanted[index].unsqueeze(2)
-            if redundant and bool(torch.isfinite(matrix).all()):
+        multipliers = torch.empty_like(wanted)
+        for block in self._blocks:
+            here, (groups, size, _) = block.bonds, block.coupling.shape
+            products = vectors[here].view(groups, size, 3) @ directions[here].view(groups, size, 3).transpose(1, 2)
+            matrix, right = block.coupling * products, wanted[here].view(groups, size, 1)
+            if block.redundant and bool(torch.isfinite(matrix).all()):
                 solution = torch.linalg.pinv(matrix, rtol=1e-10) @ right
             else:  # a singular matrix gives infinite multipliers, which do not converge
                 solution, _ = torch.linalg.solve_ex(matrix, right)
-            multipliers[index] = solution.squeeze(2)
+            multipliers[here] = solution.flatten()
         return multipliers
 
     def _centre(self, x: Tensor) -> Tensor:
@@ -223,15 +233,26 @@ def no_constraints(masses: Tensor) -> Constraints:
     return Constraints(masses, none, torch.zeros(0), torch.zeros(len(masses), dtype=torch.bool))
 
 
-def _coupled_blocks(bonds: Tensor, mobility: Tensor) -> list[tuple[Tensor, Tensor, bool]]:
-    """Group bonds that share mobile atoms; groups of one size are solved together.
+class _Blocks(NamedTuple):
+    """K groups of m coupled bonds each, which are solved together.
 
-    Returns
-    -------
-    list of (Tensor of int64 (K, m), Tensor (K, m, m), bool)
-        Bonds of K groups of size m; how a unit impulse on bond l changes the vector of bond k; whether there may be
-        more bonds than the atoms of a group have degrees of freedom.
+    Attributes
+    ----------
+    bonds : slice
+        Where they stand, group after group.
+    coupling : Tensor, shape (K, m, m)
+        How a unit impulse on bond l changes the vector of bond k.
+    redundant : bool
+        Whether there may be more bonds than the atoms of a group have degrees of freedom.
     """
+
+    bonds: slice
+    coupling: Tensor
+    redundant: bool
+
+
+def _coupled_blocks(bonds: Tensor, mobility: Tensor) -> tuple[Tensor, list[_Blocks]]:
+    """Group bonds (M, 2) that share mobile atoms; also the order (M,) in which groups of one size stand together."""
     group = list(range(len(bonds)))
 
     def root(k: int) -> int:
@@ -252,6 +273,7 @@ def _coupled_blocks(bonds: Tensor, mobility: Tensor) -> list[tuple[Tensor, Tenso
     by_size: dict[int, list[list[int]]] = {}
     for block in members.values():
         by_size.setdefault(len(block), []).append(block)
+    order: list[int] = []
     blocks = []
     for same in by_size.values():
         index = torch.tensor(same, device=bonds.device)
@@ -263,5 +285,7 @@ def _coupled_blocks(bonds: Tensor, mobility: Tensor) -> list[tuple[Tensor, Tenso
                 coupling += sign_left * sign_right * torch.where(shared, mobility[left][:, :, None], 0.0)
         atoms = min(len(set(bonds[block].flatten().tolist())) for block in same)
         twice = any(len(bonds[block].sort(dim=1).values.unique(dim=0)) < len(block) for block in same)
-        blocks.append((index, coupling, twice or index.shape[1] > max(1, 3 * atoms - 6)))
-    return blocks
+        here = slice(len(order), len(order) + index.numel())
+        blocks.append(_Blocks(here, coupling, twice or index.shape[1] > max(1, 3 * atoms - 6)))
+        order += index.flatten().tolist()
+    return torch.tensor(order, dtype=torch.int64, device=bonds.device), blocks

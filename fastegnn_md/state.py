@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -170,7 +171,7 @@ class State:
         if value is None:
             return name == "forces"
         same = isinstance(value, Tensor) and value.shape == self.positions.shape
-        return same and value.dtype == self.dtype and value.device == self.device and bool(torch.isfinite(value).all())
+        return same and value.dtype == self.dtype and value.device == self.device and all_finite(value)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """Copy of this state on another device or with another floating-point type."""
@@ -222,6 +223,12 @@ class State:
         return systems
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity; a sum is the cheapest way to see it, and rarely wrong."""
+    values = values.detach()
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+
+
 def _shifted(name: str, values: list[Tensor], states: Sequence[State]) -> list[Tensor]:
     """Add the offset that index fields need when states are joined."""
     if name == "batch":
@@ -249,9 +256,8 @@ def _check_tensor(
         raise StateError(f"{name} has dtype {value.dtype} but positions has {dtype}; give both the same")
     if device is not None and value.device != device:
         raise StateError(f"{name} is on {value.device} but positions is on {device}; move them together with to()")
-    finite = torch.isfinite(value.detach())
-    if not bool(finite.all()):
-        row = int((~finite).reshape(value.shape[0], -1).any(dim=1).nonzero()[0])
+    if not all_finite(value):
+        row = int((~torch.isfinite(value.detach())).reshape(value.shape[0], -1).any(dim=1).nonzero()[0])
         raise StateError(f"{name} has a NaN or infinite value at index {row}; check the input of that atom")
 
 

@@ -19,6 +19,7 @@ from .guards import (
     PASSED,
     GuardReport,
     GuardSettings,
+    Ranges,
     check_bonds,
     check_energy,
     check_finite,
@@ -121,6 +122,7 @@ class GuardedStep:
     minimize_steps: int = 0
     momentum: bool | None = None
     statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
+    _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.fallback not in ("classical", "stop"):
@@ -217,12 +219,13 @@ class GuardedStep:
             ended = advance(propagator, state, rng, self.temperature)
             if self._conserves(constraints):
                 ended = conserve_momentum(state, ended, propagator.timestep)
-            report = self._check_motion(state, ended)
+            ranges = self._ranges_of(state)
+            report = check_motion(state, ended, ranges) if ranges else check_finite(ended.positions, ended.velocities)
             if not report.ok:
                 return state, report
             ended = constraints.project(state, ended)
-            if self.guard is not None:
-                report = check_bonds(state, ended, propagator.limits, self.guard)
+            if ranges:
+                report = check_bonds(state, ended, ranges)
             if report.ok and classical is not None:
                 return self._settle(state, ended, constraints, classical)
         except (StateError, ConstraintError) as error:
@@ -249,13 +252,16 @@ class GuardedStep:
             return PASSED
         return check_energy(before, after, self.temperature, self.guard)
 
-    def _check_motion(self, state: State, ended: State) -> GuardReport:
+    def _ranges_of(self, state: State) -> Ranges | None:
+        """Limits of the atoms of a state, None without guard; looked up once for many jumps of the same atoms."""
         if self.guard is None:
-            return check_finite(ended.positions, ended.velocities)
-        limits = self.propagator.limits
-        if not self.propagator.predicts_velocities:  # drawn at the user's temperature, not learned
-            limits = dataclasses.replace(limits, speed={})
-        return check_motion(state, ended, limits, self.guard)
+            return None
+        if self._ranges is None or not self._ranges.fit(state):
+            limits = self.propagator.limits
+            if not self.propagator.predicts_velocities:  # drawn at the user's temperature, not learned
+                limits = dataclasses.replace(limits, speed={})
+            self._ranges = Ranges.of(state, limits, self.guard)
+        return self._ranges
 
     def _replace(
         self, state: State, constraints: Constraints, classical: Classical | None, report: GuardReport

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 from fastegnn_md.constraints import UnreachableLengthError
 from fastegnn_md.errors import ConfigError, ConstraintError, StateError
 from fastegnn_md.limits import JumpLimits, bond_vectors
-from fastegnn_md.state import State
+from fastegnn_md.state import State, all_finite
 from fastegnn_md.units import BOLTZMANN
 
 
@@ -84,8 +85,8 @@ def guard_settings(guard: bool | GuardSettings) -> GuardSettings | None:
 def check_finite(positions: Tensor, velocities: Tensor) -> GuardReport:
     """Refuse NaN and infinity in positions (N, 3) or velocities (N, 3)."""
     for name, values in (("position", positions), ("velocity", velocities)):
-        wrong = ~torch.isfinite(values).all(dim=1)
-        if bool(wrong.any()):
+        if not all_finite(values):
+            wrong = ~torch.isfinite(values).all(dim=1)
             return GuardReport(False, "finite", int(wrong.nonzero()[0]), f"its predicted {name} is not finite")
     return PASSED
 
@@ -112,29 +113,114 @@ def check_jump(
     GuardReport
         Of the first guard that refuses (finite, displacement, speed, bond), with the atom furthest outside.
     """
-    report = check_motion(before, after, limits, settings)
-    return check_bonds(before, after, limits, settings) if report.ok else report
+    ranges = Ranges.of(before, limits, settings)
+    report = check_motion(before, after, ranges)
+    return check_bonds(before, after, ranges) if report.ok else report
 
 
-def check_motion(before: State, after: State, limits: JumpLimits, settings: GuardSettings) -> GuardReport:
-    """The guards that look at one atom at a time: finite, displacement, speed; arguments of :func:`check_jump`."""
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """Limits of a propagator, margins included, of the atoms and bonds of one system.
+
+    Attributes
+    ----------
+    numbers : Tensor, shape (N,)
+    bonds : Tensor, shape (M, 2), or None
+    displacement, speed : Tensor, shape (N,), or None
+        Å and Å/ps; infinite for elements without a limit.
+    shortest, longest : Tensor, shape (M,), or None
+        Å; None without bonds or limits.
+    """
+
+    numbers: Tensor
+    bonds: Tensor | None
+    displacement: Tensor | None
+    speed: Tensor | None
+    shortest: Tensor | None
+    longest: Tensor | None
+
+    @classmethod
+    def of(cls, state: State, limits: JumpLimits, settings: GuardSettings) -> Ranges:
+        """Look up the limits of the atoms and bonds of a state."""
+        factor, margin = settings.displacement_factor, settings.bond_margin
+        known = itertools.chain(limits.displacement, limits.speed, *limits.bonds)
+        size = max(int(state.numbers.max()), *known, 0)
+        shortest = longest = None
+        if state.bonds is not None and limits.bonds:
+            low = torch.zeros((size + 1, size + 1), dtype=state.dtype)
+            high = torch.full_like(low, math.inf)
+            for (p, q), (least, most) in limits.bonds.items():
+                low[p, q] = low[q, p] = (1 - margin) * least
+                high[p, q] = high[q, p] = (1 + margin) * most
+            kinds = state.numbers[state.bonds].cpu().unbind(1)
+            shortest, longest = low[kinds].to(state.device), high[kinds].to(state.device)
+        return cls(
+            state.numbers,
+            state.bonds,
+            _per_atom(state, limits.displacement, factor, size),
+            _per_atom(state, limits.speed, factor, size),
+            shortest,
+            longest,
+        )
+
+    def fit(self, state: State) -> bool:
+        """Whether they are those of the atoms and bonds of a state."""
+        if state.device != self.numbers.device or not torch.equal(self.numbers, state.numbers):
+            return False
+        if self.bonds is None or state.bonds is None:
+            return self.bonds is state.bonds
+        return torch.equal(self.bonds, state.bonds)
+
+
+def _per_atom(state: State, limits: dict[int, float], factor: float, size: int) -> Tensor | None:
+    if not limits:
+        return None
+    table = torch.full((size + 1,), math.inf, dtype=state.dtype)
+    for number, limit in limits.items():
+        table[number] = factor * limit
+    return table.to(state.device)[state.numbers]
+
+
+def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
+    """The guards that look at one atom at a time: finite, displacement, speed; states of :func:`check_jump`."""
     report = check_finite(after.positions, after.velocities)
-    if not report.ok:
-        return report
-    factor = settings.displacement_factor
-    moved = (after.positions - before.positions).norm(dim=1)
-    report = _check_size("displacement", "would move {:.3g} Å", "Å", moved, before, limits.displacement, factor)
-    if not report.ok:
-        return report
-    speed = after.velocities.norm(dim=1)
-    return _check_size("speed", "would have the speed {:.3g} Å/ps", "Å/ps", speed, before, limits.speed, factor)
+    if report.ok and ranges.displacement is not None:
+        moved = (after.positions - before.positions).norm(dim=1)
+        report = _check_size("displacement", "would move {:.3g} Å", "Å", moved, ranges.displacement)
+    if report.ok and ranges.speed is not None:
+        speed = after.velocities.norm(dim=1)
+        report = _check_size("speed", "would have the speed {:.3g} Å/ps", "Å/ps", speed, ranges.speed)
+    return report
 
 
-def check_bonds(before: State, after: State, limits: JumpLimits, settings: GuardSettings) -> GuardReport:
-    """The guard of bond lengths; arguments of :func:`check_jump`."""
-    if before.bonds is None or not limits.bonds:
+def check_bonds(before: State, after: State, ranges: Ranges) -> GuardReport:
+    """The guard of bond lengths; states of :func:`check_jump`."""
+    if ranges.bonds is None or ranges.shortest is None or ranges.longest is None:
         return PASSED
-    return _check_bonds(before, after, limits, settings.bond_margin)
+    bonds, low, high = ranges.bonds, ranges.shortest, ranges.longest
+    vectors = _differences(after.positions, bonds)
+    if before.periodic:
+        # The image is that of the state before: after a wild jump the nearest image could hide a broken bond.
+        vectors += bond_vectors(before) - _differences(before.positions, bonds)
+    length = vectors.norm(dim=1)
+    excess = torch.maximum(length - high, low - length)
+    if bool((excess <= 0).all()):
+        return PASSED
+    k = int(excess.argmax())
+    # Of the two atoms the one that moved further is the likelier culprit.
+    moved = (after.positions - before.positions).norm(dim=1)
+    atom, other = bonds[k].tolist()
+    if moved[other] > moved[atom]:
+        atom, other = other, atom
+    message = (
+        f"its bond to atom {other} would be {float(length[k]):.3f} Å long, "
+        f"limits {float(low[k]):.3f} to {float(high[k]):.3f} Å"
+    )
+    return GuardReport(False, "bond", atom, message)
+
+
+def _differences(x: Tensor, bonds: Tensor) -> Tensor:
+    return x.index_select(0, bonds[:, 0]) - x.index_select(0, bonds[:, 1])
 
 
 def check_energy(before: float, after: float, temperature: float, settings: GuardSettings) -> GuardReport:
@@ -170,48 +256,9 @@ def report_of_error(error: StateError | ConstraintError) -> GuardReport:
     return GuardReport(False, "finite", int(match[2]), f"its predicted {match[1]} are not finite")
 
 
-def _check_size(
-    guard: str, what: str, unit: str, values: Tensor, state: State, limits: dict[int, float], factor: float
-) -> GuardReport:
-    if not limits:
+def _check_size(guard: str, what: str, unit: str, values: Tensor, limits: Tensor) -> GuardReport:
+    if bool((values <= limits).all()):
         return PASSED
-    table = torch.full((int(max(int(state.numbers.max()), *limits)) + 1,), math.inf, dtype=values.dtype)
-    for number, limit in limits.items():
-        table[number] = factor * limit
-    limit_of = table.to(values.device)[state.numbers]
-    excess = values - limit_of
-    if bool((excess <= 0).all()):
-        return PASSED
-    atom = int((values / limit_of.clamp(min=1e-30)).argmax())
-    message = f"{what.format(float(values[atom]))}, limit {float(limit_of[atom]):.3g} {unit}"
+    atom = int((values / limits.clamp(min=1e-30)).argmax())
+    message = f"{what.format(float(values[atom]))}, limit {float(limits[atom]):.3g} {unit}"
     return GuardReport(False, guard, atom, message)
-
-
-def _check_bonds(before: State, after: State, limits: JumpLimits, margin: float) -> GuardReport:
-    bonds = before.bonds
-    assert bonds is not None  # the caller has looked
-    a, b = bonds.unbind(1)
-    # The image is that of the state before: after a wild jump the nearest image could hide a broken bond.
-    shifts = bond_vectors(before) - (before.positions[a] - before.positions[b])
-    length = (after.positions[a] - after.positions[b] + shifts).norm(dim=1)
-    size = int(before.numbers.max()) + 1
-    low = torch.zeros((size, size), dtype=length.dtype)
-    high = torch.full((size, size), math.inf, dtype=length.dtype)
-    for (p, q), (shortest, longest) in limits.bonds.items():
-        if q < size:
-            low[p, q] = low[q, p] = (1 - margin) * shortest
-            high[p, q] = high[q, p] = (1 + margin) * longest
-    kind = before.numbers[a], before.numbers[b]
-    low_of, high_of = low.to(length.device)[kind], high.to(length.device)[kind]
-    excess = torch.maximum(length - high_of, low_of - length)
-    if bool((excess <= 0).all()):
-        return PASSED
-    k = int(excess.argmax())
-    # Of the two atoms the one that moved further is the likelier culprit.
-    moved = (after.positions - before.positions).norm(dim=1)
-    atom, other = (int(a[k]), int(b[k])) if moved[a[k]] >= moved[b[k]] else (int(b[k]), int(a[k]))
-    message = (
-        f"its bond to atom {other} would be {float(length[k]):.3f} Å long, "
-        f"limits {float(low_of[k]):.3f} to {float(high_of[k]):.3f} Å"
-    )
-    return GuardReport(False, "bond", atom, message)

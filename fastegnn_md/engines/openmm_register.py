@@ -137,7 +137,7 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, fligh
     """
     for name in ("mode", "half_step", "tau", "sigma"):
         integrator.addGlobalVariable(name, 0)
-    for name in ("x0", "v0", "classical", "ignored"):
+    for name in ("x0", "v0", "classical"):
         integrator.addPerDofVariable(name, 0)
     integrator.addPerDofVariable("flies", 1)
     answer = f"f{group}"
@@ -146,19 +146,18 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, fligh
     integrator.addComputePerDof("v0", "v")
     if forces:
         integrator.addComputePerDof("classical", "f")
-    else:
-        integrator.beginIfBlock("half_step > 0")
+    integrator.beginIfBlock("half_step > 0")
+    if not forces:
         integrator.addComputePerDof("classical", "f")
-        integrator.endBlock()
     integrator.addComputePerDof("v", "v + half_step*classical/m")
+    integrator.endBlock()
+    # Up to phase 2 the answer is zero. Each statement takes as long as a call of the force, so these ask on the way.
     integrator.addComputePerDof("x", "x0 + tau*v")
     integrator.addComputeGlobal(PHASE, str(VELOCITIES))
-    integrator.addComputePerDof("ignored", answer)
     if forces:
-        integrator.addComputePerDof("x", "x0 + sigma*classical")
+        integrator.addComputePerDof("x", f"x0 + sigma*classical + {answer}")
         integrator.addComputeGlobal(PHASE, str(FORCES))
-        integrator.addComputePerDof("ignored", answer)
-    integrator.addComputePerDof("x", "x0")
+    integrator.addComputePerDof("x", f"x0 + {answer}")
     integrator.addComputeGlobal(PHASE, str(POSITIONS))
     integrator.addComputePerDof("x", f"x0 + flies*{flight!r}*v + {answer}/{SCALE}")
     integrator.addComputeGlobal(PHASE, str(KICK))

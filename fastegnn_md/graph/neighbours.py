@@ -84,14 +84,21 @@ def minimum_image(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
     pbc : Tensor of bool, shape (M, 3)
     """
     shift = torch.where(pbc, fractional(vectors, cell).round(), 0.0)
+    if _same_cell(cell):
+        return vectors - shift @ cell[0]
     return vectors - torch.bmm(shift[:, None], cell).squeeze(1)
 
 
 def fractional(vectors: Tensor, cell: Tensor) -> Tensor:
     """Coordinates in units of the cell vectors; shapes as in :func:`minimum_image`."""
-    if len(cell) and cell.stride(0) == 0:  # one cell, expanded: it is inverted once
+    if _same_cell(cell):
         return vectors @ torch.linalg.inv(cell[0])
     return torch.linalg.solve(cell, vectors[:, None], left=False).squeeze(1)
+
+
+def _same_cell(cell: Tensor) -> bool:
+    """Whether one cell was expanded to all vectors: it is inverted once."""
+    return len(cell) > 0 and cell.stride(0) == 0
 
 
 def _dense_fits(state: State) -> bool:
