@@ -5,8 +5,8 @@
 A box of about 2,000 atoms of TIP3P water. The propagator is the identity, so that everything else is what is timed:
 reading or encoding positions, velocities and forces, building and checking the State, constraints, guards, writing.
 ``transport`` is the same with atoms that have neither bonds nor constraints and without guards. Jumps of the four kinds
-are timed in turn, with the caches full of the others' data as classical steps would leave them, and back to back. Idle: ratio of
-getState(energy=True) with the jump force to the same without it, in turn.
+are timed in turn, with the caches full of the others' data as classical steps would leave them, and back to back.
+Idle: ratio of getState(energy=True) with the jump force to the same without it, in turn.
 """
 
 from __future__ import annotations
