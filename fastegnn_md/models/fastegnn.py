@@ -7,15 +7,17 @@ Nodes Learning. ICML 2024. Equation numbers are those of the paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..graph import shortest_edges
+from ..nn.edge_sums import Values, sum_over_edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
-from ..nn.scatter import segment_mean, segment_sum
+from ..nn.scatter import Segments
 from ..nn.vectors import VectorChannels
 from ..nn.virtual import VirtualMessage, VirtualNodes, safe_sqrt
 from .output import ModelOutput
@@ -168,28 +170,25 @@ class FastEGNN(nn.Module):
         edge_attr = x.new_zeros(edge_index.shape[1], 0) if edge_attr is None else edge_attr
         if edge_attr.shape[1] != self.edge_features:
             raise ValueError(f"edge_attr has {edge_attr.shape[1]} columns; this model has {self.edge_features}")
-        systems = int(batch[-1]) + 1
+        systems = Segments(batch, int(batch[-1]) + 1)
         if self.edge_dropping:
             edge_index, edge_attr, edge_vector, edge_weight = self._without_long_edges(
                 x, batch, edge_index, edge_attr, edge_vector, edge_weight
             )
-        shift = None
-        if edge_vector is not None:
-            shift = edge_vector - (x.index_select(0, edge_index[0]) - x.index_select(0, edge_index[1]))
         h = self.embedding(h)
-        s = self.virtual_features.expand(systems, -1, -1)
+        s = self.virtual_features.expand(systems.size, -1, -1)
         z = None
         if self.virtual_geometry:
-            z = segment_mean(x, batch, systems)[:, None].expand(-1, self.virtual_features.shape[0], -1)
-        edges = _Edges(edge_index, edge_attr, shift, edge_weight)
+            z = systems.mean(x)[:, None].expand(-1, self.virtual_features.shape[0], -1)
+        edges = _Edges(edge_index, edge_attr, edge_vector, edge_weight, x)
         if self.readout is None:
             gravity = None if self.gravity is None else x.new_tensor(self.gravity)
             for layer in self.layers:
-                h, x, z, s = layer(h, x, z, s, v, edges, batch, gravity)
+                h, x, z, s = layer(h, x, z, s, v, edges, systems, gravity)
             return ModelOutput(x=x, z=z, h=h, s=s)
         u = self._initial_vectors(v, vectors)
         for layer in self.layers:
-            h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, batch)  # type: ignore[operator]
+            h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, systems)  # type: ignore[operator]
         change = torch.bmm(self.readout(h).view(-1, 2, self.vector_channels), u)
         return ModelOutput(x=x + change[:, 0], v=v + change[:, 1], z=z, h=h, s=s)
 
@@ -223,25 +222,28 @@ class FastEGNN(nn.Module):
 
 
 class _Edges:
-    """The real graph of one call; differences follow the positions of the layer they are asked for."""
+    """The real graph of one call."""
 
-    def __init__(self, index: Tensor, attributes: Tensor, shift: Tensor | None, weight: Tensor | None):
-        self.index, self.attributes, self.shift = index, attributes, shift
-        self.weight = None if weight is None else weight[:, None]
-        self._direction: tuple[Tensor, Tensor] | None = None
+    def __init__(self, index: Tensor, attributes: Tensor, vector: Tensor | None, weight: Tensor | None, x: Tensor):
+        self.index, self.attributes = index, attributes
+        self._x, self._vector = x, vector
+        self.weight = [] if weight is None else [weight[:, None]]
+        self.receivers = Segments(index[0], x.shape[0])
 
-    def difference(self, x: Tensor) -> Tensor:
-        """x_i - x_j, shape (E, 3)."""
-        difference = x.index_select(0, self.index[0]) - x.index_select(0, self.index[1])
-        return difference if self.shift is None else difference + self.shift
+    @cached_property
+    def shift(self) -> list[Tensor]:
+        """What is added to x_i - x_j where layers move positions, shape (E, 3); empty for nothing."""
+        return [] if self._vector is None else [self._vector - self._difference()]
 
-    def direction(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (E, 3) and squared lengths (E, 1); kept, as positions are fixed where this is used."""
-        if self._direction is None:
-            difference = self.difference(x)
-            square = difference.square().sum(1, keepdim=True)
-            self._direction = difference / safe_sqrt(square).clamp(min=1e-12), square
-        return self._direction
+    @cached_property
+    def direction(self) -> tuple[Tensor, Tensor]:
+        """Unit vectors (E, 3) and squared lengths (E, 1), for layers that leave positions where they are."""
+        vector = self._difference() if self._vector is None else self._vector
+        square = vector.square().sum(1, keepdim=True)
+        return vector / safe_sqrt(square).clamp(min=1e-12), square
+
+    def _difference(self) -> Tensor:
+        return self._x.index_select(0, self.index[0]) - self._x.index_select(0, self.index[1])
 
 
 class FastEGNNLayer(nn.Module):
@@ -286,59 +288,98 @@ class FastEGNNLayer(nn.Module):
         s: Tensor,
         v: Tensor,
         edges: _Edges,
-        batch: Tensor,
+        systems: Segments,
         gravity: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Layer of the paper: returns h (N, H), x (N, 3), z (B, C, 3) and s (B, C, H)."""
-        difference = edges.difference(x)
-        square = difference.square().sum(1, keepdim=True)
-        if self.normalize:
-            difference = difference / (square.sqrt().detach() + _NORMALIZE_EPSILON)
-        message = self._message(h, edges, square)
-        virtual = self.virtual.messages(h, x, z, s, batch)
-        new_x = x + self._aggregate(difference * self.coordinate(message), edges.index[0], x.shape[0])
+        shift = edges.shift
+
+        def values(receiver: list[Tensor], sender: list[Tensor], edge: list[Tensor]) -> tuple[Tensor, Tensor]:
+            attributes, *rest = edge
+            difference = receiver[1] - sender[1]
+            if shift:
+                difference = difference + rest[0]
+            square = difference.square().sum(1, keepdim=True)
+            if self.normalize:
+                difference = difference / (square.sqrt().detach() + _NORMALIZE_EPSILON)
+            message = self.edge(receiver[0], sender[0], torch.cat([square, attributes], dim=1))
+            if edges.weight:
+                message = message * rest[-1]
+            return message, difference * self.coordinate(message)
+
+        at_receiver, at_sender = self.edge.at_nodes(h)
+        received, pull = self._sum(
+            values,
+            edges,
+            [at_receiver, x],
+            [at_sender, x],
+            [edges.attributes, *shift, *edges.weight],
+            [self.edge, self.coordinate],
+        )
+        virtual = self.virtual.messages(h, x, z, s, systems)
+        new_x = x + pull
         if self.coordinate_virtual is not None and virtual.displacement is not None:
             new_x = new_x + (virtual.displacement * self.coordinate_virtual(virtual.value)).mean(1)
         new_x = new_x + self.velocity(h) * v
         if self.gravity is not None and gravity is not None:
             new_x = new_x + self.gravity(h) * gravity
-        h, z, s = self._features(h, message, virtual, z, s, edges, batch)
+        h, z, s = self._features(h, received, virtual, z, s, systems)
         return h, new_x, z, s
 
     def vector_forward(
-        self, h: Tensor, u: Tensor, x: Tensor, z: Tensor | None, s: Tensor, edges: _Edges, batch: Tensor
+        self, h: Tensor, u: Tensor, x: Tensor, z: Tensor | None, s: Tensor, edges: _Edges, systems: Segments
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Layer with vector channels: returns h (N, H), u (N, K, 3), z and s."""
-        assert self.vectors is not None and self.average_neighbours is not None  # set together in __init__
-        direction, square = edges.direction(x)
-        invariants = self.vectors.invariants(u, edges.index, direction)
-        message = self._message(h, edges, torch.cat([square, invariants], dim=1))
-        virtual = self.virtual.messages(h, x, z, s, batch)
-        u = self.vectors(u, h, message, virtual, edges.index, direction, self.average_neighbours)
-        h, z, s = self._features(h, message, virtual, z, s, edges, batch)
+        channels = self.vectors
+        assert channels is not None  # set in __init__
+
+        def values(receiver: list[Tensor], sender: list[Tensor], edge: list[Tensor]) -> tuple[Tensor, Tensor]:
+            direction, square, attributes, *weight = edge
+            invariants = channels.invariants(receiver[1], sender[1], direction)
+            message = self.edge(receiver[0], sender[0], torch.cat([square, invariants, attributes], dim=1))
+            if weight:
+                message = message * weight[0]
+            return message, channels.carried(message, sender[1], direction)
+
+        at_receiver, at_sender = self.edge.at_nodes(h)
+        received, carried = self._sum(
+            values,
+            edges,
+            [at_receiver, u],
+            [at_sender, u],
+            [*edges.direction, edges.attributes, *edges.weight],
+            [self.edge, channels.edge],
+        )
+        virtual = self.virtual.messages(h, x, z, s, systems)
+        u = channels(u, h, carried, virtual)
+        h, z, s = self._features(h, received, virtual, z, s, systems)
         return h, u, z, s
 
-    def _message(self, h: Tensor, edges: _Edges, invariants: Tensor) -> Tensor:
-        message = self.edge(h, edges.index, torch.cat([invariants, edges.attributes], dim=1))
-        return message if edges.weight is None else message * edges.weight
-
-    def _aggregate(self, values: Tensor, receiver: Tensor, nodes: int) -> Tensor:
+    def _sum(
+        self,
+        values: Values,
+        edges: _Edges,
+        at_receiver: list[Tensor],
+        at_sender: list[Tensor],
+        at_edge: list[Tensor],
+        modules: list[nn.Module],
+    ) -> tuple[Tensor, ...]:
+        """Sums over the neighbours divided by their number, or by a constant."""
+        sums = sum_over_edges(values, edges.index, edges.receivers.size, at_receiver, at_sender, at_edge, modules)
         if self.average_neighbours is None:
-            return segment_mean(values, receiver, nodes)
-        return segment_sum(values, receiver, nodes) / self.average_neighbours
+            return tuple(edges.receivers.divide(total) for total in sums)
+        return tuple(total / self.average_neighbours for total in sums)
 
     def _features(
         self,
         h: Tensor,
-        message: Tensor,
+        received: Tensor,
         virtual: VirtualMessage,
         z: Tensor | None,
         s: Tensor,
-        edges: _Edges,
-        batch: Tensor,
+        systems: Segments,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Eqs. 7-9: new node features, virtual positions and virtual features."""
-        received = self._aggregate(message, edges.index[0], h.shape[0])
         new_h = h + self.node(torch.cat([h, received, virtual.value.flatten(1)], dim=1))
-        z, s = self.virtual.update(virtual, z, s, batch)
+        z, s = self.virtual.update(virtual, z, s, systems)
         return new_h, z, s

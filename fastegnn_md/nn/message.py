@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear
 
-from .mlp import Attention, split_linear
+from .mlp import Attention, activate
 
 
 class EdgeMessage(nn.Module):
@@ -28,22 +29,28 @@ class EdgeMessage(nn.Module):
         self.second = nn.Linear(hidden, hidden)
         self.attention = Attention(hidden) if attention else None
 
-    def forward(self, h: Tensor, edge_index: Tensor, edge_features: Tensor) -> Tensor:
-        """Compute the messages.
+    def at_nodes(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """What receivers and senders add to the first layer: its products with node features (N, hidden), once each."""
+        receiver, sender, _ = self.first.weight.split(self.sizes, dim=1)
+        return linear(h, receiver, self.first.bias), linear(h, sender)
+
+    def forward(self, receiver: Tensor, sender: Tensor, edge_features: Tensor) -> Tensor:
+        """Compute the messages of E edges.
 
         Parameters
         ----------
-        h : Tensor, shape (N, hidden)
-        edge_index : Tensor of int64, shape (2, E)
-            Row 0 the receiver i, row 1 the sender j.
+        receiver, sender : Tensor, shape (E, hidden)
+            From :meth:`at_nodes`, gathered; ``receiver`` is overwritten where no gradient is recorded.
         edge_features : Tensor, shape (E, edge_features)
 
         Returns
         -------
         Tensor, shape (E, hidden)
         """
-        receiver, sender, edge = split_linear(self.first, [h, h, edge_features], self.sizes)
-        pre = (receiver + self.first.bias).index_select(0, edge_index[0])  # type: ignore[operator]
-        pre = pre + sender.index_select(0, edge_index[1]) + edge  # type: ignore[union-attr,operator]
-        message = silu(self.second(silu(pre)))
+        column = self.first.weight[:, -self.sizes[2] :].T
+        if torch.is_grad_enabled():
+            pre = torch.addmm(receiver + sender, edge_features, column)
+        else:  # three passes over memory less
+            pre = receiver.add_(sender).addmm_(edge_features, column)
+        message = activate(self.second(activate(pre)))
         return message if self.attention is None else self.attention(message)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 # Xavier gain of the last layer of a coordinate head: an untrained model starts near the identity (published value).
 COORDINATE_GAIN = 1e-3
+
+
+def activate(fresh: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else holds: in place where no gradient needs it."""
+    return silu(fresh, inplace=not torch.is_grad_enabled())
 
 
 class MLP(nn.Module):
@@ -27,7 +33,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        return self.second(silu(self.first(x)))
+        return self.second(activate(self.first(x)))
 
 
 class CoordinateHead(MLP):

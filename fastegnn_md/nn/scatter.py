@@ -75,6 +75,49 @@ def segment_mean(values: Tensor, index: Tensor, size: int, backend: str = "nativ
     return total / count.view(-1, *[1] * (values.dim() - 1))
 
 
+class Segments:
+    """An index that values are summed over again and again: checked and counted once.
+
+    Parameters
+    ----------
+    index : torch.Tensor, (n_edges,), int64
+    size : int
+        Number of segments.
+
+    Raises
+    ------
+    GraphError
+        As :func:`segment_sum`.
+    """
+
+    def __init__(self, index: Tensor, size: int):
+        _check(index, index, size)
+        self.index, self.size = index, size
+        self._counts: Tensor | None = None
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums of values (n_edges, ...), shape (size, ...)."""
+        if self.size == 1:
+            return values.sum(0, keepdim=True)
+        return values.new_zeros((self.size, *values.shape[1:])).index_add_(0, self.index, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Means of values (n_edges, ...), shape (size, ...); a segment without values gets 0."""
+        return self.divide(self.sum(values))
+
+    def divide(self, sums: Tensor) -> Tensor:
+        """Divide sums (size, ...) by the number of values of their segment."""
+        if self._counts is None:
+            self._counts = _count(self.index, self.size).clamp_(min=1)
+        return sums / self._counts.view(-1, *[1] * (sums.dim() - 1)).to(sums.dtype)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give each member the value (size, ...) of its segment, shape (n_edges, ...)."""
+        if self.size == 1:
+            return values.expand(len(self.index), *values.shape[1:])
+        return values.index_select(0, self.index)
+
+
 def _count(index: Tensor, size: int) -> Tensor:
     # Not torch.bincount: it waits for the GPU to learn the largest index.
     return index.new_zeros(size).index_add_(0, index, torch.ones_like(index))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .mlp import MLP
-from .scatter import segment_sum
 from .virtual import VirtualMessage
 
 # Standard deviation of the last layers of the vector heads: small, so that an untrained propagator starts close to its
@@ -43,13 +42,13 @@ class VectorChannels(nn.Module):
         _head(self.mix.second, _NODE_STD)
 
     @staticmethod
-    def invariants(vectors: Tensor, edge_index: Tensor, direction: Tensor) -> Tensor:
+    def invariants(receiver: Tensor, sender: Tensor, direction: Tensor) -> Tensor:
         """Two-body invariants of all channels.
 
         Parameters
         ----------
-        vectors : Tensor, shape (N, K, 3)
-        edge_index : Tensor of int64, shape (2, E)
+        receiver, sender : Tensor, shape (E, K, 3)
+            Vectors of the two atoms of each edge.
         direction : Tensor, shape (E, 3)
             Unit vectors r̂_ij from sender to receiver.
 
@@ -58,51 +57,31 @@ class VectorChannels(nn.Module):
         Tensor, shape (E, 3 K)
             u_i·r̂, u_j·r̂ and u_i·u_j.
         """
-        receiver = vectors.index_select(0, edge_index[0])
-        sender = vectors.index_select(0, edge_index[1])
-        along = direction[:, :, None]
-        return torch.cat(
-            [
-                torch.bmm(receiver, along).squeeze(-1),
-                torch.bmm(sender, along).squeeze(-1),
-                (receiver * sender).sum(-1),
-            ],
-            dim=1,
-        )
+        along = direction[:, None]
+        return torch.cat([(receiver * along).sum(-1), (sender * along).sum(-1), (receiver * sender).sum(-1)], dim=1)
 
-    def forward(
-        self,
-        vectors: Tensor,
-        h: Tensor,
-        message: Tensor,
-        virtual: VirtualMessage,
-        edge_index: Tensor,
-        direction: Tensor,
-        neighbours: float,
-    ) -> Tensor:
+    def carried(self, message: Tensor, sender: Tensor, direction: Tensor) -> Tensor:
+        """Vectors (E, K, 3) that messages (E, hidden), weighted by the cutoff envelope, carry to their receivers."""
+        along, across = self.edge(message).unsqueeze(-1).split(self.channels, dim=1)
+        return along * direction[:, None] + across * sender
+
+    def forward(self, vectors: Tensor, h: Tensor, received: Tensor, virtual: VirtualMessage) -> Tensor:
         """Return the updated vectors, shape (N, K, 3).
 
         Parameters
         ----------
         vectors : Tensor, shape (N, K, 3)
         h : Tensor, shape (N, hidden)
-        message : Tensor, shape (E, hidden)
-            Edge messages, already weighted by the cutoff envelope.
+        received : Tensor, shape (N, K, 3)
+            Sum of :meth:`carried` over the neighbours, divided by n.
         virtual : VirtualMessage
-        edge_index : Tensor of int64, shape (2, E)
-        direction : Tensor, shape (E, 3)
-        neighbours : float
-            Constant n that sums over neighbours are divided by.
         """
         n, k = vectors.shape[0], self.channels
-        along, across = self.edge(message).split(k, dim=1)
-        sender = vectors.index_select(0, edge_index[1])
-        carried = along[:, :, None] * direction[:, None] + across[:, :, None] * sender
-        update = segment_sum(carried.view(-1, 3 * k), edge_index[0], n).view(n, k, 3) / neighbours
+        update = torch.baddbmm(received, self.mix(h).view(n, k, k), vectors)
         if self.virtual is not None and virtual.displacement is not None:
             weights = self.virtual(virtual.value) / virtual.value.shape[1]
-            update = update + torch.bmm(weights.transpose(1, 2), virtual.displacement)
-        return vectors + update + torch.bmm(self.mix(h).view(n, k, k), vectors)
+            update = torch.baddbmm(update, weights.transpose(1, 2), virtual.displacement)
+        return vectors + update
 
 
 def _head(layer: nn.Linear, std: float) -> nn.Linear:

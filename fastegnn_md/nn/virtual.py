@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from .mlp import MLP, Attention, CoordinateHead, split_linear
-from .scatter import segment_mean
+from .mlp import MLP, Attention, CoordinateHead, activate, split_linear
+from .scatter import Segments
 
 
 class VirtualMessage(NamedTuple):
@@ -56,7 +55,7 @@ class VirtualNodes(nn.Module):
         self.coordinate = CoordinateHead(hidden, tanh=tanh) if geometry else None  # φZ
         self.feature = MLP(2 * hidden, hidden, hidden)  # φS
 
-    def messages(self, h: Tensor, x: Tensor, z: Tensor | None, s: Tensor, batch: Tensor) -> VirtualMessage:
+    def messages(self, h: Tensor, x: Tensor, z: Tensor | None, s: Tensor, systems: Segments) -> VirtualMessage:
         """Messages of every atom with every virtual node of its system.
 
         Parameters
@@ -65,36 +64,36 @@ class VirtualNodes(nn.Module):
         x : Tensor, shape (N, 3), Å
         z : Tensor, shape (B, C, 3), Å, or None without geometry
         s : Tensor, shape (B, C, hidden)
-        batch : Tensor of int64, shape (N,)
+        systems : Segments
+            System of each atom.
         """
         if z is None:
             node, virtual = split_linear(self.first, [h, s], self.sizes)
-            pre = node[:, None] + (virtual + self.first.bias).index_select(0, batch)  # type: ignore[operator,index]
+            pre = node[:, None] + systems.spread(virtual + self.first.bias)  # type: ignore[operator,index]
             return VirtualMessage(self._finish(pre), None)
-        centred = z - segment_mean(x, batch, z.shape[0])[:, None]
+        centred = z - systems.mean(x)[:, None]
         mixing = torch.bmm(centred, centred.transpose(1, 2))  # M, (B, C, C), symmetric
-        displacement = x[:, None] - z.index_select(0, batch)
+        displacement = x[:, None] - systems.spread(z)
         distance = displacement.square().sum(-1, keepdim=True)
         if not self.squared:
             distance = safe_sqrt(distance)
         node, virtual, length, mixed = split_linear(self.first, [h, s, distance, mixing], self.sizes)
         per_system = virtual + mixed + self.first.bias  # type: ignore[operator]
-        pre = node[:, None] + per_system.index_select(0, batch) + length  # type: ignore[operator,index]
+        pre = node[:, None] + systems.spread(per_system) + length  # type: ignore[operator,index]
         return VirtualMessage(self._finish(pre), displacement)
 
     def _finish(self, pre: Tensor) -> Tensor:
-        message = silu(self.second(silu(pre)))
+        message = activate(self.second(activate(pre)))
         return message if self.attention is None else self.attention(message)
 
     def update(
-        self, message: VirtualMessage, z: Tensor | None, s: Tensor, batch: Tensor
+        self, message: VirtualMessage, z: Tensor | None, s: Tensor, systems: Segments
     ) -> tuple[Tensor | None, Tensor]:
         """Move virtual nodes and renew their features (Eqs. 8-9); shapes as in :meth:`messages`."""
-        systems = s.shape[0]
         if z is not None and self.coordinate is not None and message.displacement is not None:
             pull = -message.displacement * self.coordinate(message.value)
-            z = z + segment_mean(pull.flatten(1), batch, systems).view_as(z)
-        mean = segment_mean(message.value.flatten(1), batch, systems).view_as(s)
+            z = z + systems.mean(pull.flatten(1)).view_as(z)
+        mean = systems.mean(message.value.flatten(1)).view_as(s)
         return z, s + self.feature(torch.cat([s, mean], dim=-1))
 
 

@@ -1,0 +1,153 @@
+"""Sums of edge values per node without ever holding the values of all edges.
+
+The hidden values of edges are what fills memory and caches in a graph network: those of 58,732 edges, 64 wide, are
+15 MB, and a layer makes a dozen such tensors. Here edges are taken in pieces that stay in the cache, and nothing of
+them is kept: the backward pass computes them again (Chen et al., arXiv:1604.06174).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# Edges of a piece: 4,096 x 64 float32 values are a megabyte, which is what fits into a second-level cache.
+_PIECE = 4096
+# Up to here the values of all edges are kept for the backward pass: nothing to gain from computing them twice.
+_KEPT = 16384
+
+Values = Callable[[list[Tensor], list[Tensor], list[Tensor]], tuple[Tensor, ...]]
+
+
+def sum_over_edges(
+    values: Values,
+    edge_index: Tensor,
+    nodes: int,
+    at_receiver: Sequence[Tensor],
+    at_sender: Sequence[Tensor],
+    at_edge: Sequence[Tensor],
+    modules: Sequence[nn.Module],
+) -> tuple[Tensor, ...]:
+    """Sum functions of edges over the edges of each receiver.
+
+    Parameters
+    ----------
+    values : callable
+        From the inputs of K edges, gathered, to tensors of shape (K, ...). It must treat each edge alone, and may
+        overwrite what was gathered from nodes where no gradient is recorded.
+    edge_index : Tensor of int64, shape (2, E)
+        Row 0 the receiver, row 1 the sender.
+    nodes : int
+        Number of nodes N.
+    at_receiver, at_sender : sequence of Tensor, shape (N, ...)
+        Inputs that an edge takes from its receiver and its sender.
+    at_edge : sequence of Tensor, shape (E, ...)
+        Inputs of its own.
+    modules : sequence of Module
+        Whose parameters ``values`` uses. Parameters that it uses beside these get no gradient.
+
+    Returns
+    -------
+    tuple of Tensor, shape (N, ...)
+        One sum per tensor of ``values``. They can be differentiated once.
+    """
+    layout = _Layout(values, edge_index, nodes, len(at_receiver), len(at_sender))
+    inputs = [*at_receiver, *at_sender, *at_edge]
+    edges = edge_index.shape[1]
+    if torch.is_grad_enabled():
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        if edges > _KEPT and any(one.requires_grad for one in (*inputs, *parameters)):
+            return _Recomputed.apply(layout, len(inputs), *inputs, *parameters)
+        return layout.sums(inputs, max(1, edges))
+    return layout.sums(inputs, _PIECE)
+
+
+class _Layout:
+    """Who takes part in a sum: all but the tensors."""
+
+    def __init__(self, values: Values, edge_index: Tensor, nodes: int, receivers: int, senders: int):
+        self.values, self.nodes = values, nodes
+        self.index = edge_index[0], edge_index[1]
+        self.ends = receivers, receivers + senders
+
+    def gather(self, inputs: Sequence[Tensor], piece: slice) -> list[Tensor]:
+        """Inputs of the edges of a piece."""
+        whole = piece.start == 0 and piece.stop >= len(self.index[0])
+        receiver, sender = self.index if whole else (index[piece] for index in self.index)
+        first, second = self.ends
+        return [
+            *(one.index_select(0, receiver) for one in inputs[:first]),
+            *(one.index_select(0, sender) for one in inputs[first:second]),
+            *(one if whole else one[piece] for one in inputs[second:]),
+        ]
+
+    def compute(self, gathered: list[Tensor]) -> tuple[Tensor, ...]:
+        """Values of the edges of a piece."""
+        first, second = self.ends
+        return self.values(gathered[:first], gathered[first:second], gathered[second:])
+
+    def places(self, piece: slice, count: int) -> list[Tensor | slice]:
+        """Where each of the gathered inputs came from; the receiver first."""
+        first, second = self.ends
+        receiver, sender = (index[piece] for index in self.index)
+        return [*[receiver] * first, *[sender] * (second - first), *[piece] * (count - second)]
+
+    def pieces(self, size: int) -> list[slice]:
+        """All edges, at least one piece."""
+        edges = len(self.index[0])
+        return [slice(begin, min(edges, begin + size)) for begin in range(0, max(1, edges), size)]
+
+    def sums(self, inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+        """Sums over the receivers, in pieces of a size."""
+        sums: list[Tensor] = []
+        for piece in self.pieces(size):
+            values = self.compute(self.gather(inputs, piece))
+            if not sums:
+                sums = [value.new_zeros((self.nodes, *value.shape[1:])) for value in values]
+            for total, value in zip(sums, values, strict=True):
+                total.index_add_(0, self.index[0][piece], value)
+        return tuple(sums)
+
+
+class _Recomputed(torch.autograd.Function):
+    """The sums; ``tensors`` are the inputs of the edges, ``count`` of them, then the parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: _Layout, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.layout, ctx.count = layout, count
+        ctx.save_for_backward(*tensors)
+        return layout.sums(tensors[:count], _PIECE)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *wanted: Tensor) -> tuple[Tensor | None, ...]:
+        layout: _Layout = ctx.layout
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        slots = [k for k, need in enumerate(needed) if need]
+        gradients = [torch.zeros_like(one) if need else None for one, need in zip(tensors, needed, strict=True)]
+        for piece in layout.pieces(_PIECE):
+            with torch.enable_grad():
+                gathered = [
+                    one.detach().requires_grad_(need)
+                    for one, need in zip(layout.gather(tensors[: ctx.count], piece), needed, strict=False)
+                ]
+                values = layout.compute(gathered)
+            leaves = [*gathered, *tensors[ctx.count :]]
+            places = layout.places(piece, ctx.count)
+            outside = [one.index_select(0, layout.index[0][piece]) for one in wanted]
+            found = torch.autograd.grad(values, [leaves[k] for k in slots], outside, allow_unused=True)
+            for k, gradient in zip(slots, found, strict=True):
+                total = gradients[k]
+                if gradient is not None and total is not None:
+                    _add(total, places[k] if k < ctx.count else slice(None), gradient)
+        return None, None, *gradients
+
+
+def _add(total: Tensor, place: Tensor | slice, gradient: Tensor) -> None:
+    if isinstance(place, slice):
+        total[place] += gradient
+    else:
+        total.index_add_(0, place, gradient)
