@@ -130,8 +130,8 @@ class _Baselines:
                 predictor = LinearPredictor(len(self.species), self.timestep).double()
                 predictor.coefficients.copy_(fit.solve())
                 self._predictors[name] = predictor
-            seen = start.replace(forces=None) if name == "best linear" else start
-            predictions[name] = self._predictors[name](seen, self._index(start))
+            seen = None if name == "best linear" else start.forces
+            predictions[name] = self._predictors[name](start.velocities, seen, start.masses, self._index(start))
         root = start.masses.sqrt()[:, None]
         moved = end.positions - start.positions
         for name, (displacement, velocity) in predictions.items():

@@ -13,7 +13,7 @@ from .config import PropagatorConfig
 from .errors import CompatibilityError
 from .graph import neighbour_list
 from .limits import JumpLimits
-from .nn.scatter import segment_sum
+from .nn.scatter import Segments
 from .state import State
 
 # Masses within this share of one seen in training count as the same (tables of atomic masses differ by less).
@@ -127,11 +127,8 @@ class Domain:
 def centre_of_mass(vectors: Tensor, state: State) -> Tensor:
     """Mass-weighted mean of a vector per atom over each system, repeated for its atoms, shape (N, 3)."""
     assert state.batch is not None  # set by State
-    if state.n_systems == 1:
-        return (state.masses @ vectors / state.masses.sum()).expand_as(vectors)
-    mass = segment_sum(state.masses[:, None], state.batch, state.n_systems)
-    total = segment_sum(state.masses[:, None] * vectors, state.batch, state.n_systems)
-    return (total / mass).index_select(0, state.batch)
+    systems = Segments(state.batch, state.n_systems)
+    return systems.spread(systems.weighted_mean(vectors, state.masses))
 
 
 def _average_neighbours(state: State, cutoff: float) -> float:

@@ -43,12 +43,23 @@ class LinearPredictor(nn.Module):
         self.register_buffer("coefficients", torch.zeros(species, 4))
         self.register_buffer("scale", torch.ones(species, 2))
 
-    def forward(self, state: State, species: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted displacement (N, 3) in Å and velocity (N, 3) in Å/ps."""
+    def forward(
+        self, velocities: Tensor, forces: Tensor | None, masses: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted displacement (N, 3) in Å and velocity (N, 3) in Å/ps.
+
+        Parameters
+        ----------
+        velocities : Tensor, shape (N, 3), Å/ps
+        forces : Tensor, shape (N, 3), amu Å/ps², or None
+        masses : Tensor, shape (N,), amu
+        species : Tensor of int64, shape (N,)
+            Index of the element of each atom.
+        """
         a, b, c, d = self.coefficients.index_select(0, species).split(1, dim=1)
-        displacement, velocity = a * self.timestep * state.velocities, c * state.velocities
-        if state.forces is not None:
-            impulse = self.timestep * state.forces / state.masses[:, None]
+        displacement, velocity = a * self.timestep * velocities, c * velocities
+        if forces is not None:
+            impulse = self.timestep * forces / masses[:, None]
             displacement, velocity = displacement + b * self.timestep * impulse, velocity + d * impulse
         return displacement, velocity
 
@@ -58,7 +69,7 @@ class LinearPredictor(nn.Module):
         fit = LeastSquares(len(self.scale), self.timestep, velocities=velocities, forces=forces)
         fit.add(start, end, species)
         self.coefficients.copy_(fit.solve())
-        displacement, velocity = self(start if forces else start.replace(forces=None), species)
+        displacement, velocity = self(start.velocities, start.forces if forces else None, start.masses, species)
         root = start.masses.double().sqrt()[:, None]
         left = (
             root * (end.positions.double() - start.positions.double() - displacement),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,12 +14,12 @@ from torch import Tensor, nn
 
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
-from .errors import CompatibilityError, DataError
-from .graph import EdgeList, bessel_basis, bond_distance, cutoff_envelope, neighbour_list
+from .errors import CompatibilityError, ConfigError, DataError
+from .graph import BondDistance, EdgeList, bessel_basis, cutoff_envelope, neighbour_list
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .models import build_model
-from .nn.scatter import segment_mean
+from .nn.scatter import Segments
 from .state import State
 from .thermal import thermal_velocities
 from .units import format_time
@@ -69,6 +72,8 @@ class Propagator(nn.Module):
         self.config, self.timestep, self.domain = config, timestep, domain
         self.species = domain.species
         self.fingerprint = ""
+        self._bond_distance: BondDistance | None = None  # of the last system
+        self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
         self.metrics: dict[str, Any] = {}
         self.linear = LinearPredictor(len(self.species), timestep)
         full = config.mode == "full"
@@ -168,6 +173,29 @@ class Propagator(nn.Module):
             forces=None,
         )
 
+    def compile(self) -> None:
+        """Translate the jump with ``torch.compile``; the first jump afterwards takes about half a minute.
+
+        It pays for long runs of small systems, whose jumps consist of the overhead of several hundred small
+        operations. Large ones gain nothing: their edges are then no longer taken in pieces.
+
+        Raises
+        ------
+        ConfigError
+            In position mode; or if there is no C++ compiler for a propagator on the CPU.
+        """
+        if not self.predicts_velocities:
+            raise ConfigError("compile() is for mode 'full'; this propagator predicts positions only")
+        on_cpu = self.linear.scale.device.type == "cpu"
+        compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
+        if on_cpu and not any(name and shutil.which(name) for name in compilers):
+            raise ConfigError("compile() needs a C++ compiler and found none; install g++ or clang++, or go without")
+        # Called from C++, the kernels of a small molecule take half the time they take when called from Python.
+        self._compiled = torch.compile(self._move, dynamic=True, fullgraph=True, options={"cpp_wrapper": on_cpu})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": None}  # a copy has weights of its own
+
     def residual(self, start: State, end: State) -> Residual:
         """Errors of a batch of training pairs, with gradients.
 
@@ -190,32 +218,66 @@ class Propagator(nn.Module):
 
     def _predict(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Displacement (N, 3) in Å, velocity (N, 3) in Å/ps or None, virtual nodes (B, C, 3) in Å or None."""
+        assert state.batch is not None  # set by State
         edges = neighbour_list(state, self.config.cutoff)
         if self.predicts_velocities:
-            return self._move(state, edges)
+            return (self._compiled or self._move)(
+                state.positions,
+                state.velocities,
+                state.forces if self.needs_forces else None,
+                state.masses,
+                self._species_index[state.numbers],
+                state.batch,
+                state.n_systems,
+                edges,
+                self._hops(state, edges),
+            )
         displacement, z = self._displace(state, edges)
         return displacement, None, z
 
     def _displace(self, state: State, edges: EdgeList) -> tuple[Tensor, Tensor | None]:
         """Position mode: the network of the paper, in Å, with velocities of zero."""
-        origin, x = self._centred(state)
+        assert state.batch is not None  # set by State
+        systems, species = Segments(state.batch, state.n_systems), self._species_index[state.numbers]
+        origin, x = self._centred(state.positions, systems)
         output = self.network(
-            x=x, v=torch.zeros_like(x), edge_vector=edges.vector.to(self.dtype), **self._invariants(state, edges)
+            x=x,
+            v=torch.zeros_like(x),
+            edge_vector=edges.vector.to(self.dtype),
+            **self._invariants(species, state.masses, systems, edges, self._hops(state, edges)),
         )
         return output.x - x, _shifted_back(output.z, origin)
 
-    def _move(self, state: State, edges: EdgeList) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Full mode: the network's two vectors on top of the linear predictor, without the motion of the centre."""
-        dtype, unit = self.dtype, self.config.cutoff
-        drift = self._drift(state)
-        moving = state.replace(velocities=state.velocities - drift).to(dtype=dtype)
+    def _move(
+        self,
+        positions: Tensor,
+        velocities: Tensor,
+        forces: Tensor | None,
+        masses: Tensor,
+        species: Tensor,
+        batch: Tensor,
+        systems: int,
+        edges: EdgeList,
+        hops: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Full mode: the network's two vectors on top of the linear predictor, without the motion of the centre.
+
+        Nothing but arithmetic on tensors, so that it can be compiled whole.
+        """
+        dtype, unit, of = self.dtype, self.config.cutoff, Segments(batch, systems)
+        origin, x = self._centred(positions, of)
+        drift = None
+        if self.domain.conserves_momentum:  # the map commutes with it
+            drift = of.spread(of.weighted_mean(velocities, masses))
+            velocities = velocities - drift
+        invariants = self._invariants(species, masses, of, edges, hops)
+        velocities, masses = velocities.to(dtype), masses.to(dtype)
+        root = masses.sqrt()[:, None]
         vectors = None
-        if not self.needs_forces:
-            moving = moving.replace(forces=None)
-        elif moving.forces is not None:
-            vectors = (moving.forces / (moving.masses.sqrt()[:, None] * self.domain.force_scale))[:, None]
-        v = moving.velocities / self.domain.velocity_scale
-        origin, x = self._centred(state)
+        if forces is not None:
+            forces = forces.to(dtype)
+            vectors = (forces / (root * self.domain.force_scale))[:, None]
+        v = velocities / self.domain.velocity_scale
         # In units of the cutoff squared lengths are of the order of one, which the first layers learn faster from.
         x = x / unit
         output = self.network(
@@ -224,55 +286,54 @@ class Propagator(nn.Module):
             vectors=vectors,
             edge_vector=edges.vector.to(dtype) / unit,
             edge_weight=cutoff_envelope(edges.distance.to(dtype), unit)[:, 0],
-            **self._invariants(state, edges),
+            **invariants,
         )
-        species = self._species_index[state.numbers]
-        displacement, velocities = self.linear(moving, species)
-        scale = self.linear.scale.index_select(0, species) / moving.masses.sqrt()[:, None]
-        displacement = self._without_drift(displacement + scale[:, :1] * (output.x - x), moving)
-        velocities = self._without_drift(velocities + scale[:, 1:] * (output.v - v), moving)
-        drift = drift.to(dtype)
+        displacement, velocities = self.linear(velocities, forces, masses, species)
+        scale = self.linear.scale.index_select(0, species) / root
+        displacement = displacement + scale[:, :1] * (output.x - x)
+        velocities = velocities + scale[:, 1:] * (output.v - v)
+        if drift is not None:
+            both = torch.cat([displacement, velocities], dim=1)
+            displacement, velocities = (both - of.spread(of.weighted_mean(both, masses))).split(3, dim=1)
+            drift = drift.to(dtype)
+            displacement, velocities = displacement + self.timestep * drift, velocities + drift
         z = None if output.z is None else _shifted_back(output.z * unit, origin)
-        return displacement + self.timestep * drift, velocities + drift, z
+        return displacement, velocities, z
 
-    def _invariants(self, state: State, edges: EdgeList) -> dict[str, Tensor]:
+    def _invariants(
+        self, species: Tensor, masses: Tensor, systems: Segments, edges: EdgeList, hops: Tensor
+    ) -> dict[str, Any]:
         """The inputs of the network that both modes share."""
         dtype = self.dtype
-        element = nn.functional.one_hot(self._species_index[state.numbers], len(self.species)).to(dtype)
+        element = nn.functional.one_hot(species, len(self.species)).to(dtype)
         radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
-        assert state.batch is not None  # set by State
         return {
-            "h": torch.cat([element, state.masses.log()[:, None].to(dtype)], dim=1),
+            "h": torch.cat([element, masses.log()[:, None].to(dtype)], dim=1),
             "edge_index": edges.edge_index,
-            "edge_attr": torch.cat([radial, self._hops(state, edges.edge_index)], dim=1),
-            "batch": state.batch,
+            "edge_attr": torch.cat([radial, hops.to(dtype)], dim=1),
+            "batch": systems.index,
+            "systems": systems.size,
         }
 
-    def _centred(self, state: State) -> tuple[Tensor | None, Tensor]:
+    def _centred(self, positions: Tensor, systems: Segments) -> tuple[Tensor | None, Tensor]:
         """Origin of each system (B, 3) and positions about it (N, 3).
 
         Atoms of periodic systems all get the origin: the network then sees displacements and edge vectors only, and
         nothing depends on the image an atom is given in.
         """
         if self.periodic:
-            return None, torch.zeros_like(state.positions, dtype=self.dtype)
-        assert state.batch is not None  # set by State
-        origin = segment_mean(state.positions, state.batch, state.n_systems)
-        return origin, (state.positions - origin.index_select(0, state.batch)).to(self.dtype)
+            return None, torch.zeros_like(positions, dtype=self.dtype)
+        origin = systems.mean(positions)
+        return origin, (positions - systems.spread(origin)).to(self.dtype)
 
-    def _hops(self, state: State, index: Tensor) -> Tensor:
+    def _hops(self, state: State, edges: EdgeList) -> Tensor:
+        """Distance along bonds, one-hot, shape (E, 4); zeros for propagators without bonds."""
+        index = edges.edge_index
         if not self.uses_bonds or state.bonds is None:
-            return torch.zeros(index.shape[1], 4, dtype=self.dtype, device=index.device)
-        return bond_distance(index, state.bonds, state.n_atoms).to(self.dtype)
-
-    def _drift(self, state: State) -> Tensor:
-        """Velocity of the centre of mass of each atom's system, where the map commutes with it, else zero."""
-        if not self.domain.conserves_momentum:
-            return torch.zeros_like(state.velocities)
-        return centre_of_mass(state.velocities, state)
-
-    def _without_drift(self, vectors: Tensor, state: State) -> Tensor:
-        return vectors - centre_of_mass(vectors, state) if self.domain.conserves_momentum else vectors
+            return torch.zeros(index.shape[1], 4, dtype=torch.int64, device=index.device)
+        if self._bond_distance is None or not self._bond_distance.fits(state.bonds, state.n_atoms):
+            self._bond_distance = BondDistance(state.bonds, state.n_atoms)
+        return self._bond_distance(index)
 
     def _redraw(self, state: State, generator: torch.Generator | None, temperature: float | None) -> Tensor:
         if generator is None or temperature is None:
@@ -320,7 +381,9 @@ class Propagator(nn.Module):
         domain = Domain.from_pairs(start, end, config)
         propagator = cls(config, pairs.lag, domain, seed=seed)
         species = propagator._species_index[start.numbers]
-        drift = propagator._drift(start)
+        drift = centre_of_mass(start.velocities, start)
+        if not domain.conserves_momentum:
+            drift = torch.zeros_like(drift)
         propagator.linear.fit(
             start.replace(velocities=start.velocities - drift),
             end.replace(positions=end.positions - pairs.lag * drift, velocities=end.velocities - drift),

@@ -11,7 +11,7 @@ from ase import Atoms
 from fastegnn_md import State
 from fastegnn_md.errors import GraphError
 from fastegnn_md.graph import (
-    bond_distance,
+    BondDistance,
     cutoff_envelope,
     minimum_image,
     neighbour_list,
@@ -117,7 +117,11 @@ def test_bond_distance_counts_bonds_by_the_shortest_path():
     for k in range(n):  # Floyd-Warshall
         steps = np.minimum(steps, steps[:, k : k + 1] + steps[k : k + 1])
     expected = [min(steps[i, j], 4) - 1 for i, j in index.T.tolist()]
-    assert bond_distance(index, bonds, n).argmax(1).tolist() == expected
+    distance = BondDistance(bonds, n)
+    assert distance(index).argmax(1).tolist() == expected
+    assert distance.fits(bonds.clone(), n)
+    assert not distance.fits(bonds[1:], n)
+    assert BondDistance(bonds[:0], n)(index).argmax(1).tolist() == [3] * index.shape[1]
 
 
 @pytest.mark.parametrize(("share", "left"), [(0.0, 1.0), (0.75, 0.25), (1.0, 0.0)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from fastegnn_md import Propagator, State
 from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
 from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.errors import CompatibilityError, DataError
+from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.units import BOLTZMANN
 
 CELL = torch.tensor([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 7.5]], dtype=torch.float64)
@@ -296,3 +298,31 @@ def test_one_atom_moves_in_free_flight():
     after = make(pairs)(one)
     torch.testing.assert_close(after.velocities, one.velocities, rtol=0, atol=1e-12)
     torch.testing.assert_close(after.positions, one.positions + 0.01 * one.velocities, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
+def test_a_compiled_jump_equals_the_plain_one():
+    pairs = MemoryPairs()
+    propagator = make(pairs, forces=True, layers=1)
+    states = [pairs.batch(indices)[0] for indices in ([0], [1], [2, 3, 4], [5, 6])]
+    plain = [propagator(state) for state in states]
+    propagator.compile()
+    for state, expected in zip(states, plain, strict=True):
+        found = propagator(state)
+        torch.testing.assert_close(found.positions, expected.positions, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(found.velocities, expected.velocities, rtol=1e-11, atol=1e-11)
+    # A copy has weights of its own.
+    other = copy.deepcopy(propagator)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert not torch.allclose(other(states[0]).velocities, plain[0].velocities)
+    torch.testing.assert_close(propagator(states[0]).velocities, plain[0].velocities, rtol=1e-11, atol=1e-11)
+
+
+def test_what_cannot_be_compiled_says_so(monkeypatch):
+    with pytest.raises(ConfigError, match="mode 'full'"):
+        make(MemoryPairs(velocities=False), mode="position").compile()
+    monkeypatch.setattr("fastegnn_md.propagator.shutil.which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"install g\+\+"):
+        make(MemoryPairs()).compile()

@@ -1,13 +1,13 @@
 """Neighbour lists and the invariant features of their edges."""
 
-from .features import bessel_basis, bond_distance, cutoff_envelope, shortest_edges
+from .features import BondDistance, bessel_basis, cutoff_envelope, shortest_edges
 from .neighbours import EdgeList, available_neighbour_lists, minimum_image, neighbour_list
 
 __all__ = [
+    "BondDistance",
     "EdgeList",
     "available_neighbour_lists",
     "bessel_basis",
-    "bond_distance",
     "cutoff_envelope",
     "minimum_image",
     "neighbour_list",

@@ -32,31 +32,47 @@ def bessel_basis(distance: Tensor, cutoff: float, functions: int) -> Tensor:
     return torch.sin(distance * (order * (math.pi / cutoff))) / distance
 
 
-def bond_distance(edge_index: Tensor, bonds: Tensor, atoms: int) -> Tensor:
-    """Number of bonds between the atoms of each edge, as one-hot columns for 1, 2, 3 and "more or none".
+class BondDistance:
+    """Number of bonds between the atoms of an edge, looked up in what follows from the bonds once and for all.
 
     Parameters
     ----------
-    edge_index : Tensor of int64, shape (2, E)
     bonds : Tensor of int64, shape (M, 2)
         Bonded pairs, each once.
     atoms : int
         Number of atoms N that indices refer to.
-
-    Returns
-    -------
-    Tensor of int64, shape (E, 4)
     """
-    # A path from a to b is kept as the one number a * atoms + b: sorting numbers is much cheaper than sorting rows.
-    both = (torch.cat([bonds[:, 0], bonds[:, 1]]) * atoms + torch.cat([bonds[:, 1], bonds[:, 0]])).unique()
-    paths = [both]
-    for _ in range(2):
-        paths.append(_extend(paths[-1], both, atoms))
-    edges = edge_index[0] * atoms + edge_index[1]
-    column = torch.full_like(edges, 3)
-    for steps in (2, 1, 0):  # the shortest path is written last
-        column[torch.isin(edges, paths[steps])] = steps
-    return torch.nn.functional.one_hot(column, 4)
+
+    def __init__(self, bonds: Tensor, atoms: int):
+        self.bonds, self.atoms = bonds, atoms
+        # A path from a to b is kept as the one number a * atoms + b: sorting numbers is much cheaper than sorting rows.
+        both = (torch.cat([bonds[:, 0], bonds[:, 1]]) * atoms + torch.cat([bonds[:, 1], bonds[:, 0]])).unique()
+        paths = [both]
+        for _ in range(2):
+            paths.append(_extend(paths[-1], both, atoms))
+        # Three bonds first: a stable sort leaves the shortest path of a pair as its last entry.
+        pairs = torch.cat(paths[::-1])
+        steps = torch.cat([torch.full_like(one, k) for k, one in reversed(list(enumerate(paths)))])
+        order = pairs.argsort(stable=True)
+        self._pairs, steps = pairs[order], steps[order]
+        last = torch.ones_like(self._pairs, dtype=torch.bool)
+        last[:-1] = self._pairs[1:] != self._pairs[:-1]
+        self._pairs, self._steps = self._pairs[last], steps[last]
+
+    def fits(self, bonds: Tensor, atoms: int) -> bool:
+        """Whether it was made from the same bonds."""
+        return bonds is self.bonds or (
+            atoms == self.atoms and bonds.device == self.bonds.device and torch.equal(bonds, self.bonds)
+        )
+
+    def __call__(self, edge_index: Tensor) -> Tensor:
+        """One-hot columns for 1, 2, 3 and "more or none", shape (E, 4), of edges (2, E)."""
+        edges = edge_index[0] * self.atoms + edge_index[1]
+        if not len(self._pairs):
+            return torch.nn.functional.one_hot(torch.full_like(edges, 3), 4)
+        place = torch.searchsorted(self._pairs, edges).clamp(max=len(self._pairs) - 1)
+        known = self._pairs.index_select(0, place) == edges
+        return torch.nn.functional.one_hot(torch.where(known, self._steps.index_select(0, place), 3), 4)
 
 
 def _extend(paths: Tensor, both: Tensor, atoms: int) -> Tensor:

@@ -7,7 +7,6 @@ Nodes Learning. ICML 2024. Equation numbers are those of the paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -134,6 +133,7 @@ class FastEGNN(nn.Module):
         edge_index: Tensor,
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
+        systems: int | None = None,
         vectors: Tensor | None = None,
         edge_vector: Tensor | None = None,
         edge_weight: Tensor | None = None,
@@ -154,6 +154,8 @@ class FastEGNN(nn.Module):
             Invariant edge attributes.
         batch : Tensor of int64, shape (N,), optional
             System of each node, not decreasing; one system by default.
+        systems : int, optional
+            Number of systems; without it a GPU is asked, and waited for.
         vectors : Tensor, shape (N, K', 3), optional
             Further input vectors (forces), at most ``vector_channels - 1``.
         edge_vector : Tensor, shape (E, 3), optional
@@ -170,25 +172,25 @@ class FastEGNN(nn.Module):
         edge_attr = x.new_zeros(edge_index.shape[1], 0) if edge_attr is None else edge_attr
         if edge_attr.shape[1] != self.edge_features:
             raise ValueError(f"edge_attr has {edge_attr.shape[1]} columns; this model has {self.edge_features}")
-        systems = Segments(batch, int(batch[-1]) + 1)
+        graphs = Segments(batch, int(batch[-1]) + 1 if systems is None else systems)
         if self.edge_dropping:
             edge_index, edge_attr, edge_vector, edge_weight = self._without_long_edges(
                 x, batch, edge_index, edge_attr, edge_vector, edge_weight
             )
         h = self.embedding(h)
-        s = self.virtual_features.expand(systems.size, -1, -1)
+        s = self.virtual_features.expand(graphs.size, -1, -1)
         z = None
         if self.virtual_geometry:
-            z = systems.mean(x)[:, None].expand(-1, self.virtual_features.shape[0], -1)
-        edges = _Edges(edge_index, edge_attr, edge_vector, edge_weight, x)
+            z = graphs.mean(x)[:, None].expand(-1, self.virtual_features.shape[0], -1)
+        edges = _Edges(edge_index, edge_attr, edge_vector, edge_weight, x, positions_move=self.readout is None)
         if self.readout is None:
             gravity = None if self.gravity is None else x.new_tensor(self.gravity)
             for layer in self.layers:
-                h, x, z, s = layer(h, x, z, s, v, edges, systems, gravity)
+                h, x, z, s = layer(h, x, z, s, v, edges, graphs, gravity)
             return ModelOutput(x=x, z=z, h=h, s=s)
         u = self._initial_vectors(v, vectors)
         for layer in self.layers:
-            h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, systems)  # type: ignore[operator]
+            h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, graphs)  # type: ignore[operator]
         change = torch.bmm(self.readout(h).view(-1, 2, self.vector_channels), u)
         return ModelOutput(x=x + change[:, 0], v=v + change[:, 1], z=z, h=h, s=s)
 
@@ -222,28 +224,42 @@ class FastEGNN(nn.Module):
 
 
 class _Edges:
-    """The real graph of one call."""
+    """The real graph of one call.
 
-    def __init__(self, index: Tensor, attributes: Tensor, vector: Tensor | None, weight: Tensor | None, x: Tensor):
+    Attributes
+    ----------
+    shift : list of Tensor, shape (E, 3)
+        What is added to x_i - x_j where layers move positions; empty for nothing.
+    direction : tuple of Tensor, shapes (E, 3) and (E, 1)
+        Where they do not: unit vectors and squared lengths.
+    """
+
+    direction: tuple[Tensor, Tensor]
+
+    def __init__(
+        self,
+        index: Tensor,
+        attributes: Tensor,
+        vector: Tensor | None,
+        weight: Tensor | None,
+        x: Tensor,
+        *,
+        positions_move: bool,
+    ):
         self.index, self.attributes = index, attributes
-        self._x, self._vector = x, vector
         self.weight = [] if weight is None else [weight[:, None]]
         self.receivers = Segments(index[0], x.shape[0])
-
-    @cached_property
-    def shift(self) -> list[Tensor]:
-        """What is added to x_i - x_j where layers move positions, shape (E, 3); empty for nothing."""
-        return [] if self._vector is None else [self._vector - self._difference()]
-
-    @cached_property
-    def direction(self) -> tuple[Tensor, Tensor]:
-        """Unit vectors (E, 3) and squared lengths (E, 1), for layers that leave positions where they are."""
-        vector = self._difference() if self._vector is None else self._vector
+        self.shift: list[Tensor] = []
+        difference = None
+        if vector is None or positions_move:
+            difference = x.index_select(0, index[0]) - x.index_select(0, index[1])
+        if positions_move:
+            self.shift = [] if vector is None or difference is None else [vector - difference]
+            return
+        vector = difference if vector is None else vector
+        assert vector is not None  # the difference then
         square = vector.square().sum(1, keepdim=True)
-        return vector / safe_sqrt(square).clamp(min=1e-12), square
-
-    def _difference(self) -> Tensor:
-        return self._x.index_select(0, self.index[0]) - self._x.index_select(0, self.index[1])
+        self.direction = vector / safe_sqrt(square).clamp(min=1e-12), square
 
 
 class FastEGNNLayer(nn.Module):

@@ -56,13 +56,16 @@ def sum_over_edges(
     """
     layout = _Layout(values, edge_index, nodes, len(at_receiver), len(at_sender))
     inputs = [*at_receiver, *at_sender, *at_edge]
+    # A compiler fuses what pieces keep in the cache, and would repeat its code for each of them.
+    if torch.compiler.is_compiling():
+        return layout.sums_at_once(inputs)
     edges = edge_index.shape[1]
     if torch.is_grad_enabled():
         parameters = [parameter for module in modules for parameter in module.parameters()]
         if edges > _KEPT and any(one.requires_grad for one in (*inputs, *parameters)):
             return _Recomputed.apply(layout, len(inputs), *inputs, *parameters)
-        return layout.sums(inputs, max(1, edges))
-    return layout.sums(inputs, _PIECE)
+        return layout.sums_at_once(inputs)
+    return layout.sums(inputs) if edges > _PIECE else layout.sums_at_once(inputs)
 
 
 class _Layout:
@@ -73,15 +76,14 @@ class _Layout:
         self.index = edge_index[0], edge_index[1]
         self.ends = receivers, receivers + senders
 
-    def gather(self, inputs: Sequence[Tensor], piece: slice) -> list[Tensor]:
-        """Inputs of the edges of a piece."""
-        whole = piece.start == 0 and piece.stop >= len(self.index[0])
-        receiver, sender = self.index if whole else (index[piece] for index in self.index)
+    def gather(self, inputs: Sequence[Tensor], piece: slice | None = None) -> list[Tensor]:
+        """Inputs of the edges of a piece, or of all."""
+        receiver, sender = self.index if piece is None else (index[piece] for index in self.index)
         first, second = self.ends
         return [
             *(one.index_select(0, receiver) for one in inputs[:first]),
             *(one.index_select(0, sender) for one in inputs[first:second]),
-            *(one if whole else one[piece] for one in inputs[second:]),
+            *(one if piece is None else one[piece] for one in inputs[second:]),
         ]
 
     def compute(self, gathered: list[Tensor]) -> tuple[Tensor, ...]:
@@ -95,15 +97,22 @@ class _Layout:
         receiver, sender = (index[piece] for index in self.index)
         return [*[receiver] * first, *[sender] * (second - first), *[piece] * (count - second)]
 
-    def pieces(self, size: int) -> list[slice]:
-        """All edges, at least one piece."""
+    def pieces(self) -> list[slice]:
+        """Pieces that cover all edges."""
         edges = len(self.index[0])
-        return [slice(begin, min(edges, begin + size)) for begin in range(0, max(1, edges), size)]
+        return [slice(begin, min(edges, begin + _PIECE)) for begin in range(0, edges, _PIECE)]
 
-    def sums(self, inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
-        """Sums over the receivers, in pieces of a size."""
+    def sums_at_once(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Sums over the receivers, from the values of all edges."""
+        values = self.compute(self.gather(inputs))
+        return tuple(
+            value.new_zeros((self.nodes, *value.shape[1:])).index_add_(0, self.index[0], value) for value in values
+        )
+
+    def sums(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same in pieces, of at least one edge."""
         sums: list[Tensor] = []
-        for piece in self.pieces(size):
+        for piece in self.pieces():
             values = self.compute(self.gather(inputs, piece))
             if not sums:
                 sums = [value.new_zeros((self.nodes, *value.shape[1:])) for value in values]
@@ -119,7 +128,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, layout: _Layout, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.layout, ctx.count = layout, count
         ctx.save_for_backward(*tensors)
-        return layout.sums(tensors[:count], _PIECE)
+        return layout.sums(tensors[:count])
 
     @staticmethod
     @once_differentiable
@@ -128,7 +137,7 @@ class _Recomputed(torch.autograd.Function):
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         slots = [k for k, need in enumerate(needed) if need]
         gradients = [torch.zeros_like(one) if need else None for one, need in zip(tensors, needed, strict=True)]
-        for piece in layout.pieces(_PIECE):
+        for piece in layout.pieces():
             with torch.enable_grad():
                 gathered = [
                     one.detach().requires_grad_(need)
