@@ -12,6 +12,7 @@ from fastegnn_md.optional import lazy_exports
 
 if TYPE_CHECKING:
     from .ase import LearnedDynamics
+    from .ase_ensemble import LearnedEnsemble
     from .ase_hybrid import HybridDynamics
     from .guarded import JumpStatistics
     from .guards import GuardSettings, check_jump
@@ -27,6 +28,7 @@ __all__ = [
     "JumpStatistics",
     "LangevinHalfStep",
     "LearnedDynamics",
+    "LearnedEnsemble",
     "LearnedJumpIntegrator",
     "LearnedSimulation",
     "LearnedStateReporter",
@@ -41,6 +43,7 @@ _HOME = {
     "JumpStatistics": ".guarded",
     "LangevinHalfStep": ".thermostats",
     "LearnedDynamics": ".ase",
+    "LearnedEnsemble": ".ase_ensemble",
     "LearnedJumpIntegrator": ".openmm",
     "LearnedSimulation": ".openmm_simulation",
     "LearnedStateReporter": ".openmm_simulation",

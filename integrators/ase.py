@@ -177,7 +177,8 @@ class LearnedDynamics(MolecularDynamics):
         JumpError
             If a guard refuses the jump and nothing can replace it. Atoms and random numbers are as before the step.
         """
-        drawn = self.rng.bit_generator.state
+        waiting = self.jump.waiting
+        drawn = self.rng.bit_generator.state if waiting is None else waiting.drawn
         try:
             self.jump.step(self.rng)
         except BaseException as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,15 @@ with naming_extras(__name__):
     from ase.optimize import FIRE
 
 _MINIMUM = 0.05  # eV/Å, ASE's own default
+
+
+class PreparedJump(NamedTuple):
+    """What a propagator is given, and maybe its answer."""
+
+    state: State
+    constraints: Constraints
+    drawn: Mapping[str, Any]  # state of the random numbers before
+    predicted: State | None = None
 
 
 class AtomsJump:
@@ -54,6 +63,7 @@ class AtomsJump:
         self.atoms, self.guarded = atoms, guarded
         self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
         self.types = None if types is None else np.array(types, dtype=np.int64)
+        self.waiting: PreparedJump | None = None  # of the step that comes next
         self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
         self._check()
@@ -66,8 +76,16 @@ class AtomsJump:
         JumpError
             If a guard refuses the jump and nothing can replace it.
         """
+        prepared = self.prepare(rng) if self.waiting is None else self.waiting
+        self.waiting = None
+        ended = self.guarded.finish(prepared.state, prepared.constraints, rng, self._classical(), prepared.predicted)
+        self._write(ended)
+
+    def prepare(self, rng: np.random.Generator) -> PreparedJump:
+        """Read the atoms and make the half step of the thermostat before the jump; nothing is written."""
+        drawn = rng.bit_generator.state
         constraints, state = self._read()
-        self._write(self.guarded(state, constraints, rng, self._classical()))
+        return PreparedJump(self.guarded.prepare(state, constraints, rng), constraints, drawn)
 
     def attempt(self, rng: np.random.Generator) -> GuardReport:
         """One jump, or nothing and the reason; not counted."""

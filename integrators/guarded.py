@@ -171,8 +171,18 @@ class GuardedStep:
         JumpError
             If a guard refuses the jump and nothing can replace it.
         """
-        state = self._prepare(state, constraints, rng)
-        ended, report = self._propose(state, constraints, rng, classical)
+        return self.finish(self.prepare(state, constraints, rng), constraints, rng, classical)
+
+    def finish(
+        self,
+        state: State,
+        constraints: Constraints,
+        rng: np.random.Generator,
+        classical: Classical | None = None,
+        predicted: State | None = None,
+    ) -> State:
+        """What :meth:`__call__` does after :meth:`prepare`; ``predicted`` is the prediction, where it is known."""
+        ended, report = self._propose(state, constraints, rng, classical, predicted)
         self.statistics.record(report)
         if not report.ok:
             ended = self._replace(state, constraints, classical, report)
@@ -190,12 +200,13 @@ class GuardedStep:
         JumpError
             If the prediction is not finite: classical steps in its place would hide a broken propagator.
         """
-        ended, report = self._propose(self._prepare(state, constraints, rng), constraints, rng, classical)
+        ended, report = self._propose(self.prepare(state, constraints, rng), constraints, rng, classical)
         if report.guard == "finite":
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
         return (self._thermalise(ended, constraints, rng) if report.ok else state), report
 
-    def _prepare(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
+    def prepare(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
+        """The state that the propagator is given: after half a step of the thermostat."""
         if self.thermostat is not None:
             return self._thermalise(state, constraints, rng)
         if constraints:  # velocities may have been set by hand
@@ -211,12 +222,17 @@ class GuardedStep:
         return state.replace(velocities=velocities)
 
     def _propose(
-        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None
+        self,
+        state: State,
+        constraints: Constraints,
+        rng: np.random.Generator,
+        classical: Classical | None,
+        predicted: State | None = None,
     ) -> tuple[State, GuardReport]:
         """The learned jump, and what the guards say of it."""
         propagator = self.propagator
         try:
-            ended = advance(propagator, state, rng, self.temperature)
+            ended = advance(propagator, state, rng, self.temperature) if predicted is None else predicted
             if self._conserves(constraints):
                 ended = conserve_momentum(state, ended, propagator.timestep)
             ranges = self._ranges_of(state)
