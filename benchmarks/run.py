@@ -14,6 +14,7 @@ import importlib
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import types
@@ -109,11 +110,30 @@ def in_turn(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, lis
     return times
 
 
+def peak_memory(make: Callable[[Task], tuple[nn.Module, Callable[[], Tensor]]]) -> float:
+    """MiB that training steps at p = 0 add to the peak of this process."""
+    task = Task(0.0)
+    step = training_step(*make(task), task.target)
+    # A child of a large process starts with its parent's peak: the kernel is asked to forget it.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    for _ in range(3):
+        step()
+    return (resident("VmHWM") - before) / 1024
+
+
+def resident(which: str) -> int:
+    """A memory figure of this process in KiB; Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(which)).split()[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, help="checkout of the published code")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--memory", metavar="SIDE", help="peak memory of one side alone")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -123,6 +143,10 @@ def main() -> None:
     else:
         sys.path.insert(0, str(arguments.reference))
         sides |= {"published FastEGNN": published_fastegnn, "published EGNN": published_egnn}
+
+    if arguments.memory is not None:
+        print(peak_memory(sides[arguments.memory]))
+        return
 
     rows = []
     egnn: float | None = None
@@ -149,6 +173,13 @@ def main() -> None:
                 row["time over published EGNN"] = statistics.median(times["ours"]) / egnn
             rows.append(row)
             print(json.dumps(row))
+    memory = {}
+    for name in sides:
+        command = [sys.executable, "-W", "ignore", *sys.argv, "--memory", name]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        memory[f"{name}, MiB"] = float(done.stdout.splitlines()[-1])
+    rows.append({"what": "peak memory of training steps, each in a process of its own", "p": 0.0, **memory})
+    print(json.dumps(rows[-1]))
     if arguments.output is not None:
         described = {**machine(), "threads": arguments.threads, "python": platform.python_version()}
         arguments.output.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
