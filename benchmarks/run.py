@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="checkout of the published code")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--profile", type=float, metavar="P", help="profile of our forward pass at one p")
     parser.add_argument("--memory", metavar="SIDE", help="peak memory of one side alone")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -144,6 +145,13 @@ def main() -> None:
         sys.path.insert(0, str(arguments.reference))
         sides |= {"published FastEGNN": published_fastegnn, "published EGNN": published_egnn}
 
+    if arguments.profile is not None:
+        call = without_gradient(ours(Task(arguments.profile))[1])
+        in_turn({"ours": call}, 5)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            in_turn({"ours": call}, 5)
+        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=30))
+        return
     if arguments.memory is not None:
         print(peak_memory(sides[arguments.memory]))
         return

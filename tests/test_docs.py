@@ -20,7 +20,7 @@ _SMALLER = (
     (r"--updates \d+", "--updates 5"),
     (r"--steps \d+", "--steps 3"),
     (r"updates=\d+", "updates=5"),
-    (r"\.run\(\d+\)", ".run(3)"),
+    (r"\.run\(\d+", ".run(3"),
     (r"\.step\(\d+\)", ".step(110)"),
 )
 
@@ -105,6 +105,18 @@ def test_a_jump_without_a_simulation(folder):
     given = "propagator, topology = integrator.propagator, pdb.topology\n"
     after = "context.setPositions(pdb.positions)\nintegrator.step(11)\nprint(integrator.statistics.tried)"
     assert run_python("\n".join((before, given, code, after)), folder).strip() == "1"
+
+
+def test_an_ensemble(folder):
+    (code,) = blocks("docs/performance.md", "python", "LearnedEnsemble(")
+    (single,) = blocks("README.md", "python", "LearnedDynamics(")
+    before, _, _ = single.partition("dynamics =")
+    given = (
+        "bonds, propagator, copies = guess_bonds(atoms), Propagator.load('model.safetensors'), [atoms, atoms.copy()]\n"
+        "copies[1].calc = OpenMMCalculator(system, topology=pdb.topology)\n"
+    )
+    after = "print([one.nsteps for one in replicas])"
+    assert run_python("\n".join((before, given, code, after)), folder).strip() == "[3, 3]"
 
 
 @pytest.mark.parametrize(
