@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +18,15 @@ from .limits import JumpLimits
 from .nn.scatter import Segments
 from .state import State
 
+if TYPE_CHECKING:
+    from .data import TrajectoryPairs
+
 # Masses within this share of one seen in training count as the same (tables of atomic masses differ by less).
 MASS_TOLERANCE = 0.01
 # A map is taken to conserve momentum if its training pairs do, to this share of the thermal velocity.
 _MOMENTUM_TOLERANCE = 1e-3
+# Atoms that ranges and linear predictors are measured on, for systems of any size.
+_SAMPLE_ATOMS = 500_000
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,15 @@ class Domain:
             f"atom {atom} (atomic number {number}) has mass {mass:.4f} amu; training had {lightest:.4f} to "
             f"{heaviest:.4f}: use the same masses, or train with these"
         )
+
+
+def representative(pairs: TrajectoryPairs, count: int, seed: int) -> list[int]:
+    """About ``count`` pairs drawn with a seed, fewer of large systems, and at least one of each system; ascending."""
+    count = min(count, max(1, _SAMPLE_ATOMS // pairs.n_atoms))
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+    system = pairs.frame_indices(order.numpy())[:, 0]
+    one_of_each = np.unique(system, return_index=True)[1]
+    return sorted({*order[:count].tolist(), *order[one_of_each].tolist()})
 
 
 def centre_of_mass(vectors: Tensor, state: State) -> Tensor:

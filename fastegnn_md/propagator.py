@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .config import PropagatorConfig
-from .domain import Domain, centre_of_mass
+from .domain import Domain, centre_of_mass, representative
 from .errors import CompatibilityError, ConfigError, DataError
 from .graph import BondDistance, EdgeList, bessel_basis, cutoff_envelope, neighbour_list
 from .limits import JumpLimits
@@ -26,10 +25,6 @@ from .units import format_time
 
 if TYPE_CHECKING:
     from .data import TrajectoryPairs
-
-
-# Atoms that ranges and linear predictors are measured on, for systems of any size.
-_SAMPLE_ATOMS = 500_000
 
 
 class Residual(NamedTuple):
@@ -377,7 +372,7 @@ class Propagator(nn.Module):
             raise DataError(
                 "forces=True needs forces at each frame, these pairs have none: harvest bursts, or forces=False"
             )
-        start, end = pairs.batch(_sample(pairs, min(sample, max(1, _SAMPLE_ATOMS // pairs.n_atoms)), seed))
+        start, end = pairs.batch(representative(pairs, sample, seed))
         domain = Domain.from_pairs(start, end, config)
         propagator = cls(config, pairs.lag, domain, seed=seed)
         species = propagator._species_index[start.numbers]
@@ -400,13 +395,6 @@ class Propagator(nn.Module):
         kind = kind if self.predicts_velocities else "position-only"
         where = "periodic" if self.periodic else "isolated"
         return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
-
-
-def _sample(pairs: TrajectoryPairs, count: int, seed: int) -> list[int]:
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-    system = pairs.frame_indices(order.numpy())[:, 0]
-    one_of_each = np.unique(system, return_index=True)[1]
-    return sorted({*order[:count].tolist(), *order[one_of_each].tolist()})
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

@@ -76,6 +76,18 @@ def test_only_what_is_asked_for_gets_a_gradient(pieces):
     assert layer.weight.grad is not None
 
 
+def test_a_value_may_depend_on_nothing_that_wants_a_gradient(pieces):
+    index, (layer, inputs, values) = graph(5), case(5)
+    layer.requires_grad_(False)
+    inputs = [one.detach() for one in inputs]
+    inputs[2].requires_grad_()  # the second value's own
+    first, second = summed(index, layer, inputs, values)
+    (gradient,) = torch.autograd.grad(second.sum() + first.sum(), inputs[2])
+    product = layer((inputs[0][index[0]] * inputs[1][index[1]] + inputs[3]).tanh())[:, :1]
+    expected = torch.zeros(NODES, 2, dtype=torch.float64).index_add(0, index[1], product.expand(-1, 2))
+    torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-12)
+
+
 def test_no_edges_give_zeros_of_the_right_shape(pieces):
     _, (layer, inputs, values) = graph(6), case(6)
     inputs[3] = inputs[3][:0]

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from ..graph import shortest_edges
 from ..nn.edge_sums import Values, sum_over_edges
+from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
 from ..nn.scatter import Segments
 from ..nn.vectors import VectorChannels
-from ..nn.virtual import VirtualMessage, VirtualNodes, safe_sqrt
+from ..nn.virtual import VirtualMessage, VirtualNodes
 from .output import ModelOutput
 
 _NORMALIZE_EPSILON = 1e-8  # of the published `normalize` option
@@ -182,7 +183,7 @@ class FastEGNN(nn.Module):
         z = None
         if self.virtual_geometry:
             z = graphs.mean(x)[:, None].expand(-1, self.virtual_features.shape[0], -1)
-        edges = _Edges(edge_index, edge_attr, edge_vector, edge_weight, x, positions_move=self.readout is None)
+        edges = Edges(edge_index, edge_attr, edge_vector, edge_weight, x, positions_move=self.readout is None)
         if self.readout is None:
             gravity = None if self.gravity is None else x.new_tensor(self.gravity)
             for layer in self.layers:
@@ -221,45 +222,6 @@ class FastEGNN(nn.Module):
         if empty < 0:
             raise ValueError(f"{given.shape[1]} input vectors do not fit into {self.vector_channels} vector channels")
         return torch.cat([given, v.new_zeros(v.shape[0], empty, 3)], dim=1)
-
-
-class _Edges:
-    """The real graph of one call.
-
-    Attributes
-    ----------
-    shift : list of Tensor, shape (E, 3)
-        What is added to x_i - x_j where layers move positions; empty for nothing.
-    direction : tuple of Tensor, shapes (E, 3) and (E, 1)
-        Where they do not: unit vectors and squared lengths.
-    """
-
-    direction: tuple[Tensor, Tensor]
-
-    def __init__(
-        self,
-        index: Tensor,
-        attributes: Tensor,
-        vector: Tensor | None,
-        weight: Tensor | None,
-        x: Tensor,
-        *,
-        positions_move: bool,
-    ):
-        self.index, self.attributes = index, attributes
-        self.weight = [] if weight is None else [weight[:, None]]
-        self.receivers = Segments(index[0], x.shape[0])
-        self.shift: list[Tensor] = []
-        difference = None
-        if vector is None or positions_move:
-            difference = x.index_select(0, index[0]) - x.index_select(0, index[1])
-        if positions_move:
-            self.shift = [] if vector is None or difference is None else [vector - difference]
-            return
-        vector = difference if vector is None else vector
-        assert vector is not None  # the difference then
-        square = vector.square().sum(1, keepdim=True)
-        self.direction = vector / safe_sqrt(square).clamp(min=1e-12), square
 
 
 class FastEGNNLayer(nn.Module):
@@ -303,7 +265,7 @@ class FastEGNNLayer(nn.Module):
         z: Tensor | None,
         s: Tensor,
         v: Tensor,
-        edges: _Edges,
+        edges: Edges,
         systems: Segments,
         gravity: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -343,7 +305,7 @@ class FastEGNNLayer(nn.Module):
         return h, new_x, z, s
 
     def vector_forward(
-        self, h: Tensor, u: Tensor, x: Tensor, z: Tensor | None, s: Tensor, edges: _Edges, systems: Segments
+        self, h: Tensor, u: Tensor, x: Tensor, z: Tensor | None, s: Tensor, edges: Edges, systems: Segments
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Layer with vector channels: returns h (N, H), u (N, K, 3), z and s."""
         channels = self.vectors
@@ -374,7 +336,7 @@ class FastEGNNLayer(nn.Module):
     def _sum(
         self,
         values: Values,
-        edges: _Edges,
+        edges: Edges,
         at_receiver: list[Tensor],
         at_sender: list[Tensor],
         at_edge: list[Tensor],

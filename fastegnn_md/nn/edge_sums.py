@@ -146,8 +146,14 @@ class _Recomputed(torch.autograd.Function):
                 values = layout.compute(gathered)
             leaves = [*gathered, *tensors[ctx.count :]]
             places = layout.places(piece, ctx.count)
-            outside = [one.index_select(0, layout.index[0][piece]) for one in wanted]
-            found = torch.autograd.grad(values, [leaves[k] for k in slots], outside, allow_unused=True)
+            # A value may depend on nothing that wants a gradient.
+            asked = [k for k, value in enumerate(values) if value.requires_grad]
+            found = torch.autograd.grad(
+                [values[k] for k in asked],
+                [leaves[k] for k in slots],
+                [wanted[k].index_select(0, layout.index[0][piece]) for k in asked],
+                allow_unused=True,
+            )
             for k, gradient in zip(slots, found, strict=True):
                 total = gradients[k]
                 if gradient is not None and total is not None:
