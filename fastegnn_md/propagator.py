@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .compilers import require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass, representative
 from .errors import CompatibilityError, ConfigError, DataError
@@ -177,14 +176,12 @@ class Propagator(nn.Module):
         Raises
         ------
         ConfigError
-            In position mode; or if there is no C++ compiler for a propagator on the CPU.
+            In position mode; if there is no C++ compiler for a propagator on the CPU; or if the locale is not UTF-8.
         """
         if not self.predicts_velocities:
             raise ConfigError("compile() is for mode 'full'; this propagator predicts positions only")
         on_cpu = self.linear.scale.device.type == "cpu"
-        compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
-        if on_cpu and not any(name and shutil.which(name) for name in compilers):
-            raise ConfigError("compile() needs a C++ compiler and found none; install g++ or clang++, or go without")
+        require_compiler(on_cpu)
         # Called from C++, the kernels of a small molecule take half the time they take when called from Python.
         self._compiled = torch.compile(self._move, dynamic=True, fullgraph=True, options={"cpp_wrapper": on_cpu})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import locale
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,3 +80,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"missing: {folder} (reference data beside the checkout)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _locale_is_kept() -> Iterator[None]:
+    """OpenMM's OpenCL platform on POCL sets the locale of the process to C, and torch then cannot read its own files."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    if locale.setlocale(locale.LC_ALL) != before:
+        locale.setlocale(locale.LC_ALL, before)

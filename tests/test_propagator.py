@@ -323,6 +323,10 @@ def test_a_compiled_jump_equals_the_plain_one():
 def test_what_cannot_be_compiled_says_so(monkeypatch):
     with pytest.raises(ConfigError, match="mode 'full'"):
         make(MemoryPairs(velocities=False), mode="position").compile()
-    monkeypatch.setattr("fastegnn_md.propagator.shutil.which", lambda name: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("fastegnn_md.compilers.locale.getencoding", lambda: "ANSI_X3.4-1968")
+        with pytest.raises(ConfigError, match=r"needs a UTF-8 locale.*setlocale"):
+            make(MemoryPairs()).compile()
+    monkeypatch.setattr("fastegnn_md.compilers.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         make(MemoryPairs()).compile()
