@@ -22,6 +22,6 @@ def require_compiler(on_cpu: bool) -> None:
         raise ConfigError("compile() needs a C++ compiler and found none; install g++ or clang++, or go without")
     if locale.getencoding().lower() != "utf-8":  # torch reads and writes its files in it
         raise ConfigError(
-            f"compile() needs a UTF-8 locale and this process has {locale.getencoding()}; some OpenCL drivers set it to "
-            "C, and locale.setlocale(locale.LC_CTYPE, 'C.UTF-8') sets it back"
+            f"compile() needs a UTF-8 locale and this process has {locale.getencoding()}; some OpenCL drivers set it "
+            "to C, and locale.setlocale(locale.LC_CTYPE, 'C.UTF-8') sets it back"
         )

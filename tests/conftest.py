@@ -84,7 +84,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def _locale_is_kept() -> Iterator[None]:
-    """OpenMM's OpenCL platform on POCL sets the locale of the process to C, and torch then cannot read its own files."""
+    """OpenCL on POCL sets the locale of the process to C, in which torch cannot read its own files."""
     before = locale.setlocale(locale.LC_ALL)
     yield
     if locale.setlocale(locale.LC_ALL) != before:
