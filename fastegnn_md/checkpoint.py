@@ -23,7 +23,7 @@ from .files import write_atomically
 from .limits import JumpLimits
 from .propagator import Propagator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_NAME = "fastegnn_md propagator"
 
 
@@ -139,11 +139,17 @@ def read_manifest(path: str | Path) -> Manifest:
             f"({package_version()}) reads up to {FORMAT_VERSION}: upgrade fastegnn-md"
         )
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"the manifest of {path} is damaged at {where!r}: {first['msg']}") from error
+    if found < 2 and manifest.config.mode == "full":
+        raise CheckpointError(
+            f"{path} was trained by fastegnn_md {manifest.package_version}, whose propagators of positions and "
+            "velocities were not smooth where atoms cross the cutoff: train it again"
+        )
+    return manifest
 
 
 def load_propagator(path: str | Path) -> Propagator:

@@ -73,7 +73,7 @@ def test_manifest_names_units_and_versions(saved):
     assert manifest.units["length"] == "Å"
     assert manifest.species == [1, 8]
     assert manifest.masses_amu[1] == (1.008, 3.024)
-    assert manifest.format_version == 1
+    assert manifest.format_version == 2
 
 
 def rewrite(path, change):
@@ -91,7 +91,8 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "format version 2.*reads up to 1: upgrade"),
+        (lambda m: m.update(format_version=3), "format version 3.*reads up to 2: upgrade"),
+        (lambda m: m.update(format_version=1), "not smooth where atoms cross the cutoff: train it again"),
         (lambda m: m.update(format="something"), "not that of a propagator"),
         (lambda m: m.pop("timestep_ps"), "damaged at 'timestep_ps'"),
         (lambda m: m.update(timestep_ps="soon"), "damaged at 'timestep_ps'"),
@@ -107,6 +108,13 @@ def test_a_changed_manifest_is_refused(saved, change, message):
     rewrite(saved, change)
     with pytest.raises(CheckpointError, match=message):
         Propagator.load(saved)
+
+
+def test_position_only_files_of_format_1_are_read(propagator, saved):
+    made = Propagator(PropagatorConfig(hidden=8, layers=1, mode="position"), 0.004, propagator.domain)
+    made.save(saved)
+    rewrite(saved, lambda m: m.update(format_version=1))
+    assert torch.equal(Propagator.load(saved).network.embedding.weight, made.network.embedding.weight)
 
 
 def test_truncated_files_are_refused_at_every_length(saved, tmp_path):

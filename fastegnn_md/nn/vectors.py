@@ -36,7 +36,8 @@ class VectorChannels(nn.Module):
     def __init__(self, hidden: int, channels: int, *, virtual_geometry: bool):
         super().__init__()
         self.channels = channels
-        self.edge = _head(nn.Linear(hidden, 2 * channels), _EDGE_STD)
+        # Without bias: a message that the cutoff envelope has brought to zero must carry nothing.
+        self.edge = _head(nn.Linear(hidden, 2 * channels, bias=False), _EDGE_STD)
         self.virtual = _head(nn.Linear(hidden, channels), _NODE_STD) if virtual_geometry else None
         self.mix = MLP(hidden, hidden, channels * channels)
         _head(self.mix.second, _NODE_STD)
@@ -86,5 +87,6 @@ class VectorChannels(nn.Module):
 
 def _head(layer: nn.Linear, std: float) -> nn.Linear:
     nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
