@@ -19,6 +19,8 @@ EXTRA_OF: Mapping[str, str] = {
     "jinja2": "report",
     "matplotlib": "report",
     "torch_scatter": "scatter",
+    "triton": "gpu",
+    "vesin_torch": "gpu",
 }
 
 

@@ -13,7 +13,7 @@ from .compilers import require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass, representative
 from .errors import CompatibilityError, ConfigError, DataError
-from .graph import BondDistance, EdgeList, bessel_basis, cutoff_envelope, neighbour_list
+from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .models import build_model
@@ -66,6 +66,8 @@ class Propagator(nn.Module):
         self.config, self.timestep, self.domain = config, timestep, domain
         self.species = domain.species
         self.fingerprint = ""
+        self._checked: tuple[Tensor | None, ...] | None = None  # numbers, masses and pbc that were found fit
+        self._neighbours = NeighbourSearch(config.cutoff)
         self._bond_distance: BondDistance | None = None  # of the last system
         self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
         self.metrics: dict[str, Any] = {}
@@ -115,6 +117,15 @@ class Propagator(nn.Module):
         return self.domain.limits
 
     @property
+    def skin(self) -> float:
+        """Verlet skin of the neighbour list in Å, 0 by default; see :class:`~fastegnn_md.graph.NeighbourSearch`."""
+        return self._neighbours.skin
+
+    @skin.setter
+    def skin(self, skin: float) -> None:
+        self._neighbours = NeighbourSearch(self.config.cutoff, skin)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the network."""
         return self.linear.scale.dtype
@@ -128,7 +139,16 @@ class Propagator(nn.Module):
             Unknown element, mass outside the range of training, isolated instead of periodic or the reverse, mixed
             boundaries, bonds or forces missing.
         """
-        self.domain.check(state, forces=self.needs_forces)
+        # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
+        system = (state.numbers, state.masses, state.pbc)
+        lacking = (self.uses_bonds and state.bonds is None) or (self.needs_forces and state.forces is None)
+        if (
+            lacking
+            or self._checked is None
+            or any(one is not other for one, other in zip(system, self._checked, strict=True))
+        ):
+            self.domain.check(state, forces=self.needs_forces)
+            self._checked = system
 
     @torch.no_grad()
     def forward(
@@ -186,7 +206,12 @@ class Propagator(nn.Module):
         self._compiled = torch.compile(self._move, dynamic=True, fullgraph=True, options={"cpp_wrapper": on_cpu})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": None}  # a copy has weights of its own
+        # A copy has weights of its own to compile, and lists of neighbours are found anew.
+        return {
+            **super().__getstate__(),
+            "_compiled": None,
+            "_neighbours": NeighbourSearch(self.config.cutoff, self.skin),
+        }
 
     def residual(self, start: State, end: State) -> Residual:
         """Errors of a batch of training pairs, with gradients.
@@ -211,7 +236,7 @@ class Propagator(nn.Module):
     def _predict(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Displacement (N, 3) in Å, velocity (N, 3) in Å/ps or None, virtual nodes (B, C, 3) in Å or None."""
         assert state.batch is not None  # set by State
-        edges = neighbour_list(state, self.config.cutoff)
+        edges = self._neighbours(state)
         if self.predicts_velocities:
             return (self._compiled or self._move)(
                 state.positions,

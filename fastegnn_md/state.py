@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ class State:
         """Number of atoms of the whole batch."""
         return self.positions.shape[0]
 
-    @property
+    @cached_property
     def n_systems(self) -> int:
         """Number of systems in the batch."""
         return int(self.batch[-1]) + 1  # type: ignore[index]
@@ -146,12 +147,12 @@ class State:
         """Device shared by all fields."""
         return self.positions.device
 
-    @property
+    @cached_property
     def periodic(self) -> bool:
         """Whether any system of the batch is periodic in any direction."""
         return bool(self.pbc.any())  # type: ignore[union-attr]
 
-    @property
+    @cached_property
     def atom_counts(self) -> Tensor:
         """Atoms per system, shape (B,)."""
         return torch.bincount(self.batch)  # type: ignore[arg-type]

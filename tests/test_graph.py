@@ -12,6 +12,7 @@ from fastegnn_md import State
 from fastegnn_md.errors import GraphError
 from fastegnn_md.graph import (
     BondDistance,
+    NeighbourSearch,
     cutoff_envelope,
     minimum_image,
     neighbour_list,
@@ -42,11 +43,14 @@ def as_set(edges):
     )
 
 
+@pytest.mark.parametrize("backend", ["vesin", "vesin_torch"])
 @pytest.mark.parametrize("pbc", [(False,) * 3, (True,) * 3, (True, False, True)])
 @pytest.mark.parametrize("cutoff", [2.5, 5.0])
-def test_vesin_agrees_with_ase(pbc, cutoff):
+def test_cell_lists_agree_with_ase(pbc, cutoff, backend, require):
+    if backend == "vesin_torch":
+        require(backend)
     state = make(40, cell=TRICLINIC, pbc=torch.tensor(pbc))
-    edges = neighbour_list(state, cutoff, backend="vesin")
+    edges = neighbour_list(state, cutoff, backend=backend)
     atoms = Atoms(state.numbers.numpy(), state.positions.numpy(), cell=TRICLINIC.numpy(), pbc=pbc)
     i, j, vector = ase.neighborlist.neighbor_list("ijD", atoms, cutoff)
     expected = sorted((int(a), int(b), *np.round(-d, 6).tolist()) for a, b, d in zip(i, j, vector, strict=True))
@@ -59,6 +63,29 @@ def test_dense_agrees_with_vesin_on_a_batch():
     dense, vesin = (neighbour_list(state, 4.0, backend=name) for name in ("dense", "vesin"))
     assert as_set(dense) == as_set(vesin)
     assert bool((state.batch[dense.edge_index[0]] == state.batch[dense.edge_index[1]]).all())
+
+
+@pytest.mark.parametrize("backend", ["vesin", "vesin_torch"])
+@pytest.mark.parametrize("cell", [None, TRICLINIC])
+def test_a_search_with_a_skin_finds_what_one_without_finds(backend, cell, require):
+    if backend == "vesin_torch":
+        require(backend)
+    search, generator = NeighbourSearch(3.0, skin=1.0, backend=backend), torch.Generator().manual_seed(3)
+    state = make(25, cell=cell, systems=2)
+    for step in range(30):
+        edges = search(state)
+        assert as_set(edges) == as_set(neighbour_list(state, 3.0)), step
+        assert bool((edges.edge_index[0].diff() >= 0).all()), "edges are sorted by receiver"
+        # Drifting out of the cell one way, a few atoms at a time faster than half the skin.
+        jump = 0.1 + 0.1 * torch.rand(state.positions.shape, generator=generator, dtype=torch.float64)
+        jump[step] *= 5
+        state = state.replace(positions=state.positions + jump)
+
+
+def test_a_search_with_a_skin_notices_another_system():
+    search = NeighbourSearch(3.0, skin=1.0, backend="vesin")
+    for state in (make(25, cell=TRICLINIC), make(25), make(25, cell=1.02 * TRICLINIC), make(20), make(20, seed=1)):
+        assert as_set(search(state)) == as_set(neighbour_list(state, 3.0))
 
 
 def test_vectors_do_not_change_when_an_atom_moves_by_lattice_vectors():
@@ -82,8 +109,12 @@ def test_one_atom_has_no_edges():
 
 
 def test_backends_say_what_they_cannot_do():
-    with pytest.raises(GraphError, match="unknown neighbour list 'kdtree'; available: dense, vesin"):
+    with pytest.raises(GraphError, match="unknown neighbour list 'kdtree'; available: dense, vesin, vesin_torch"):
         neighbour_list(make(3), 3.0, backend="kdtree")
+    with pytest.raises(GraphError, match=r"cutoff is 0.0 Å and skin 0.0 Å"):
+        neighbour_list(make(3), 0.0)
+    with pytest.raises(GraphError, match=r"skin -1.0 Å"):
+        NeighbourSearch(3.0, skin=-1.0)
     with pytest.raises(GraphError, match="isolated systems of equal size"):
         neighbour_list(make(3, cell=TRICLINIC), 3.0, backend="dense")
 

@@ -1,12 +1,12 @@
 """Neighbour lists and the invariant features of their edges."""
 
 from .features import BondDistance, bessel_basis, cutoff_envelope, shortest_edges
-from .neighbours import EdgeList, available_neighbour_lists, minimum_image, neighbour_list
+from .neighbours import EdgeList, NeighbourSearch, minimum_image, neighbour_list
 
 __all__ = [
     "BondDistance",
     "EdgeList",
-    "available_neighbour_lists",
+    "NeighbourSearch",
     "bessel_basis",
     "cutoff_envelope",
     "minimum_image",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
+import vesin
 from torch import Tensor
-from vesin import NeighborList
 
 from ..errors import GraphError
+from ..optional import naming_extras
 from ..state import State
 
 # Closer than this two atoms are one by mistake: directions between them mean nothing.
 _OVERLAP = 1e-3  # Å
 # Up to this size comparing all pairs in one batched call is cheaper than one cell list per system.
 _DENSE_ATOMS = 64
+BACKENDS = ("dense", "vesin", "vesin_torch")
 
 
 class EdgeList(NamedTuple):
@@ -36,41 +38,91 @@ class EdgeList(NamedTuple):
     distance: Tensor
 
 
-def neighbour_list(state: State, cutoff: float, backend: str = "auto") -> EdgeList:
-    """All pairs of each system of a batch that are closer than the cutoff.
+class NeighbourSearch:
+    """Pairs within a cutoff, again and again of the same atoms.
+
+    With a skin, what was found for one state serves the next ones until an atom has moved half the skin (Verlet 1967).
+    Another system, cell or boundary is noticed and searched anew.
 
     Parameters
     ----------
-    state : State
-        Positions may be unwrapped: pairs and vectors do not change when an atom is moved by a lattice vector.
     cutoff : float
         Radius in Å.
-    backend : {"auto", "vesin", "dense"}
-        ``vesin``: cell lists, any boundary. ``dense``: all pairs of isolated systems of equal size in one batched call.
-        ``auto`` takes dense for batches of small isolated systems, else vesin.
+    skin : float
+        Å. It pays where atoms move much less than half of it from call to call; a new search costs half as much again,
+        or more.
+    backend : {"auto", "dense", "vesin", "vesin_torch"}
+        ``dense``: all pairs of isolated systems of equal size in one batched call. ``vesin``: cell lists on the CPU, any
+        boundary. ``vesin_torch`` (extra ``gpu``): the same for tensors on a GPU, without a copy on the CPU. ``auto``
+        takes dense for batches of small isolated systems, else vesin_torch on a GPU if it is installed, else vesin.
 
     Raises
     ------
     GraphError
-        If the back-end is unknown or unfit, or two atoms lie on each other.
+        If the back-end is unknown, the cutoff not positive, or the skin negative.
+    MissingDependencyError
+        On the first call, if ``vesin_torch`` is asked for and not installed.
     """
-    if backend == "auto":
-        backend = "dense" if _dense_fits(state) else "vesin"
-    if backend not in _BACKENDS:
-        raise GraphError(f"unknown neighbour list {backend!r}; available: {', '.join(available_neighbour_lists())}")
-    index, vector = _BACKENDS[backend](state, float(cutoff))
-    distance = vector.norm(dim=1, keepdim=True)
-    if distance.numel() and float(distance.detach().min()) < _OVERLAP:
-        i, j = index[:, int(distance.argmin())].tolist()
-        raise GraphError(
-            f"atoms {i} and {j} are {float(distance.detach().min()):.1e} Å apart; separate overlapping atoms"
-        )
-    return EdgeList(index, vector, distance)
+
+    def __init__(self, cutoff: float, skin: float = 0.0, backend: str = "auto"):
+        if backend != "auto" and backend not in BACKENDS:
+            raise GraphError(f"unknown neighbour list {backend!r}; available: {', '.join(BACKENDS)}")
+        if not cutoff > 0 or not skin >= 0:
+            raise GraphError(f"cutoff is {cutoff} Å and skin {skin} Å; expected more than 0, and 0 or more")
+        self.cutoff, self.skin, self.backend = float(cutoff), float(skin), backend
+        self._systems: dict[tuple[str, int], _CellLists] = {}
+
+    def __call__(self, state: State) -> EdgeList:
+        """All pairs of each system of a batch that are closer than the cutoff.
+
+        Parameters
+        ----------
+        state : State
+            Positions may be unwrapped: pairs and vectors do not change when an atom is moved by a lattice vector.
+
+        Raises
+        ------
+        GraphError
+            If the back-end is unfit for the systems, or two atoms lie on each other.
+        """
+        backend = self._backend_for(state)
+        index, vector = _dense(state, self.cutoff) if backend == "dense" else self._cell_lists(state, backend)
+        distance = vector.norm(dim=1, keepdim=True)
+        if distance.numel() and float(distance.detach().min()) < _OVERLAP:
+            i, j = index[:, int(distance.argmin())].tolist()
+            raise GraphError(
+                f"atoms {i} and {j} are {float(distance.detach().min()):.1e} Å apart; separate overlapping atoms"
+            )
+        return EdgeList(index, vector, distance)
+
+    def _backend_for(self, state: State) -> str:
+        if self.backend != "auto":
+            return self.backend
+        if _dense_fits(state):
+            return "dense"
+        on_gpu = state.device.type == "cuda" and find_spec("vesin_torch") is not None
+        return "vesin_torch" if on_gpu else "vesin"
+
+    def _cell_lists(self, state: State, backend: str) -> tuple[Tensor, Tensor]:
+        assert state.pbc is not None  # set by State
+        counts = state.atom_counts.tolist()
+        indices, vectors, start = [], [], 0
+        for system, count in enumerate(counts):
+            x = state.positions[start : start + count]
+            cell = state.cell[system] if state.cell is not None and bool(state.pbc[system].any()) else None
+            which = (backend, system if self.skin else 0)
+            if which not in self._systems:
+                self._systems[which] = _CellLists(backend, self.cutoff, self.skin)
+            index, vector = self._systems[which](x, cell, state.pbc[system])
+            indices.append(index + start)
+            vectors.append(vector)
+            start += count
+        return torch.cat(indices, dim=1), torch.cat(vectors)
 
 
-def available_neighbour_lists() -> tuple[str, ...]:
-    """Names of the back-ends of :func:`neighbour_list`."""
-    return tuple(sorted(_BACKENDS))
+def neighbour_list(state: State, cutoff: float, backend: str = "auto") -> EdgeList:
+    """Pairs of one state: :class:`NeighbourSearch` once; parameters and errors are its."""
+    return NeighbourSearch(cutoff, backend=backend)(state)
 
 
 def minimum_image(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
@@ -120,33 +172,47 @@ def _dense(state: State, cutoff: float) -> tuple[Tensor, Tensor]:
     return index, state.positions.index_select(0, index[0]) - state.positions.index_select(0, index[1])
 
 
-def _vesin(state: State, cutoff: float) -> tuple[Tensor, Tensor]:
-    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
-    indices, vectors, start = [], [], 0
-    for system, count in enumerate(state.atom_counts.tolist()):
-        x = state.positions[start : start + count]
-        cell, pbc = torch.zeros(3, 3, dtype=x.dtype, device=x.device), [False] * 3
-        if state.cell is not None and state.pbc is not None:
-            pbc = state.pbc[system].tolist()
-            if any(pbc):
-                cell = state.cell[system]
-                # A wrapped copy: far images would cost precision and are refused by cell lists.
-                images = fractional(x, cell.expand(count, 3, 3)).floor()
-                x = x - torch.where(state.pbc[system], images, 0.0) @ cell
-        pairs, shifts = finder.compute(
-            points=x.detach().cpu().double().numpy(),
-            box=cell.detach().cpu().double().numpy(),
-            periodic=pbc,
-            quantities="PS",
-        )
-        index = torch.as_tensor(pairs.astype("int64"), device=x.device).T
+class _CellLists:
+    """Pairs of one system by vesin, which also keeps them while nobody has moved half the skin."""
+
+    def __init__(self, backend: str, cutoff: float, skin: float):
+        self._finder: Any
+        self._on_tensors = backend == "vesin_torch"
+        options = {"cutoff": cutoff, "full_list": True, "sorted": True, "skin": skin}
+        if self._on_tensors:
+            with naming_extras("the neighbour list 'vesin_torch'"):
+                import vesin_torch
+            self._finder = vesin_torch.NeighborList(**options)
+        else:
+            self._finder = vesin.NeighborList(**options)
+        self._images: Tensor | None = None
+
+    def __call__(self, x: Tensor, cell: Tensor | None, pbc: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges (2, E) and x_i - x_j (E, 3) of positions (n, 3) in an optional cell (3, 3)."""
+        box = x.new_zeros(3, 3)
+        if cell is not None:
+            box, x = cell, x - self._kept_images(x, cell, pbc) @ cell
+        points, box = x.detach().double(), box.detach().double()
+        if self._on_tensors:
+            pairs, shifts = self._finder.compute(points, box, pbc, "PS")
+        else:
+            pairs, shifts = self._finder.compute(
+                points=points.cpu().numpy(), box=box.cpu().numpy(), periodic=pbc.tolist(), quantities="PS"
+            )
+        index = torch.as_tensor(pairs, device=x.device).long().T
         vector = x.index_select(0, index[0]) - x.index_select(0, index[1])
-        if any(pbc):
+        if cell is not None:
             vector = vector - torch.as_tensor(shifts, dtype=x.dtype, device=x.device) @ cell
-        indices.append(index + start)
-        vectors.append(vector)
-        start += count
-    return torch.cat(indices, dim=1), torch.cat(vectors)
+        return index, vector
 
+    def _kept_images(self, x: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+        """Which image of the cell each atom is in, (n, 3): far images would cost precision, and cell lists refuse them.
 
-_BACKENDS: dict[str, Callable[[State, float], tuple[Tensor, Tensor]]] = {"dense": _dense, "vesin": _vesin}
+        They are kept from call to call while atoms are near the cell: an atom that crosses a face has not moved far.
+        """
+        place = torch.where(pbc, fractional(x.detach(), cell.expand(len(x), 3, 3)), 0.0)
+        kept = self._images
+        if kept is None or kept.shape != place.shape or bool((place - kept.to(place) - 0.5).abs().gt(0.75).any()):
+            kept = place.floor()
+        self._images = kept.to(place)
+        return self._images
