@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architecture_cases import SIZES, orthogonal
+from architecture_cases import inputs as plain_inputs
 from torch.nn.functional import silu
 
 from fastegnn_md.models import FastEGNN, available_models, build_model
-
-SIZES = (7, 1, 12)
 
 
 def make(seed=0, **options):
@@ -22,19 +22,10 @@ def make(seed=0, **options):
 
 
 def inputs(seed=0, vectors=False):
-    generator = torch.Generator().manual_seed(seed)
-    n = sum(SIZES)
-    batch = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    pairs = [(i, j) for i in range(n) for j in range(n) if i != j and batch[i] == batch[j]]
-    edge_index = torch.tensor(pairs).T[:, torch.rand(len(pairs), generator=generator) < 0.6]
-    values = {"h": draw(n, 2), "x": draw(n, 3), "v": draw(n, 3), "edge_index": edge_index, "batch": batch}
-    values["edge_attr"] = draw(edge_index.shape[1], 2)
+    values = plain_inputs(seed)
     if vectors:
-        values["vectors"] = draw(n, 1, 3)
+        generator = torch.Generator().manual_seed(seed + 1)
+        values["vectors"] = torch.randn(sum(SIZES), 1, 3, generator=generator, dtype=torch.float64)
     return values
 
 
@@ -46,12 +37,6 @@ FORMS = {
     "no virtual geometry": {"virtual_geometry": False},
     "vectors, no virtual geometry": {"vector_channels": 4, "average_neighbours": 5.0, "virtual_geometry": False},
 }
-
-
-def orthogonal(reflect):
-    q, r = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
-    q = q * r.diagonal().sign()
-    return q if (torch.linalg.det(q) < 0) == reflect else -q
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -202,10 +187,10 @@ def test_edge_dropping_is_the_model_without_its_longest_edges(share):
 
 
 def test_registry_lists_what_it_knows():
-    assert available_models() == ("fastegnn",)
+    assert "fastegnn" in available_models()
     model = build_model("fastegnn", node_features=1, edge_features=0, hidden=4, layers=1, virtual_nodes=1)
     assert isinstance(model, FastEGNN)
-    with pytest.raises(ValueError, match="unknown model 'fastegn'; available: fastegnn"):
+    with pytest.raises(ValueError, match=r"unknown model 'fastegn'; available: .*fastegnn"):
         build_model("fastegn")
     with pytest.raises(ValueError, match="no hyper-parameter width; it has: node_features"):
         build_model("fastegnn", node_features=1, width=3)

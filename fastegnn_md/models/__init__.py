@@ -1,8 +1,25 @@
 """Architectures, one file each, built by name."""
 
+from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .linear import Linear
+from .mpnn import MPNN
 from .output import ModelOutput
 from .reference import from_reference
-from .registry import available_models, build_model
+from .registry import available_models, build_model, hyperparameters_of
+from .rf import RF
+from .schnet import SchNet
 
-__all__ = ["FastEGNN", "ModelOutput", "available_models", "build_model", "from_reference"]
+__all__ = [
+    "EGNN",
+    "MPNN",
+    "RF",
+    "FastEGNN",
+    "Linear",
+    "ModelOutput",
+    "SchNet",
+    "available_models",
+    "build_model",
+    "from_reference",
+    "hyperparameters_of",
+]

@@ -188,7 +188,7 @@ class FastEGNN(nn.Module):
             gravity = None if self.gravity is None else x.new_tensor(self.gravity)
             for layer in self.layers:
                 h, x, z, s = layer(h, x, z, s, v, edges, graphs, gravity)
-            return ModelOutput(x=x, z=z, h=h, s=s)
+            return ModelOutput(x=x, h=h, z=z, s=s)
         u = self._initial_vectors(v, vectors)
         for layer in self.layers:
             h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, graphs)  # type: ignore[operator]

@@ -15,18 +15,24 @@ class ModelOutput:
     ----------
     x : Tensor, shape (N, 3)
         Predicted positions.
-    z : Tensor, shape (B, C, 3), or None
-        Positions of the virtual nodes, None where they have none.
     h : Tensor, shape (N, H)
         Node features after the last layer.
-    s : Tensor, shape (B, C, H)
-        Features of the virtual nodes.
+    z : Tensor, shape (B, C, 3), or None
+        Positions of the virtual nodes, None where they have none.
+    s : Tensor, shape (B, C, H), or None
+        Features of the virtual nodes, None without virtual nodes.
     v : Tensor, shape (N, 3), or None
         Predicted velocities, for models with vector channels.
+    clusters : Tensor, shape (N, P), or None
+        Share of each node in each cluster of its system, for models that pool.
+    connectivity_loss : Tensor of no dimensions, or None
+        What a model that pools adds to its training loss, with a weight.
     """
 
     x: Tensor
-    z: Tensor | None
     h: Tensor
-    s: Tensor
+    z: Tensor | None = None
+    s: Tensor | None = None
     v: Tensor | None = None
+    clusters: Tensor | None = None
+    connectivity_loss: Tensor | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .rf import RF
 
 # Published name of each block of a layer -> ours; indices are those of the published nn.Sequential.
 _LAYER_NAMES = {
@@ -34,6 +37,9 @@ _LAYER_NAMES = {
     "node_mlp_virtual.2": "virtual.feature.second",
 }
 
+# The published perceptron of two linear layers.
+_PERCEPTRON = {r"\.mlp\.0\.": ".first.", r"\.mlp\.2\.": ".second."}
+
 
 def from_reference(name: str, state_dict: Mapping[str, Tensor], **hyperparameters: Any) -> nn.Module:
     """Build a model from weights of the published code, in its published form.
@@ -41,12 +47,12 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor], **hyperparameter
     Parameters
     ----------
     name : str
-        Architecture; ``"fastegnn"``.
+        Architecture: ``"fastegnn"``, ``"egnn"`` or ``"rf"``.
     state_dict : mapping of str to Tensor
         Weights under their published names. Widths, the number of layers and of virtual nodes are read from the
         shapes; the model takes the dtype of the weights.
     **hyperparameters
-        Options that shapes do not show: ``attention``, ``tanh``, ``normalize``, ``gravity``.
+        Options that shapes do not show: of fastegnn ``attention``, ``tanh``, ``normalize`` and ``gravity``.
 
     Returns
     -------
@@ -60,40 +66,111 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor], **hyperparameter
     """
     if name not in _BUILDERS:
         raise ValueError(f"no published weights are known for {name!r}; known: {', '.join(sorted(_BUILDERS))}")
-    return _BUILDERS[name](dict(state_dict), hyperparameters)
-
-
-def _fastegnn(weights: dict[str, Tensor], options: dict[str, Any]) -> FastEGNN:
-    allowed = {"attention", "tanh", "normalize", "gravity"}
-    if set(options) - allowed:
-        unknown = ", ".join(sorted(set(options) - allowed))
-        raise ValueError(f"unknown option {unknown}; widths are read from the weights, options are {sorted(allowed)}")
+    build, allowed = _BUILDERS[name]
+    if set(hyperparameters) - allowed:
+        unknown = ", ".join(sorted(set(hyperparameters) - allowed))
+        known = ", ".join(sorted(allowed)) or "none"
+        raise ValueError(f"unknown option {unknown}; widths are read from the weights, options of {name}: {known}")
     try:
-        _, hidden, channels = weights["virtual_node_feat"].shape
-        node_features = weights["embedding_in.weight"].shape[1]
-        edge_features = weights["gcl_0.edge_mlp.0.weight"].shape[1] - 2 * hidden - 1
+        model, own = build(dict(state_dict), hyperparameters)
     except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"these are not weights of the published FastEGNN: {error}") from error
-    layers = len({key.split(".")[0] for key in weights if key.startswith("gcl_")})
+        raise ValueError(f"these are not weights of the published {name}: {error}") from error
+    model.to(next(iter(own.values())).dtype)
+    try:
+        model.load_state_dict(own)
+    except RuntimeError as error:
+        given = hyperparameters or "given (none)"
+        raise ValueError(f"the weights of {name} do not fit the options {given}: {error}") from error
+    return model
+
+
+Built = tuple[nn.Module, dict[str, Tensor]]
+
+
+def _fastegnn(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    _, hidden, channels = weights["virtual_node_feat"].shape
+    layers = _count(weights, "gcl_")
     model = FastEGNN(
-        node_features=node_features,
-        edge_features=edge_features,
+        node_features=weights["embedding_in.weight"].shape[1],
+        edge_features=weights["gcl_0.edge_mlp.0.weight"].shape[1] - 2 * hidden - 1,
         hidden=hidden,
         layers=layers,
         virtual_nodes=channels,
         form="published",
         **options,
-    ).to(weights["embedding_in.weight"].dtype)
+    )
     own = {_rename(key): value for key, value in weights.items()}
     own["virtual_features"] = weights["virtual_node_feat"][0].T
     for layer in range(layers):
         key = f"layers.{layer}.node.first.weight"
         own[key] = _channel_first(own[key], hidden, channels)
-    try:
-        model.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(f"the weights do not fit the options {options or 'given (none)'}: {error}") from error
-    return model
+    return model, own
+
+
+def _rf(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    hidden, inputs = weights["gcl_0.phi.0.weight"].shape
+    model = RF(edge_features=inputs - 1, hidden=hidden, layers=_count(weights, "gcl_"))
+    return model, _renamed(
+        weights,
+        {
+            r"gcl_(\d+)\.": r"layers.\1.",
+            r"phi\.": "radial.",
+            r"coord_mlp_vel\.": "velocity.",
+            r"\.0\.(weight|bias)$": r".first.\1",
+            r"\.2\.(weight|bias)$": r".second.\1",
+        },
+    )
+
+
+def _egnn(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    hidden, node_features = weights["embedding.weight"].shape
+    first = weights["layers.0.edge_message_net.scalar_net.mlp.0.weight"]
+    model = EGNN(
+        node_features=node_features,
+        edge_features=first.shape[1] - 2 * hidden - 1,
+        hidden=hidden,
+        layers=_count(weights, "layers."),
+        form="published",
+    )
+    return model, _egnn_weights(weights)
+
+
+def _egnn_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    own = _renamed(
+        weights,
+        {
+            r"\.edge_message_net\.scalar_net\.": ".edge.",
+            r"\.coord_net\.": ".coordinate.",
+            r"\.node_net\.": ".node.",
+            r"\.node_v_net\.": ".velocity.",
+            **_PERCEPTRON,
+        },
+    )
+    for key in own:
+        if key.endswith("edge.first.weight"):
+            own[key] = _invariants_last(own[key], 1, len(own[key]))
+    return own
+
+
+def _invariants_last(weight: Tensor, invariants: int, hidden: int) -> Tensor:
+    """Columns [invariants, h_i, h_j, rest] of the published code in our order [h_i, h_j, invariants, rest]."""
+    first, nodes, rest = weight.split([invariants, 2 * hidden, weight.shape[1] - invariants - 2 * hidden], dim=1)
+    return torch.cat([nodes, first, rest], dim=1)
+
+
+def _renamed(weights: dict[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights under names in which each pattern is replaced."""
+    own = {}
+    for key, value in weights.items():
+        for pattern, replacement in names.items():
+            key = re.sub(pattern, replacement, key)
+        own[key] = value
+    return own
+
+
+def _count(weights: dict[str, Tensor], prefix: str) -> int:
+    """Number of layers whose names begin with a prefix and a number."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix)})
 
 
 def _rename(key: str) -> str:
@@ -114,4 +191,9 @@ def _channel_first(weight: Tensor, hidden: int, channels: int) -> Tensor:
     return torch.cat([plain, virtual.view(-1, hidden, channels).transpose(1, 2).flatten(1)], dim=1)
 
 
-_BUILDERS = {"fastegnn": _fastegnn}
+# How to build a model from published weights, and the options that shapes do not show.
+_BUILDERS: Mapping[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], Built], set[str]]] = {
+    "egnn": (_egnn, set()),
+    "fastegnn": (_fastegnn, {"attention", "tanh", "normalize", "gravity"}),
+    "rf": (_rf, set()),
+}

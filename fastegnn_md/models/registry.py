@@ -7,14 +7,39 @@ from typing import Any
 
 from torch import nn
 
+from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .linear import Linear
+from .mpnn import MPNN
+from .rf import RF
+from .schnet import SchNet
 
-_MODELS: dict[str, type[nn.Module]] = {"fastegnn": FastEGNN}
+_MODELS: dict[str, type[nn.Module]] = {
+    "egnn": EGNN,
+    "fastegnn": FastEGNN,
+    "linear": Linear,
+    "mpnn": MPNN,
+    "rf": RF,
+    "schnet": SchNet,
+}
 
 
 def available_models() -> tuple[str, ...]:
     """Names that :func:`build_model` knows."""
     return tuple(sorted(_MODELS))
+
+
+def hyperparameters_of(name: str) -> tuple[str, ...]:
+    """Keywords that :func:`build_model` takes for an architecture.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}; available: {', '.join(available_models())}")
+    return tuple(inspect.signature(_MODELS[name]).parameters)
 
 
 def build_model(name: str, **hyperparameters: Any) -> nn.Module:
@@ -26,18 +51,15 @@ def build_model(name: str, **hyperparameters: Any) -> nn.Module:
         One of :func:`available_models`.
     **hyperparameters
         Keywords of the class. ``node_features``, ``edge_features``, ``hidden``, ``layers`` and ``virtual_nodes`` mean
-        the same for every architecture.
+        the same for every architecture that has them.
 
     Raises
     ------
     ValueError
         If the name or a keyword is unknown; the message lists the known ones.
     """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; available: {', '.join(available_models())}")
-    model = _MODELS[name]
-    known = inspect.signature(model).parameters
+    known = hyperparameters_of(name)
     unknown = sorted(set(hyperparameters) - set(known))
     if unknown:
-        raise ValueError(f"{name} has no hyper-parameter {', '.join(unknown)}; it has: {', '.join(known)}")
-    return model(**hyperparameters)
+        raise ValueError(f"{name} has no hyper-parameter {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
+    return _MODELS[name](**hyperparameters)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable, Sequence
 
+from torch import Tensor, nn
+
+from .edge_sums import sum_over_edges
 from .scatter import Segments
 from .virtual import safe_sqrt
+
+# From what K edges take from their receivers and senders, x_i - x_j (K, 3) and attributes to values of shape (K, ...).
+Messages = Callable[[list[Tensor], list[Tensor], Tensor, Tensor], tuple[Tensor, ...]]
 
 
 class Edges:
@@ -45,3 +51,52 @@ class Edges:
         assert vector is not None  # the difference then
         square = vector.square().sum(1, keepdim=True)
         self.direction = vector / safe_sqrt(square).clamp(min=1e-12), square
+
+    def sums(
+        self,
+        messages: Messages,
+        x: Tensor,
+        at_receiver: Sequence[Tensor],
+        at_sender: Sequence[Tensor],
+        modules: Sequence[nn.Module],
+    ) -> tuple[Tensor, ...]:
+        """Sums of messages over the neighbours of each node, in networks whose layers move positions.
+
+        Parameters
+        ----------
+        messages : callable
+            From the inputs of K edges, x_i - x_j (K, 3) and the attributes of the edges to tensors of shape (K, ...);
+            what :func:`~fastegnn_md.nn.edge_sums.sum_over_edges` asks of it. The envelope is multiplied here.
+        x : Tensor, shape (N, 3)
+            Positions as this layer finds them.
+        at_receiver, at_sender : sequence of Tensor, shape (N, ...)
+            Inputs that an edge takes from its receiver and its sender.
+        modules : sequence of Module
+            Whose parameters ``messages`` uses.
+
+        Returns
+        -------
+        tuple of Tensor, shape (N, ...)
+        """
+        shifted, weighted = bool(self.shift), bool(self.weight)
+
+        def values(receiver: list[Tensor], sender: list[Tensor], edge: list[Tensor]) -> tuple[Tensor, ...]:
+            *receiver, here = receiver
+            *sender, there = sender
+            attributes, *rest = edge
+            difference = here - there
+            if shifted:
+                difference = difference + rest[0]
+            found = messages(receiver, sender, difference, attributes)
+            if not weighted:
+                return found
+            return tuple(value * rest[-1].view(-1, *[1] * (value.dim() - 1)) for value in found)
+
+        edge = [self.attributes, *self.shift, *self.weight]
+        return sum_over_edges(
+            values, self.index, self.receivers.size, [*at_receiver, x], [*at_sender, x], edge, modules
+        )
+
+    def averaged(self, sums: Tensor, neighbours: float | None = None) -> Tensor:
+        """Sums (N, ...) divided by the number of neighbours of each node, or by a constant."""
+        return self.receivers.divide(sums) if neighbours is None else sums / neighbours

@@ -37,25 +37,27 @@ class MLP(nn.Module):
 
 
 class CoordinateHead(MLP):
-    """Scalar coefficients of an equivariant update, φx, φxv or φZ: hidden → hidden → outputs without bias.
+    """Scalar coefficients of an equivariant update, φx, φxv or φZ: inputs → hidden → outputs without bias.
 
     Parameters
     ----------
-    hidden : int
+    inputs : int
         Width of the message.
     outputs : int
         Number of coefficients.
+    hidden : int, optional
+        Width between them, that of the message by default.
     tanh : bool
         Bound the coefficients to (-1, 1).
     """
 
-    def __init__(self, hidden: int, outputs: int = 1, *, tanh: bool = False):
-        super().__init__(hidden, hidden, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int = 1, *, hidden: int | None = None, tanh: bool = False):
+        super().__init__(inputs, hidden or inputs, outputs, bias=False)
         nn.init.xavier_uniform_(self.second.weight, gain=COORDINATE_GAIN)
         self.tanh = tanh
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., hidden) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         coefficients = super().forward(x)
         return coefficients.tanh() if self.tanh else coefficients
 

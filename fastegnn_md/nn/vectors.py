@@ -66,7 +66,7 @@ class VectorChannels(nn.Module):
         along, across = self.edge(message).unsqueeze(-1).split(self.channels, dim=1)
         return along * direction[:, None] + across * sender
 
-    def forward(self, vectors: Tensor, h: Tensor, received: Tensor, virtual: VirtualMessage) -> Tensor:
+    def forward(self, vectors: Tensor, h: Tensor, received: Tensor, virtual: VirtualMessage | None = None) -> Tensor:
         """Return the updated vectors, shape (N, K, 3).
 
         Parameters
@@ -75,14 +75,36 @@ class VectorChannels(nn.Module):
         h : Tensor, shape (N, hidden)
         received : Tensor, shape (N, K, 3)
             Sum of :meth:`carried` over the neighbours, divided by n.
-        virtual : VirtualMessage
+        virtual : VirtualMessage, optional
+            None where there are no virtual nodes.
         """
         n, k = vectors.shape[0], self.channels
         update = torch.baddbmm(received, self.mix(h).view(n, k, k), vectors)
-        if self.virtual is not None and virtual.displacement is not None:
+        if self.virtual is not None and virtual is not None and virtual.displacement is not None:
             weights = self.virtual(virtual.value) / virtual.value.shape[1]
             update = torch.baddbmm(update, weights.transpose(1, 2), virtual.displacement)
         return vectors + update
+
+
+def initial_vectors(v: Tensor, vectors: Tensor | None, channels: int) -> Tensor:
+    """Vector channels before the first layer, shape (N, channels, 3): v, the other vectors given, and zeros.
+
+    Raises
+    ------
+    ValueError
+        If there are more vectors than channels.
+    """
+    given = v[:, None] if vectors is None else torch.cat([v[:, None], vectors], dim=1)
+    empty = channels - given.shape[1]
+    if empty < 0:
+        raise ValueError(f"{given.shape[1]} input vectors do not fit into {channels} vector channels")
+    return torch.cat([given, v.new_zeros(v.shape[0], empty, 3)], dim=1)
+
+
+def read_out(weights: Tensor, u: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and velocities (N, 3) changed by two combinations, weights (N, 2 K), of the channels u (N, K, 3)."""
+    change = torch.bmm(weights.view(len(u), 2, -1), u)
+    return x + change[:, 0], v + change[:, 1]
 
 
 def _head(layer: nn.Linear, std: float) -> nn.Linear:

@@ -1,0 +1,86 @@
+"""The real-real part of a layer of EGNN, which its Fast version and FastRF have as well."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .edge_sums import sum_over_edges
+from .edges import Edges
+from .message import EdgeMessage
+from .mlp import MLP
+from .vectors import VectorChannels
+
+_NORMALIZE_EPSILON = 1e-8  # of the published `normalize` option
+
+
+def pulls(
+    edge: EdgeMessage, coordinate: MLP, h: Tensor, x: Tensor, edges: Edges, *, normalize: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Sums over the neighbours of the messages m_ij and of the pulls (x_i-x_j) φx(m_ij).
+
+    Parameters
+    ----------
+    edge : EdgeMessage
+        φ1, of h_i, h_j, |x_i-x_j|² and the attributes of the edge.
+    coordinate : MLP
+        φx.
+    h : Tensor, shape (N, hidden)
+    x : Tensor, shape (N, 3)
+    edges : Edges
+    normalize : bool
+        Divide (x_i-x_j) by its detached length.
+
+    Returns
+    -------
+    tuple of Tensor, shapes (N, hidden) and (N, 3)
+    """
+
+    def messages(
+        receiver: list[Tensor], sender: list[Tensor], difference: Tensor, attributes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        square = difference.square().sum(1, keepdim=True)
+        if normalize:
+            difference = difference / (square.sqrt().detach() + _NORMALIZE_EPSILON)
+        message = edge(receiver[0], sender[0], torch.cat([square, attributes], dim=1))
+        return message, difference * coordinate(message)
+
+    at_receiver, at_sender = edge.at_nodes(h)
+    message, pull = edges.sums(messages, x, [at_receiver], [at_sender], [edge, coordinate])
+    return message, pull
+
+
+def carried(edge: EdgeMessage, channels: VectorChannels, h: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    """Sums over the neighbours of messages that see vector channels, and of the vectors that they carry.
+
+    Parameters
+    ----------
+    edge : EdgeMessage
+        Of h_i, h_j, |x_i-x_j|², the two-body invariants of the vectors and the attributes of the edge.
+    channels : VectorChannels
+    h : Tensor, shape (N, hidden)
+    u : Tensor, shape (N, K, 3)
+        The vectors.
+    edges : Edges
+        Of a network whose layers leave positions where they are.
+
+    Returns
+    -------
+    tuple of Tensor, shapes (N, hidden) and (N, K, 3)
+    """
+
+    def values(receiver: list[Tensor], sender: list[Tensor], at_edge: list[Tensor]) -> tuple[Tensor, Tensor]:
+        direction, square, attributes, *weight = at_edge
+        invariants = channels.invariants(receiver[1], sender[1], direction)
+        message = edge(receiver[0], sender[0], torch.cat([square, invariants, attributes], dim=1))
+        if weight:
+            message = message * weight[0]
+        return message, channels.carried(message, sender[1], direction)
+
+    at_receiver, at_sender = edge.at_nodes(h)
+    at_edge = [*edges.direction, edges.attributes, *edges.weight]
+    modules = [edge, channels.edge]
+    message, vectors = sum_over_edges(
+        values, edges.index, edges.receivers.size, [at_receiver, u], [at_sender, u], at_edge, modules
+    )
+    return message, vectors

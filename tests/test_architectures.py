@@ -1,0 +1,166 @@
+"""All architectures: symmetries, batches, edge cases; what each lacks is shown, too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from architecture_cases import CASES, CLOSE, SIZES, inputs, make, orthogonal
+
+from fastegnn_md.models import available_models, build_model
+
+NOT_TRANSLATED = {"mpnn"}
+NOT_ROTATED = {"mpnn"}
+NOT_REFLECTED = NOT_ROTATED
+WITHOUT_EDGES = {"linear"}
+
+
+def moved(case, values, turn=None, move=None):
+    """What a transformed input gives, minus the transformed output: zero for an equivariant network."""
+    turn = torch.eye(3, dtype=torch.float64) if turn is None else turn
+    move = torch.zeros(3, dtype=torch.float64) if move is None else move
+    model = make(case)
+    plain = model(**values)
+    other = model(**{**values, "x": values["x"] @ turn + move, "v": values["v"] @ turn})
+    errors = [other.x - (plain.x @ turn + move)]
+    if case not in NOT_TRANSLATED:
+        errors.append(other.h - plain.h)
+    if plain.v is not None:
+        errors.append(other.v - plain.v @ turn)
+    assert float((plain.x - values["x"]).detach().norm()) > 0.1, "an identity would be equivariant too"
+    return max(float(error.detach().abs().max()) for error in errors)
+
+
+def test_every_architecture_is_tested_here():
+    assert {name for name, _ in CASES.values()} == set(available_models())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_translation(case):
+    move = torch.tensor([3.0, -2.0, 7.0], dtype=torch.float64)
+    error = moved(case, inputs(), move=move)
+    assert (error < 1e-10) == (case not in NOT_TRANSLATED), error
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rotation(case):
+    error = moved(case, inputs(), turn=orthogonal(False))
+    assert (error < 1e-10) == (case not in NOT_ROTATED), error
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reflection(case):
+    error = moved(case, inputs(), turn=orthogonal(True))
+    assert (error < 1e-10) == (case not in NOT_REFLECTED), error
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_order_of_the_nodes_and_of_the_edges(case):
+    model, values = make(case), inputs()
+    starts = [sum(SIZES[:i]) for i in range(len(SIZES))]
+    generator = torch.Generator().manual_seed(3)
+    order = torch.cat([a + torch.randperm(n, generator=generator) for a, n in zip(starts, SIZES, strict=True)])
+    edges = torch.randperm(values["edge_index"].shape[1], generator=generator)
+    permuted = {name: value[order] if name in ("h", "x", "v") else value for name, value in values.items()} | {
+        "edge_index": order.argsort()[values["edge_index"]][:, edges],
+        "edge_attr": values["edge_attr"][edges],
+    }
+    plain, other = model(**values), model(**permuted)
+    torch.testing.assert_close(other.x, plain.x[order], **CLOSE)
+    torch.testing.assert_close(other.h, plain.h[order], **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_systems_of_a_batch_do_not_see_each_other_and_inputs_stay(case):
+    model, values = make(case), inputs()
+    kept = {name: value.clone() for name, value in values.items()}
+    with torch.no_grad():  # where tensors may be overwritten
+        together = model(**values, systems=len(SIZES))
+    assert all(torch.equal(values[name], value) for name, value in kept.items())
+    for system, size in enumerate(SIZES):
+        start = sum(SIZES[:system])
+        inside = (values["edge_index"][0] >= start) & (values["edge_index"][0] < start + size)
+        alone = {name: values[name][start : start + size] for name in ("h", "x", "v")}
+        edges = {"edge_index": values["edge_index"][:, inside] - start, "edge_attr": values["edge_attr"][inside]}
+        output = model(**alone, **edges)
+        torch.testing.assert_close(output.x.detach(), together.x[start : start + size], **CLOSE)
+        torch.testing.assert_close(output.h.detach(), together.h[start : start + size], **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_edges_and_one_atom(case):
+    model, values = make(case), inputs(sizes=(1,))
+    output = model(**values)
+    assert values["edge_index"].shape == (2, 0)
+    assert torch.isfinite(output.x).all()
+    assert output.x.shape == (1, 3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_finite_where_atoms_coincide(case):
+    model, values = make(case), inputs(sizes=(5,))
+    values["x"][1] = values["x"][0]
+    values["v"][:] = 0
+    for name in ("h", "x", "v"):
+        values[name].requires_grad_()
+    output = model(**values)
+    (output.x.square().sum() + output.h.square().sum()).backward()
+    for name in ("h", "x", "v"):
+        assert values[name].grad is None or torch.isfinite(values[name].grad).all(), name
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters()) or case in WITHOUT_EDGES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_edge_vectors_given_take_the_place_of_differences(case):
+    """The difference of the positions given as edge_vector changes nothing; another vector does."""
+    model, values = make(case), inputs()
+    i, j = values["edge_index"]
+    plain = model(**values)
+    vector = values["x"][i] - values["x"][j]
+    torch.testing.assert_close(model(**values, edge_vector=vector).x, plain.x, **CLOSE)
+    other = model(**values, edge_vector=2 * vector)
+    ignored = {"linear", "mpnn"}  # the only ones that see no geometry of edges
+    assert torch.allclose(other.x, plain.x) == (CASES[case][0] in ignored)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES | {"fastegnn"}])
+def test_an_edge_of_weight_zero_sends_nothing(case):
+    """Compared by sums, so that the edge does not count as a neighbour either: its receiver has no other."""
+    model, values = make(case), inputs()
+    receiver = int(values["edge_index"][0, 0])
+    single = (values["edge_index"][0] != receiver) | (torch.arange(values["edge_index"].shape[1]) == 0)
+    values = {**values, "edge_index": values["edge_index"][:, single], "edge_attr": values["edge_attr"][single]}
+    weight = torch.ones(values["edge_index"].shape[1], dtype=torch.float64)
+    weight[0] = 0.0
+    without = {**values, "edge_index": values["edge_index"][:, 1:], "edge_attr": values["edge_attr"][1:]}
+    torch.testing.assert_close(model(**values, edge_weight=weight).x, model(**without).x, **CLOSE)
+    assert not torch.allclose(model(**values).x, model(**without).x)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES | {"fastegnn"}])
+def test_wrong_inputs_are_refused(case):
+    model, values = make(case), inputs()
+    with pytest.raises(ValueError, match="edge_attr has 1 columns; this model has 2"):
+        model(**{**values, "edge_attr": values["edge_attr"][:, :1]})
+    too_many = CASES[case][1].get("vector_channels", 1)
+    message = "takes no vectors beside v" if too_many == 1 else f"do not fit into {too_many} vector channels"
+    with pytest.raises(ValueError, match=message):
+        model(**values, vectors=torch.zeros(20, too_many, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("egnn", {"node_features": 0}, "node_features is 0; expected at least 1"),
+        ("egnn", {"node_features": 1, "form": "thesis"}, "expected 'paper' or 'published'"),
+        ("egnn", {"node_features": 1, "form": "published", "tanh": True}, "form 'published' has neither"),
+        ("egnn", {"node_features": 1, "vector_channels": 2}, "needs average_neighbours"),
+        ("rf", {"hidden": 0}, "hidden is 0"),
+        ("rf", {"node_features": 1}, "rf has no hyper-parameter node_features; it has: edge_features"),
+        ("linear", {"hidden": 3}, "linear has no hyper-parameter hidden; it has: none"),
+        ("schnet", {"node_features": 1, "gaussians": 1}, "gaussians is 1"),
+    ],
+)
+def test_wrong_hyperparameters_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(name, **options)
