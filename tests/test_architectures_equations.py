@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from architecture_cases import CLOSE, inputs, make
 from torch.nn.functional import silu, softplus
+
+from fastegnn_md.nn.clusters import Clusters, connectivity_loss
+from fastegnn_md.nn.edges import Edges
+from fastegnn_md.nn.scatter import Segments
 
 
 def neighbours(values, i):
@@ -106,3 +111,104 @@ def test_linear():
     with torch.no_grad():
         model.time.fill_(0.3)
     torch.testing.assert_close(model(**values).x, values["x"] + 0.3 * values["v"], **CLOSE)
+
+
+def unit(matrix):
+    return (matrix / matrix.norm()).flatten()
+
+
+def emmp(layer, h, z, edges):
+    """Eqs. 3-6 of EGHN for one system; z holds a 3 x 2 matrix per node, edges (i, j, attributes)."""
+    middle = torch.stack([sum(one[:, 0] for one in z) / len(z), torch.zeros(3, dtype=torch.float64)], dim=1)
+    new_h, new_z = [], []
+    for i in range(len(z)):
+        matrices, change = torch.zeros(8, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+        for receiver, j, attributes in edges:
+            if receiver == i:
+                both = torch.cat([z[i] - middle, z[j] - middle], dim=1)  # 3 x 4
+                matrix = layer.matrix(message(layer.edge, h[i], h[j], unit(both.T @ both), attributes))
+                matrices, change = matrices + matrix, change + both @ matrix.view(2, 4).T
+        new_h.append(layer.node(torch.cat([h[i], matrices])))
+        new_z.append(z[i] + change)
+    return new_h, new_z
+
+
+def one_system():
+    """The largest system of the inputs, and local edges: every second one."""
+    values = inputs()
+    inside = values["edge_index"][0] >= 8
+    values = {"h": values["h"][8:], "x": values["x"][8:], "v": values["v"][8:]} | {
+        "edge_index": values["edge_index"][:, inside] - 8,
+        "edge_attr": values["edge_attr"][inside],
+    }
+    local = {"local_edge_index": values["edge_index"][:, ::2], "local_edge_attr": values["edge_attr"][::2] ** 2}
+    return values, local
+
+
+def listed(index, attributes):
+    return [(i, j, e) for (i, j), e in zip(index.T.tolist(), attributes, strict=True)]
+
+
+def test_eghn_of_the_paper():
+    model = make("eghn")
+    values, local = one_system()
+    n, h = 12, list(model.embedding(values["h"]))
+    z = [torch.stack([x, v], dim=1) for x, v in zip(values["x"], values["v"], strict=True)]
+    edges = listed(values["edge_index"], values["edge_attr"])
+    local_edges = listed(local["local_edge_index"], local["local_edge_attr"])
+    for layer in model.low:
+        h, z = emmp(layer, h, z, edges)
+    scored, moved = h, z
+    for layer in model.pool:
+        scored, moved = emmp(layer, scored, moved, local_edges)
+    s = torch.stack([model.score(one).softmax(0) for one in scored])
+    adjacency, local_adjacency = torch.zeros(2, n, n, dtype=torch.float64)
+    for i, j, _ in edges:
+        adjacency[i, j] = 1.0
+    for i, j, _ in local_edges:
+        local_adjacency[i, j] = 1.0
+    high_z = [sum(s[i, p] * z[i] for i in range(n)) / s[:, p].sum() for p in range(3)]
+    high_h = [sum(s[i, p] * h[i] for i in range(n)) / s[:, p].sum() for p in range(3)]
+    strength = s.T @ adjacency @ s
+    pairs = [(p, q, strength[p, q][None]) for p in range(3) for q in range(3)]
+    for layer in model.high:
+        high_h, high_z = emmp(layer, high_h, high_z, pairs)
+    middle = torch.stack([values["x"].mean(0), torch.zeros(3, dtype=torch.float64)], dim=1)
+    up, new_x, new_h = model.up[0], [], []
+    for i in range(n):
+        agg_z, agg_h = (sum(s[i, p] * high[p] for p in range(3)) for high in (high_z, high_h))
+        both = torch.cat([z[i] - middle, agg_z - middle], dim=1)
+        hidden = silu(up.inward(torch.cat([unit(both.T @ both), h[i], agg_h])))
+        new_x.append((agg_z + both @ up.vector(hidden).view(2, 4).T)[:, 0])
+        new_h.append(up.scalar(hidden))
+    output = model(**values, **local)
+    torch.testing.assert_close(output.x, torch.stack(new_x), **CLOSE)
+    torch.testing.assert_close(output.h, torch.stack(new_h), **CLOSE)
+    torch.testing.assert_close(output.clusters, s, **CLOSE)
+    rows = s.T @ local_adjacency @ s
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    expected = (rows - torch.eye(3, dtype=torch.float64)).square().sum().sqrt()
+    torch.testing.assert_close(output.connectivity_loss, expected, **CLOSE)
+
+
+def test_clusters_without_edges_between_them_have_no_connectivity_loss():
+    index = torch.tensor([[0, 1, 2, 3, 2, 4], [1, 0, 3, 2, 4, 2]])
+    scores = torch.tensor([[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 3, dtype=torch.float64)
+    x = torch.zeros(5, 3, dtype=torch.float64)
+    edges = Edges(index, torch.zeros(6, 0), None, None, x, positions_move=True)
+    systems = Segments(torch.zeros(5, dtype=torch.int64), 1)
+    apart = [connectivity_loss(Clusters(factor * scores, systems).connections(edges)) for factor in (1.0, 100.0)]
+    assert float(apart[1]) < 1e-12
+    assert float(apart[0]) > 0.5
+    clusters = Clusters(100.0 * scores, systems)
+    torch.testing.assert_close(clusters.connections(edges)[0], torch.diag(torch.tensor([2.0, 4.0])).double())
+
+
+def test_eghn_pools_along_the_edges_of_the_graph_unless_others_are_given():
+    model = make("eghn, published")
+    values, local = one_system()
+    same = {"local_edge_index": values["edge_index"], "local_edge_attr": values["edge_attr"]}
+    torch.testing.assert_close(model(**values).x, model(**values, **same).x, **CLOSE)
+    assert not torch.allclose(model(**values).clusters, model(**values, **local).clusters)
+    with pytest.raises(ValueError, match="local_edge_attr has 0 columns; this model has 2"):
+        model(**values, local_edge_index=values["edge_index"])

@@ -58,7 +58,7 @@ def test_published_c3_model_is_reproduced(shared):
     torch.testing.assert_close(output.z, z, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["egnn", "rf"])
+@pytest.mark.parametrize("name", ["egnn", "rf", "eghn"])
 def test_published_baselines_are_reproduced(name):
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as archive:
         _compare_baseline(name, archive)
@@ -76,7 +76,7 @@ def _compare_baseline(name, archive):
     assert float((expected["x"] - inputs["x"]).norm()) > 0.1, "an identity would pass"
 
 
-@pytest.mark.parametrize("name", ["egnn", "rf"])
+@pytest.mark.parametrize("name", ["egnn", "rf", "eghn"])
 def test_incomplete_and_foreign_baselines_are_refused(name):
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as archive:
         weights = _section(archive, "param/")

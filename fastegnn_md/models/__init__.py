@@ -1,5 +1,6 @@
 """Architectures, one file each, built by name."""
 
+from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
 from .linear import Linear
@@ -11,6 +12,7 @@ from .rf import RF
 from .schnet import SchNet
 
 __all__ = [
+    "EGHN",
     "EGNN",
     "MPNN",
     "RF",

@@ -74,7 +74,7 @@ class Architecture(nn.Module):
         ValueError
             If ``edge_attr`` has another width than the model, or ``vectors`` are given to a model that takes none.
         """
-        graphs = _systems(x, batch, systems)
+        graphs = systems_of(x, batch, systems)
         edges = self._edges(x, edge_index, edge_attr, edge_vector, edge_weight)
         return self.predict(h, x, v, vectors, edges, graphs)
 
@@ -101,11 +101,12 @@ class Architecture(nn.Module):
         edge_attr: Tensor | None,
         edge_vector: Tensor | None,
         edge_weight: Tensor | None,
+        name: str = "edge_attr",
     ) -> Edges:
         if edge_attr is None or self.edge_features is None:
             edge_attr = x.new_zeros(edge_index.shape[1], 0)
         if edge_attr.shape[1] != (self.edge_features or 0):
-            raise ValueError(f"edge_attr has {edge_attr.shape[1]} columns; this model has {self.edge_features}")
+            raise ValueError(f"{name} has {edge_attr.shape[1]} columns; this model has {self.edge_features}")
         return Edges(edge_index, edge_attr, edge_vector, edge_weight, x, positions_move=self.positions_move)
 
     def _refuse_vectors(self, vectors: Tensor | None) -> None:
@@ -132,7 +133,8 @@ def check_form(form: str) -> None:
         raise ValueError(f"form is {form!r}; expected 'paper' or 'published'")
 
 
-def _systems(x: Tensor, batch: Tensor | None, systems: int | None) -> Segments:
+def systems_of(x: Tensor, batch: Tensor | None, systems: int | None) -> Segments:
+    """System of each node, from what :meth:`Architecture.forward` was given."""
     if batch is None:
         return Segments(x.new_zeros(x.shape[0], dtype=torch.int64), 1)
     return Segments(batch, int(batch[-1]) + 1 if systems is None else systems)

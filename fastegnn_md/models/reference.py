@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
 from .rf import RF
@@ -47,7 +48,7 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor], **hyperparameter
     Parameters
     ----------
     name : str
-        Architecture: ``"fastegnn"``, ``"egnn"`` or ``"rf"``.
+        Architecture: ``"fastegnn"``, ``"egnn"``, ``"rf"`` or ``"eghn"``.
     state_dict : mapping of str to Tensor
         Weights under their published names. Widths, the number of layers and of virtual nodes are read from the
         shapes; the model takes the dtype of the weights.
@@ -152,6 +153,45 @@ def _egnn_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
+def _eghn(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    hidden, node_features = weights["embedding.weight"].shape
+    first = weights["low_force_net.layers.0.edge_message_net.scalar_net.mlp.0.weight"]
+    model = EGHN(
+        node_features=node_features,
+        edge_features=first.shape[1] - 2 * hidden - 1,
+        hidden=hidden,
+        layers=_count(weights, "low_force_net.layers."),
+        clusters=weights["low_pooling.pooling.2.weight"].shape[0],
+        pooling_layers=_count(weights, "low_pooling.layers."),
+        decoder_layers=max(1, _count(weights, "kinematics_net.layers.")),
+        form="published",
+    )
+    own: dict[str, Tensor] = {}
+    for prefix, part in (("low_force_net.", "low."), ("high_force_net.", "high.")):
+        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        own |= {f"{part}{key}": value for key, value in _egnn_weights(inside).items()}
+    rest = _renamed(
+        {key: value for key, value in weights.items() if "_force_net." not in key},
+        {
+            r"^low_pooling\.pooling\.": "score.",
+            r"^low_pooling\.layers\.": "pool.",
+            r"\.edge_message_net\.in_scalar_net\.": ".edge.",
+            r"\.edge_message_net\.out_vector_net\.": ".matrix.",
+            r"\.node_net\.": ".node.",
+            r"^kinematics_net\.layers\.": "up.",
+            r"^kinematics_net\.": "up.0.",
+            r"\.in_scalar_net\.": ".inward.",
+            r"\.out_vector_net\.": ".vector.",
+            r"\.out_scalar_net\.": ".scalar.",
+            **_PERCEPTRON,
+        },
+    )
+    for key in rest:
+        if key.endswith("edge.first.weight"):
+            rest[key] = _invariants_last(rest[key], 9, hidden)
+    return model, own | rest
+
+
 def _invariants_last(weight: Tensor, invariants: int, hidden: int) -> Tensor:
     """Columns [invariants, h_i, h_j, rest] of the published code in our order [h_i, h_j, invariants, rest]."""
     first, nodes, rest = weight.split([invariants, 2 * hidden, weight.shape[1] - invariants - 2 * hidden], dim=1)
@@ -193,6 +233,7 @@ def _channel_first(weight: Tensor, hidden: int, channels: int) -> Tensor:
 
 # How to build a model from published weights, and the options that shapes do not show.
 _BUILDERS: Mapping[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], Built], set[str]]] = {
+    "eghn": (_eghn, set()),
     "egnn": (_egnn, set()),
     "fastegnn": (_fastegnn, {"attention", "tanh", "normalize", "gravity"}),
     "rf": (_rf, set()),

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
 from .linear import Linear
@@ -15,6 +16,7 @@ from .rf import RF
 from .schnet import SchNet
 
 _MODELS: dict[str, type[nn.Module]] = {
+    "eghn": EGHN,
     "egnn": EGNN,
     "fastegnn": FastEGNN,
     "linear": Linear,

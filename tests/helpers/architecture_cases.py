@@ -19,6 +19,8 @@ CASES = {
     "egnn with all options": ("egnn", {"attention": True, "tanh": True, "normalize": True}),
     "egnn, published": ("egnn", {"form": "published"}),
     "egnn with vectors": ("egnn", {"vector_channels": 3, "average_neighbours": 5.0}),
+    "eghn": ("eghn", {"clusters": 3}),
+    "eghn, published": ("eghn", {"clusters": 3, "form": "published", "decoder_layers": 2}),
     "fastegnn": ("fastegnn", {}),
 }
 
