@@ -52,7 +52,7 @@ class NeighbourSearch:
         Å. It pays where atoms move much less than half of it from call to call; a new search costs half as much again,
         or more.
     backend : {"auto", "dense", "vesin", "vesin_torch"}
-        ``dense``: all pairs of isolated systems of equal size in one batched call. ``vesin``: cell lists on the CPU, any
+        ``dense``: all pairs of isolated systems of equal size in one call. ``vesin``: cell lists on the CPU, any
         boundary. ``vesin_torch`` (extra ``gpu``): the same for tensors on a GPU, without a copy on the CPU. ``auto``
         takes dense for batches of small isolated systems, else vesin_torch on a GPU if it is installed, else vesin.
 

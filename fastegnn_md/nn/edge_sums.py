@@ -105,9 +105,7 @@ class _Layout:
     def sums_at_once(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Sums over the receivers, from the values of all edges."""
         values = self.compute(self.gather(inputs))
-        return tuple(
-            value.new_zeros((self.nodes, *value.shape[1:])).index_add_(0, self.index[0], value) for value in values
-        )
+        return tuple(self._zeros(value).index_add_(0, self.index[0], value.to(_total_dtype(value))) for value in values)
 
     def sums(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same in pieces, of at least one edge."""
@@ -115,10 +113,13 @@ class _Layout:
         for piece in self.pieces():
             values = self.compute(self.gather(inputs, piece))
             if not sums:
-                sums = [value.new_zeros((self.nodes, *value.shape[1:])) for value in values]
+                sums = [self._zeros(value) for value in values]
             for total, value in zip(sums, values, strict=True):
-                total.index_add_(0, self.index[0][piece], value)
+                total.index_add_(0, self.index[0][piece], value.to(total.dtype))
         return tuple(sums)
+
+    def _zeros(self, value: Tensor) -> Tensor:
+        return value.new_zeros((self.nodes, *value.shape[1:]), dtype=_total_dtype(value))
 
 
 class _Recomputed(torch.autograd.Function):
@@ -159,6 +160,11 @@ class _Recomputed(torch.autograd.Function):
                 if gradient is not None and total is not None:
                     _add(total, places[k] if k < ctx.count else slice(None), gradient)
         return None, None, *gradients
+
+
+def _total_dtype(value: Tensor) -> torch.dtype:
+    """Sums of half-precision values are made in single precision."""
+    return torch.promote_types(value.dtype, torch.float32)
 
 
 def _add(total: Tensor, place: Tensor | slice, gradient: Tensor) -> None:
