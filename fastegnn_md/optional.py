@@ -17,6 +17,7 @@ EXTRA_OF: Mapping[str, str] = {
     "lightning": "train",
     "tensorboard": "train",
     "jinja2": "report",
+    "ninja": "compile",
     "matplotlib": "report",
     "torch_scatter": "scatter",
     "triton": "gpu",

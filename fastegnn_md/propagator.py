@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from .compilers import require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass, representative
-from .errors import CompatibilityError, ConfigError, DataError
+from .errors import CompatibilityError, DataError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .models import build_model
+from .nn import cpu_kernel
 from .nn.scatter import Segments
 from .state import State
 from .thermal import thermal_velocities
@@ -24,6 +25,10 @@ from .units import format_time
 
 if TYPE_CHECKING:
     from .data import TrajectoryPairs
+
+
+# Edges up to which a jump that is compiled as a whole is faster on the CPU than one with the C++ kernel.
+_COMPILED_EDGES = 4096
 
 
 class Residual(NamedTuple):
@@ -188,22 +193,27 @@ class Propagator(nn.Module):
         )
 
     def compile(self) -> None:
-        """Translate the jump with ``torch.compile``; the first jump afterwards takes about half a minute.
+        """Translate the jump; the first jump of a small system afterwards takes about half a minute.
 
-        It pays for long runs of small systems, whose jumps consist of the overhead of several hundred small
-        operations. Large ones gain nothing: their edges are then no longer taken in pieces.
+        The jump of a small system consists of the overhead of several hundred small operations: ``torch.compile``
+        translates it as a whole. On the CPU the edges of larger systems are left to a C++ kernel
+        (:func:`fastegnn_md.nn.cpu_kernel.build`), which from then on serves every network in this process. In position
+        mode there is the kernel only.
 
         Raises
         ------
         ConfigError
-            In position mode; if there is no C++ compiler for a propagator on the CPU; or if the locale is not UTF-8.
+            If there is no C++ compiler for a propagator on the CPU; or if the locale is not UTF-8.
+        MissingDependencyError
+            If ninja (extra ``compile``) is not installed, for a propagator on the CPU.
         """
-        if not self.predicts_velocities:
-            raise ConfigError("compile() is for mode 'full'; this propagator predicts positions only")
         on_cpu = self.linear.scale.device.type == "cpu"
         require_compiler(on_cpu)
+        if on_cpu:
+            cpu_kernel.build()
         # Called from C++, the kernels of a small molecule take half the time they take when called from Python.
-        self._compiled = torch.compile(self._move, dynamic=True, fullgraph=True, options={"cpp_wrapper": on_cpu})
+        if self.predicts_velocities:
+            self._compiled = torch.compile(self._move, dynamic=True, fullgraph=True, options={"cpp_wrapper": on_cpu})
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own to compile, and lists of neighbours are found anew.
@@ -238,7 +248,12 @@ class Propagator(nn.Module):
         assert state.batch is not None  # set by State
         edges = self._neighbours(state)
         if self.predicts_velocities:
-            return (self._compiled or self._move)(
+            move = self._move
+            if self._compiled is not None and (
+                edges.edge_index.shape[1] <= _COMPILED_EDGES or state.device.type != "cpu"
+            ):
+                move = self._compiled
+            return move(
                 state.positions,
                 state.velocities,
                 state.forces if self.needs_forces else None,

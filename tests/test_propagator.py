@@ -12,6 +12,7 @@ from fastegnn_md import Propagator, State
 from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
+from fastegnn_md.nn import cpu_kernel
 from fastegnn_md.units import BOLTZMANN
 
 CELL = torch.tensor([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 7.5]], dtype=torch.float64)
@@ -320,9 +321,18 @@ def test_a_compiled_jump_equals_the_plain_one():
     torch.testing.assert_close(propagator(states[0]).velocities, plain[0].velocities, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("mode", ["full", "position"])
+def test_large_systems_have_the_kernel_after_compile(mode, monkeypatch):
+    monkeypatch.setattr(cpu_kernel, "_loaded", False)
+    monkeypatch.setattr("fastegnn_md.propagator._COMPILED_EDGES", 0)
+    propagator = make(MemoryPairs(), mode=mode)
+    state = MemoryPairs().batch([0, 1])[0]
+    (plain, *_), _ = propagator._predict(state), propagator.compile()
+    assert cpu_kernel.serves(next(propagator.parameters()))
+    torch.testing.assert_close(propagator._predict(state)[0], plain, rtol=1e-11, atol=1e-11)
+
+
 def test_what_cannot_be_compiled_says_so(monkeypatch):
-    with pytest.raises(ConfigError, match="mode 'full'"):
-        make(MemoryPairs(velocities=False), mode="position").compile()
     with monkeypatch.context() as patch:
         patch.setattr("fastegnn_md.compilers.locale.getencoding", lambda: "ANSI_X3.4-1968")
         with pytest.raises(ConfigError, match=r"needs a UTF-8 locale.*setlocale"):

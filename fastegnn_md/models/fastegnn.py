@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import shortest_edges
-from ..nn.edge_sums import Values, sum_over_edges
 from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
+from ..nn.real import carried, pulls
 from ..nn.scatter import Segments
 from ..nn.vectors import VectorChannels
 from ..nn.virtual import VirtualMessage, VirtualNodes
 from .output import ModelOutput
-
-_NORMALIZE_EPSILON = 1e-8  # of the published `normalize` option
 
 
 class FastEGNN(nn.Module):
@@ -270,29 +268,9 @@ class FastEGNNLayer(nn.Module):
         gravity: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Layer of the paper: returns h (N, H), x (N, 3), z (B, C, 3) and s (B, C, H)."""
-        shift = edges.shift
-
-        def values(receiver: list[Tensor], sender: list[Tensor], edge: list[Tensor]) -> tuple[Tensor, Tensor]:
-            attributes, *rest = edge
-            difference = receiver[1] - sender[1]
-            if shift:
-                difference = difference + rest[0]
-            square = difference.square().sum(1, keepdim=True)
-            if self.normalize:
-                difference = difference / (square.sqrt().detach() + _NORMALIZE_EPSILON)
-            message = self.edge(receiver[0], sender[0], torch.cat([square, attributes], dim=1))
-            if edges.weight:
-                message = message * rest[-1]
-            return message, difference * self.coordinate(message)
-
-        at_receiver, at_sender = self.edge.at_nodes(h)
-        received, pull = self._sum(
-            values,
-            edges,
-            [at_receiver, x],
-            [at_sender, x],
-            [edges.attributes, *shift, *edges.weight],
-            [self.edge, self.coordinate],
+        received, pull = (
+            edges.averaged(total, self.average_neighbours)
+            for total in pulls(self.edge, self.coordinate, h, x, edges, normalize=self.normalize)
         )
         virtual = self.virtual.messages(h, x, z, s, systems)
         new_x = x + pull
@@ -311,42 +289,13 @@ class FastEGNNLayer(nn.Module):
         channels = self.vectors
         assert channels is not None  # set in __init__
 
-        def values(receiver: list[Tensor], sender: list[Tensor], edge: list[Tensor]) -> tuple[Tensor, Tensor]:
-            direction, square, attributes, *weight = edge
-            invariants = channels.invariants(receiver[1], sender[1], direction)
-            message = self.edge(receiver[0], sender[0], torch.cat([square, invariants, attributes], dim=1))
-            if weight:
-                message = message * weight[0]
-            return message, channels.carried(message, sender[1], direction)
-
-        at_receiver, at_sender = self.edge.at_nodes(h)
-        received, carried = self._sum(
-            values,
-            edges,
-            [at_receiver, u],
-            [at_sender, u],
-            [*edges.direction, edges.attributes, *edges.weight],
-            [self.edge, channels.edge],
+        received, vectors = (
+            edges.averaged(total, self.average_neighbours) for total in carried(self.edge, channels, h, u, edges)
         )
         virtual = self.virtual.messages(h, x, z, s, systems)
-        u = channels(u, h, carried, virtual)
+        u = channels(u, h, vectors, virtual)
         h, z, s = self._features(h, received, virtual, z, s, systems)
         return h, u, z, s
-
-    def _sum(
-        self,
-        values: Values,
-        edges: Edges,
-        at_receiver: list[Tensor],
-        at_sender: list[Tensor],
-        at_edge: list[Tensor],
-        modules: list[nn.Module],
-    ) -> tuple[Tensor, ...]:
-        """Sums over the neighbours divided by their number, or by a constant."""
-        sums = sum_over_edges(values, edges.index, edges.receivers.size, at_receiver, at_sender, at_edge, modules)
-        if self.average_neighbours is None:
-            return tuple(edges.receivers.divide(total) for total in sums)
-        return tuple(total / self.average_neighbours for total in sums)
 
     def _features(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from .edge_sums import sum_over_edges
@@ -14,6 +16,35 @@ from .virtual import safe_sqrt
 Messages = Callable[[list[Tensor], list[Tensor], Tensor, Tensor], tuple[Tensor, ...]]
 
 
+# Edges of a block: large enough to cost nothing, small enough for a system of a million atoms.
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class EdgeBlock:
+    """Some edges of a graph, or all; names as in :class:`Edges`."""
+
+    nodes: int
+    index: Tensor  # (2, E)
+    attributes: Tensor  # (E, D)
+    weight: Tensor | None  # (E, 1)
+    shift: Tensor | None  # (E, 3)
+    direction: tuple[Tensor, Tensor] | None  # (E, 3) and (E, 1)
+
+    def difference(self, x: Tensor) -> Tensor:
+        """x_i - x_j (E, 3) of positions (N, 3)."""
+        difference = x.index_select(0, self.index[0]) - x.index_select(0, self.index[1])
+        return difference if self.shift is None else difference + self.shift
+
+    def sum(self, values: Tensor, into: Tensor | None = None) -> Tensor:
+        """Sums (N, ...) of values (E, ...) over the edges of each receiver, weighted; added to others if given."""
+        if self.weight is not None:
+            values = values * self.weight.view(-1, *[1] * (values.dim() - 1))
+        if into is None:
+            into = values.new_zeros((self.nodes, *values.shape[1:]))
+        return into.index_add_(0, self.index[0], values)
+
+
 class Edges:
     """The real graph of one call.
 
@@ -21,11 +52,9 @@ class Edges:
     ----------
     shift : list of Tensor, shape (E, 3)
         What is added to x_i - x_j where layers move positions; empty for nothing.
-    direction : tuple of Tensor, shapes (E, 3) and (E, 1)
+    direction : tuple of Tensor, shapes (E, 3) and (E, 1), or None
         Where they do not: unit vectors and squared lengths.
     """
-
-    direction: tuple[Tensor, Tensor]
 
     def __init__(
         self,
@@ -41,6 +70,7 @@ class Edges:
         self.weight = [] if weight is None else [weight[:, None]]
         self.receivers = Segments(index[0], x.shape[0])
         self.shift: list[Tensor] = []
+        self.direction: tuple[Tensor, Tensor] | None = None
         difference = None
         if vector is None or positions_move:
             difference = x.index_select(0, index[0]) - x.index_select(0, index[1])
@@ -51,6 +81,32 @@ class Edges:
         assert vector is not None  # the difference then
         square = vector.square().sum(1, keepdim=True)
         self.direction = vector / safe_sqrt(square).clamp(min=1e-12), square
+
+    def blocks(self) -> Iterator[EdgeBlock]:
+        """At least one block: all edges, or where no gradient is recorded about a million at a time."""
+        direction = self.direction
+        whole = EdgeBlock(
+            self.receivers.size,
+            self.index,
+            self.attributes,
+            self.weight[0] if self.weight else None,
+            self.shift[0] if self.shift else None,
+            direction,
+        )
+        edges = self.index.shape[1]
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or edges <= _BLOCK:
+            yield whole
+            return
+        for begin in range(0, edges, _BLOCK):
+            piece = slice(begin, begin + _BLOCK)
+            yield EdgeBlock(
+                whole.nodes,
+                whole.index[:, piece],
+                whole.attributes[piece],
+                None if whole.weight is None else whole.weight[piece],
+                None if whole.shift is None else whole.shift[piece],
+                None if direction is None else (direction[0][piece], direction[1][piece]),
+            )
 
     def sums(
         self,

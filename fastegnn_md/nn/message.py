@@ -34,6 +34,10 @@ class EdgeMessage(nn.Module):
         receiver, sender, _ = self.first.weight.split(self.sizes, dim=1)
         return linear(h, receiver, self.first.bias), linear(h, sender)
 
+    def column(self) -> Tensor:
+        """Weight of the first layer for edge features, (edge_features, hidden)."""
+        return self.first.weight[:, self.sizes[0] + self.sizes[1] :].T
+
     def forward(self, receiver: Tensor, sender: Tensor, edge_features: Tensor) -> Tensor:
         """Compute the messages of E edges.
 
@@ -48,7 +52,7 @@ class EdgeMessage(nn.Module):
         Tensor, shape (E, hidden)
         """
         column = self.first.weight[:, -self.sizes[2] :].T
-        if torch.is_grad_enabled() or receiver.dtype != column.dtype:
+        if torch.is_grad_enabled():
             pre = torch.addmm(receiver + sender, edge_features, column)
         else:  # three passes over memory less
             pre = receiver.add_(sender).addmm_(edge_features, column)

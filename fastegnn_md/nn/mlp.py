@@ -35,6 +35,10 @@ class MLP(nn.Module):
         """Map (..., inputs) to (..., outputs)."""
         return self.second(activate(self.first(x)))
 
+    def finish(self, products: Tensor) -> Tensor:
+        """Outputs (..., outputs) from the products of hidden values with the weight of the last layer."""
+        return products if self.second.bias is None else products + self.second.bias
+
 
 class CoordinateHead(MLP):
     """Scalar coefficients of an equivariant update, φx, φxv or φZ: inputs → hidden → outputs without bias.
@@ -58,8 +62,11 @@ class CoordinateHead(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        coefficients = super().forward(x)
-        return coefficients.tanh() if self.tanh else coefficients
+        return self.finish(super().forward(x))
+
+    def finish(self, products: Tensor) -> Tensor:
+        """As :meth:`MLP.finish`; bounded where it is asked for."""
+        return products.tanh() if self.tanh else products
 
 
 class Attention(nn.Module):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .edge_sums import sum_over_edges
 from .edges import Edges
 from .message import EdgeMessage
+from .message_sums import message_sums
 from .mlp import MLP
 from .vectors import VectorChannels
 
@@ -35,19 +35,17 @@ def pulls(
     -------
     tuple of Tensor, shapes (N, hidden) and (N, 3)
     """
-
-    def messages(
-        receiver: list[Tensor], sender: list[Tensor], difference: Tensor, attributes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    at_nodes, received, pull = edge.at_nodes(h), None, None
+    for block in edges.blocks():
+        difference = block.difference(x)
         square = difference.square().sum(1, keepdim=True)
         if normalize:
             difference = difference / (square.sqrt().detach() + _NORMALIZE_EPSILON)
-        message = edge(receiver[0], sender[0], torch.cat([square, attributes], dim=1))
-        return message, difference * coordinate(message)
-
-    at_receiver, at_sender = edge.at_nodes(h)
-    message, pull = edges.sums(messages, x, [at_receiver], [at_sender], [edge, coordinate])
-    return message, pull
+        features = torch.cat([square, block.attributes], dim=1)
+        received, coefficients = message_sums(edge, coordinate, at_nodes, features, block.weight, block.index, received)
+        pull = block.sum(difference * coefficients, pull)
+    assert received is not None and pull is not None  # there is at least one block
+    return received, pull
 
 
 def carried(edge: EdgeMessage, channels: VectorChannels, h: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -68,19 +66,13 @@ def carried(edge: EdgeMessage, channels: VectorChannels, h: Tensor, u: Tensor, e
     -------
     tuple of Tensor, shapes (N, hidden) and (N, K, 3)
     """
-
-    def values(receiver: list[Tensor], sender: list[Tensor], at_edge: list[Tensor]) -> tuple[Tensor, Tensor]:
-        direction, square, attributes, *weight = at_edge
-        invariants = channels.invariants(receiver[1], sender[1], direction)
-        message = edge(receiver[0], sender[0], torch.cat([square, invariants, attributes], dim=1))
-        if weight:
-            message = message * weight[0]
-        return message, channels.carried(message, sender[1], direction)
-
-    at_receiver, at_sender = edge.at_nodes(h)
-    at_edge = [*edges.direction, edges.attributes, *edges.weight]
-    modules = [edge, channels.edge]
-    message, vectors = sum_over_edges(
-        values, edges.index, edges.receivers.size, [at_receiver, u], [at_sender, u], at_edge, modules
-    )
-    return message, vectors
+    at_nodes, received, vectors = edge.at_nodes(h), None, None
+    for block in edges.blocks():
+        assert block.direction is not None  # as the docstring asks
+        direction, square = block.direction
+        receiver, sender = (u.index_select(0, one) for one in block.index)
+        features = torch.cat([square, channels.invariants(receiver, sender, direction), block.attributes], dim=1)
+        received, outputs = message_sums(edge, channels.edge, at_nodes, features, block.weight, block.index, received)
+        vectors = block.sum(channels.carried(outputs, sender, direction), vectors)
+    assert received is not None and vectors is not None  # there is at least one block
+    return received, vectors

@@ -61,10 +61,10 @@ class VectorChannels(nn.Module):
         along = direction[:, None]
         return torch.cat([(receiver * along).sum(-1), (sender * along).sum(-1), (receiver * sender).sum(-1)], dim=1)
 
-    def carried(self, message: Tensor, sender: Tensor, direction: Tensor) -> Tensor:
-        """Vectors (E, K, 3) that messages (E, hidden), weighted by the cutoff envelope, carry to their receivers."""
-        along, across = self.edge(message).unsqueeze(-1).split(self.channels, dim=1)
-        return along * direction[:, None] + across * sender
+    def carried(self, outputs: Tensor, sender: Tensor, direction: Tensor) -> Tensor:
+        """Vectors (E, K, 3) that messages carry to their receivers, from the outputs (E, 2 K) of :attr:`edge`."""
+        along, across = outputs.unsqueeze(-1).split(self.channels, dim=1)
+        return torch.addcmul(along * direction[:, None], across, sender)
 
     def forward(self, vectors: Tensor, h: Tensor, received: Tensor, virtual: VirtualMessage | None = None) -> Tensor:
         """Return the updated vectors, shape (N, K, 3).
