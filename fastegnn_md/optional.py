@@ -19,6 +19,7 @@ EXTRA_OF: Mapping[str, str] = {
     "jinja2": "report",
     "matplotlib": "report",
     "torch_scatter": "scatter",
+    "e3nn": "tfn",
     "triton": "gpu",
     "vesin_torch": "gpu",
 }

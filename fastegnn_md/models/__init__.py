@@ -3,6 +3,7 @@
 from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
 from .output import ModelOutput
@@ -10,12 +11,17 @@ from .reference import from_reference
 from .registry import available_models, build_model, hyperparameters_of
 from .rf import RF
 from .schnet import SchNet
+from .tfn import TFN
+from .vn_egnn import VNEGNN
 
 __all__ = [
     "EGHN",
     "EGNN",
+    "GVP",
     "MPNN",
     "RF",
+    "TFN",
+    "VNEGNN",
     "FastEGNN",
     "Linear",
     "ModelOutput",

@@ -10,19 +10,25 @@ from torch import nn
 from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
 from .rf import RF
 from .schnet import SchNet
+from .tfn import TFN
+from .vn_egnn import VNEGNN
 
 _MODELS: dict[str, type[nn.Module]] = {
     "eghn": EGHN,
     "egnn": EGNN,
     "fastegnn": FastEGNN,
+    "gvp": GVP,
     "linear": Linear,
     "mpnn": MPNN,
     "rf": RF,
     "schnet": SchNet,
+    "tfn": TFN,
+    "vn-egnn": VNEGNN,
 }
 
 

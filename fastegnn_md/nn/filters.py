@@ -26,10 +26,17 @@ class Gaussians(nn.Module):
         Number of Gaussians, at least 2.
     cutoff : float
         Centre of the last one, in the unit of positions.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2, or the cutoff is not positive.
     """
 
     def __init__(self, count: int, cutoff: float):
         super().__init__()
+        if count < 2 or cutoff <= 0:
+            raise ValueError(f"gaussians is {count} and cutoff {cutoff}; expected at least 2 and more than 0")
         self.count, self.cutoff = count, cutoff
 
     def forward(self, distance: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ CASES = {
     "egnn with vectors": ("egnn", {"vector_channels": 3, "average_neighbours": 5.0}),
     "eghn": ("eghn", {"clusters": 3}),
     "eghn, published": ("eghn", {"clusters": 3, "form": "published", "decoder_layers": 2}),
+    "gvp": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0}),
+    "gvp without gates": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0, "vector_gate": False}),
+    "tfn": ("tfn", {"gaussians": 5, "cutoff": 3.0}),
+    "tfn of three degrees": ("tfn", {"degrees": 3, "gaussians": 5, "cutoff": 3.0, "layers": 3}),
+    "vn-egnn": ("vn-egnn", {}),
     "fastegnn": ("fastegnn", {}),
 }
 
@@ -31,7 +36,7 @@ def make(case, seed=0, **further):
     known = hyperparameters_of(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # noqa: TID251 - initialisers take no generator
-        model = build_model(name, **{k: v for k, v in shared.items() if k in known}, **options, **further).double()
+        model = build_model(name, **{k: v for k, v in shared.items() if k in known} | options | further).double()
         for parameter in model.parameters():
             # What starts close to zero would hide what it multiplies.
             if parameter.dim() == 2 and float(parameter.detach().abs().mean()) < 0.05:
