@@ -10,7 +10,7 @@ from fastegnn_md.models import available_models, build_model
 
 NOT_TRANSLATED = {"mpnn"}
 NOT_ROTATED = {"mpnn", "vn-egnn"}
-NOT_REFLECTED = {*NOT_ROTATED, "tfn", "tfn of three degrees"}
+NOT_REFLECTED = {*NOT_ROTATED, "tfn", "tfn of three degrees", "fasttfn"}
 WITHOUT_EDGES = {"linear"}
 
 
@@ -100,6 +100,15 @@ def test_no_edges_and_one_atom(case):
     assert output.x.shape == (1, 3)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES])
+def test_networks_without_edge_attributes(case):
+    values = inputs()
+    del values["edge_attr"]
+    plain = make(case, edge_features=0)(**values)
+    values["edge_index"] = values["edge_index"].flip(0)
+    assert not torch.allclose(make(case, edge_features=0)(**values).x, plain.x)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_finite_where_atoms_coincide(case):
     model, values = make(case), inputs(sizes=(5,))
@@ -128,7 +137,7 @@ def test_edge_vectors_given_take_the_place_of_differences(case):
     assert torch.allclose(other.x, plain.x) == (case in ignored)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES | {"fastegnn"}])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES])
 def test_an_edge_of_weight_zero_sends_nothing(case):
     """Compared by sums, so that the edge does not count as a neighbour either: its receiver has no other."""
     model, values = make(case), inputs()
@@ -142,7 +151,7 @@ def test_an_edge_of_weight_zero_sends_nothing(case):
     assert not torch.allclose(model(**values).x, model(**without).x)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES | {"fastegnn"}])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_EDGES])
 def test_wrong_inputs_are_refused(case):
     model, values = make(case), inputs()
     with pytest.raises(ValueError, match="edge_attr has 1 columns; this model has 2"):

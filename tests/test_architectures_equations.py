@@ -222,7 +222,7 @@ def test_a_tensor_field_layer_by_products_of_vectors(require):
     scalars = model.scalars(values["h"])
     vectors = values["v"][:, None] * model.vectors.weight[None]
     output = layer(
-        [scalars[:, :, None], vectors],
+        {0: scalars[:, :, None], 1: vectors},
         x,
         Edges(values["edge_index"], values["edge_attr"], None, None, x, positions_move=True),
     )
@@ -246,9 +246,9 @@ def test_a_tensor_field_layer_by_products_of_vectors(require):
             to_vectors.append(torch.cat(parts))
         heard = mean(to_scalars, torch.zeros(32, dtype=torch.float64))
         carried = mean(to_vectors, torch.zeros(64, 3, dtype=torch.float64))
-        new_scalars.append(silu(layer.mix[0](torch.cat([scalars[i], heard]))))
-        mixed = layer.mix[1].weight @ torch.cat([vectors[i], carried])
-        new_vectors.append(silu(mixed.norm(dim=1) + layer.bias[0])[:, None] * mixed)
+        new_scalars.append(silu(layer.mix["0"](torch.cat([scalars[i], heard]))))
+        mixed = layer.mix["1"].weight @ torch.cat([vectors[i], carried])
+        new_vectors.append(silu(mixed.norm(dim=1) + layer.bias["1"])[:, None] * mixed)
     torch.testing.assert_close(output[0][:, :, 0], torch.stack(new_scalars), **CLOSE)
     torch.testing.assert_close(output[1], torch.stack(new_vectors), **CLOSE)
 
@@ -359,3 +359,68 @@ def test_eghn_pools_along_the_edges_of_the_graph_unless_others_are_given():
     assert not torch.allclose(model(**values).clusters, model(**values, **local).clusters)
     with pytest.raises(ValueError, match="local_edge_attr has 0 columns; this model has 2"):
         model(**values, local_edge_index=values["edge_index"])
+
+
+def test_global_nodes_have_no_order_and_virtual_nodes_have():
+    for case, same in (("fastegnn, global nodes", True), ("fastegnn", False)):
+        model, values = make(case, virtual_nodes=3), inputs()
+        plain = model(**values)
+        with torch.no_grad():
+            model.virtual_features.copy_(model.virtual_features[[2, 0, 1]])
+        other = model(**values)
+        assert torch.allclose(other.x, plain.x, rtol=1e-12, atol=1e-12) == same
+        assert torch.allclose(other.z, plain.z[:, [2, 0, 1]], rtol=1e-12, atol=1e-12) == same
+
+
+@pytest.mark.parametrize("case", ["fastrf", "fastschnet", "fasttfn", "fastegnn"])
+def test_all_edges_dropped_are_no_edges(case, require):
+    if case == "fasttfn":
+        require("e3nn")
+    dropping, plain, values = make(case, edge_dropping=1.0), make(case), inputs()
+    none = {**values, "edge_index": values["edge_index"][:, :0], "edge_attr": values["edge_attr"][:0]}
+    torch.testing.assert_close(dropping(**values).x, plain(**none).x, **CLOSE)
+    assert not torch.allclose(plain(**values).x, plain(**none).x)
+
+
+@pytest.mark.parametrize("case", ["fastrf", "fastschnet"])
+def test_fast_networks_by_loops_over_one_layer(case):
+    """Form "paper"; the published form is compared with the published code."""
+    model, (values, _) = make(case, layers=1), one_system()
+    (layer,) = model.layers
+    edges = listed(values["edge_index"], values["edge_attr"])
+    h, x, v, n = model.embedding(values["h"]), values["x"], values["v"], 12
+    z, s = x.mean(0), model.virtual_features  # M is zero at the start
+    new_x, new_h, pulled, heard = [], [], [[], []], [[], []]
+    for i in range(n):
+        around = [(j, a, x[i] - x[j]) for receiver, j, a in edges if receiver == i]
+        received = [message(layer.edge, h[i], h[j], (r @ r)[None], a) for j, a, r in around]
+        if case == "fastrf":
+            pull = [r * layer.coordinate(m) for (_, _, r), m in zip(around, received, strict=True)]
+            moved = layer.velocity(v[i].norm()[None]) * v[i]
+        else:
+            centres = torch.linspace(0, 3, 8, dtype=torch.float64)
+            spread = [torch.exp(-((r.norm() - centres) ** 2) / (2 * (3 / 7) ** 2)) for _, _, r in around]
+            pull = [
+                r * layer.pull.weights(torch.cat([g, h[i], h[j]])) for (j, _, r), g in zip(around, spread, strict=True)
+            ]
+            moved = torch.zeros(3, dtype=torch.float64)
+        virtual = [
+            message(layer.virtual, h[i], s[c], ((x[i] - z) @ (x[i] - z))[None], torch.zeros(2, dtype=torch.float64))
+            for c in range(2)
+        ]
+        drawn = mean([(x[i] - z) * layer.coordinate_virtual(m) for m in virtual], x[i])
+        new_x.append(x[i] + mean(pull, x[i]) + moved + drawn)
+        new_h.append(h[i])
+        if case == "fastschnet":
+            new_h[-1] = h[i] + layer.node(torch.cat([h[i], mean(received, h[i]), *virtual]))
+        for c in range(2):
+            pulled[c].append((z - x[i]) * layer.virtual.coordinate(virtual[c]))
+            heard[c].append(virtual[c])
+    output = model(**values)
+    torch.testing.assert_close(output.x, torch.stack(new_x), **CLOSE)
+    torch.testing.assert_close(output.h, torch.stack(new_h), **CLOSE)
+    torch.testing.assert_close(output.z[0], torch.stack([z + mean(one, z) for one in pulled]), **CLOSE)
+    if case == "fastschnet":
+        s = [s[c] + layer.virtual.feature(torch.cat([s[c], mean(heard[c], s[c])])) for c in range(2)]
+        s = torch.stack(s)
+    torch.testing.assert_close(output.s[0], s, **CLOSE)

@@ -3,6 +3,9 @@
 from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .fastrf import FastRF
+from .fastschnet import FastSchNet
+from .fasttfn import FastTFN
 from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
@@ -23,6 +26,9 @@ __all__ = [
     "TFN",
     "VNEGNN",
     "FastEGNN",
+    "FastRF",
+    "FastSchNet",
+    "FastTFN",
     "Linear",
     "ModelOutput",
     "SchNet",

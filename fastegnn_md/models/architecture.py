@@ -75,7 +75,7 @@ class Architecture(nn.Module):
             If ``edge_attr`` has another width than the model, or ``vectors`` are given to a model that takes none.
         """
         graphs = systems_of(x, batch, systems)
-        edges = self._edges(x, edge_index, edge_attr, edge_vector, edge_weight)
+        edges = self._edges(x, graphs, edge_index, edge_attr, edge_vector, edge_weight)
         return self.predict(h, x, v, vectors, edges, graphs)
 
     def predict(
@@ -97,6 +97,7 @@ class Architecture(nn.Module):
     def _edges(
         self,
         x: Tensor,
+        systems: Segments,
         edge_index: Tensor,
         edge_attr: Tensor | None,
         edge_vector: Tensor | None,

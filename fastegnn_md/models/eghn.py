@@ -132,10 +132,10 @@ class EGHN(Architecture):
         """
         self._refuse_vectors(vectors)
         of = systems_of(x, batch, systems)
-        edges = self._edges(x, edge_index, edge_attr, edge_vector, edge_weight)
+        edges = self._edges(x, of, edge_index, edge_attr, edge_vector, edge_weight)
         local = edges
         if local_edge_index is not None:
-            local = self._edges(x, local_edge_index, local_edge_attr, None, None, "local_edge_attr")
+            local = self._edges(x, of, local_edge_index, local_edge_attr, None, None, "local_edge_attr")
         run = self._as_published if self.published else self._as_in_the_paper
         return run(self.embedding(h), x, v, edges, local, of)
 

@@ -10,6 +10,9 @@ from torch import nn
 from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .fastrf import FastRF
+from .fastschnet import FastSchNet
+from .fasttfn import FastTFN
 from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
@@ -22,6 +25,9 @@ _MODELS: dict[str, type[nn.Module]] = {
     "eghn": EGHN,
     "egnn": EGNN,
     "fastegnn": FastEGNN,
+    "fastrf": FastRF,
+    "fastschnet": FastSchNet,
+    "fasttfn": FastTFN,
     "gvp": GVP,
     "linear": Linear,
     "mpnn": MPNN,

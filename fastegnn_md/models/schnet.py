@@ -69,5 +69,5 @@ class SchNet(Architecture):
         self._refuse_vectors(vectors)
         h = self.embedding(h)
         for pull, interaction in zip(self.pulls, self.interactions, strict=True):
-            h, x = interaction(h, x, edges), x + pull(h, x, edges)
+            h, x = interaction(h, x, edges), x + pull(h, x, v, edges)
         return ModelOutput(x=x, h=h)

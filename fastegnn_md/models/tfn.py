@@ -62,7 +62,8 @@ class TFN(Architecture):
         self.edge_features = edge_features
         self.scalars = nn.Linear(node_features, hidden)
         self.vectors = nn.Linear(1, hidden, bias=False)
-        widths = [(hidden, hidden), *[(hidden,) * degrees] * (layers - 1), (hidden, 1)]
+        inner = dict.fromkeys(range(degrees), hidden)
+        widths = [{0: hidden, 1: hidden}, *[inner] * (layers - 1), {0: hidden, 1: 1}]
         self.layers = nn.ModuleList(
             TensorFieldLayer(
                 widths[k],
@@ -81,7 +82,7 @@ class TFN(Architecture):
     ) -> ModelOutput:
         """Run the network; see :meth:`Architecture.predict`."""
         self._refuse_vectors(vectors)
-        features = [self.scalars(h)[:, :, None], self.vectors(v[:, :, None]).transpose(1, 2)]
+        features = {0: self.scalars(h)[:, :, None], 1: self.vectors(v[:, :, None]).transpose(1, 2)}
         for layer in self.layers:
             features = layer(features, x, edges)
         return ModelOutput(x=x + features[1][:, 0], h=features[0][:, :, 0])

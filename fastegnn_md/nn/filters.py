@@ -66,8 +66,8 @@ class FilterPull(nn.Module):
         self.weights = nn.Linear(sum(self.sizes), 1)
         nn.init.xavier_uniform_(self.weights.weight, gain=COORDINATE_GAIN)
 
-    def forward(self, h: Tensor, x: Tensor, edges: Edges) -> Tensor:
-        """Return the change of the positions, shape (N, 3)."""
+    def forward(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> Tensor:
+        """Return the change of the positions, shape (N, 3); velocities v (N, 3) play no part."""
         _, receiver, sender = self.weights.weight.split(self.sizes, dim=1)
 
         def messages(

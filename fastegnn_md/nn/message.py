@@ -47,7 +47,7 @@ class EdgeMessage(nn.Module):
         -------
         Tensor, shape (E, hidden)
         """
-        column = self.first.weight[:, -self.sizes[2] :].T
+        column = self.first.weight[:, self.sizes[0] + self.sizes[1] :].T
         if torch.is_grad_enabled() or receiver.dtype != column.dtype:
             pre = torch.addmm(receiver + sender, edge_features, column)
         else:  # three passes over memory less

@@ -17,7 +17,7 @@ from .filters import Gaussians
 from .mlp import MLP
 from .virtual import safe_sqrt
 
-Features = list[Tensor]  # of degree 0, 1, …: (N, K, 1), (N, K, 3), …
+Features = dict[int, Tensor]  # by degree; of degree l they are (N, K_l, 2 l + 1)
 
 
 class TensorFieldLayer(nn.Module):
@@ -35,10 +35,8 @@ class TensorFieldLayer(nn.Module):
 
     Parameters
     ----------
-    channels : tuple of int
-        Number of input channels of degree 0, 1, …
-    outputs : tuple of int
-        Number of output channels of degree 0, 1, …
+    channels, outputs : dict of int to int
+        Number of input and of output channels of each degree.
     edge_features : int
         Width of a_ij.
     hidden : int
@@ -58,8 +56,8 @@ class TensorFieldLayer(nn.Module):
 
     def __init__(
         self,
-        channels: tuple[int, ...],
-        outputs: tuple[int, ...],
+        channels: dict[int, int],
+        outputs: dict[int, int],
         *,
         edge_features: int,
         hidden: int,
@@ -72,8 +70,8 @@ class TensorFieldLayer(nn.Module):
             from e3nn import o3
         self.paths = [
             (source, degree, target)
-            for target in range(len(outputs))
-            for source in range(len(channels))
+            for target in outputs
+            for source in channels
             for degree in range(abs(source - target), source + target + 1)
         ]
         # Not buffers: a model converted to float64 must not keep values rounded to float32.
@@ -83,45 +81,48 @@ class TensorFieldLayer(nn.Module):
         self.sizes = [channels[source] for source, _, _ in self.paths]
         self.expansion = Gaussians(gaussians, cutoff)
         self.radial = MLP(gaussians + edge_features, hidden, sum(self.sizes))
-        incoming = [
-            sum(channels[source] for source, _, target in self.paths if target == degree)
-            + (channels[degree] if degree < len(channels) else 0)
-            for degree in range(len(outputs))
-        ]
-        self.mix = nn.ModuleList(
-            nn.Linear(width, count, bias=degree == 0)
-            for degree, (width, count) in enumerate(zip(incoming, outputs, strict=True))
+        incoming = {
+            target: channels.get(target, 0) + sum(channels[path[0]] for path in self.paths if path[2] == target)
+            for target in outputs
+        }
+        self.mix = nn.ModuleDict(
+            {str(degree): nn.Linear(incoming[degree], count, bias=degree == 0) for degree, count in outputs.items()}
         )
-        self.bias = nn.ParameterList(nn.Parameter(torch.zeros(count)) for count in outputs[1:]) if active else None
+        biases = {str(degree): nn.Parameter(torch.zeros(count)) for degree, count in outputs.items() if degree}
+        self.bias = nn.ParameterDict(biases) if active else None
 
     def forward(self, features: Features, x: Tensor, edges: Edges) -> Features:
-        """Map the features of the nodes; a degree given in excess of ``channels`` is an error."""
+        """Map the features of the nodes, those of all degrees in ``channels``."""
         coefficients = [one.to(x) for one in self._coefficients]
-        targets = range(len(self.mix))
+        targets, highest = [int(degree) for degree in self.mix], max(degree for _, degree, _ in self.paths)
+        degrees = list(features)
 
         def messages(
             receiver: list[Tensor], sender: list[Tensor], difference: Tensor, attributes: Tensor
         ) -> tuple[Tensor, ...]:
             distance = safe_sqrt(difference.square().sum(1, keepdim=True))
-            harmonics = _harmonics(difference / distance.clamp(min=1e-12), max(path[1] for path in self.paths))
+            harmonics = _harmonics(difference / distance.clamp(min=1e-12), highest)
             weights = self.radial(torch.cat([self.expansion(distance), attributes], dim=1)).split(self.sizes, dim=1)
-            found: list[list[Tensor]] = [[] for _ in targets]
+            found: dict[int, list[Tensor]] = {target: [] for target in targets}
             for (source, degree, target), weight, coefficient in zip(self.paths, weights, coefficients, strict=True):
                 filters = torch.einsum("em,amb->eab", harmonics[degree], coefficient)
-                found[target].append(weight[:, :, None] * torch.bmm(sender[source], filters))
-            return tuple(torch.cat(paths, dim=1) for paths in found)
+                found[target].append(weight[:, :, None] * torch.bmm(sender[degrees.index(source)], filters))
+            return tuple(torch.cat(paths, dim=1) for paths in found.values())
 
-        received = edges.sums(messages, x, [], features, [self.radial])
-        return [self._interact(degree, features, edges.averaged(received[degree])) for degree in targets]
+        sums = edges.sums(messages, x, [], list(features.values()), [self.radial])
+        return {
+            target: self._interact(target, features, edges.averaged(total))
+            for target, total in zip(targets, sums, strict=True)
+        }
 
     def _interact(self, degree: int, features: Features, received: Tensor) -> Tensor:
-        own = [features[degree]] if degree < len(features) else []
-        mixed = self.mix[degree](torch.cat([*own, received], dim=1).transpose(1, 2)).transpose(1, 2)
+        own = [features[degree]] if degree in features else []
+        mixed = self.mix[str(degree)](torch.cat([*own, received], dim=1).transpose(1, 2)).transpose(1, 2)
         if self.bias is None:
             return mixed
         if degree == 0:
             return silu(mixed)
-        return silu(safe_sqrt(mixed.square().sum(2)) + self.bias[degree - 1])[:, :, None] * mixed
+        return silu(safe_sqrt(mixed.square().sum(2)) + self.bias[str(degree)])[:, :, None] * mixed
 
 
 def _harmonics(direction: Tensor, highest: int) -> list[Tensor]:

@@ -27,6 +27,12 @@ CASES = {
     "tfn of three degrees": ("tfn", {"degrees": 3, "gaussians": 5, "cutoff": 3.0, "layers": 3}),
     "vn-egnn": ("vn-egnn", {}),
     "fastegnn": ("fastegnn", {}),
+    "fastegnn, global nodes": ("fastegnn", {"ordered": False}),
+    "fastrf": ("fastrf", {}),
+    "fastrf, published": ("fastrf", {"form": "published"}),
+    "fastschnet": ("fastschnet", {"gaussians": 8, "cutoff": 3.0}),
+    "fastschnet, published": ("fastschnet", {"gaussians": 8, "cutoff": 3.0, "form": "published"}),
+    "fasttfn": ("fasttfn", {"gaussians": 8, "cutoff": 3.0}),
 }
 
 
