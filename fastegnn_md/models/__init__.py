@@ -11,7 +11,7 @@ from .linear import Linear
 from .mpnn import MPNN
 from .output import ModelOutput
 from .reference import from_reference
-from .registry import available_models, build_model, hyperparameters_of
+from .registry import architectures_for, available_models, build_model, hyperparameters_of
 from .rf import RF
 from .schnet import SchNet
 from .tfn import TFN
@@ -32,6 +32,7 @@ __all__ = [
     "Linear",
     "ModelOutput",
     "SchNet",
+    "architectures_for",
     "available_models",
     "build_model",
     "from_reference",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +23,13 @@ class Architecture(nn.Module):
         Width of ``edge_attr``; None for a network that takes no notice of edges.
     positions_move : bool
         Whether layers see the positions that layers before them have moved.
+    isolated_only : bool
+        Whether positions matter beside edge vectors, by themselves or by their mean, even without virtual geometry.
     """
 
     edge_features: int | None = None
     positions_move: bool = True
+    isolated_only: ClassVar[bool] = False
 
     def forward(
         self,

@@ -62,6 +62,8 @@ class EGHN(Architecture):
         If a width or number is below 1, the form is unknown, or the paper's form is given several decoder layers.
     """
 
+    isolated_only = True
+
     def __init__(
         self,
         *,

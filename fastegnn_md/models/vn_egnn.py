@@ -43,6 +43,8 @@ class VNEGNN(Architecture):
         Number C of virtual nodes per system, at least 1.
     """
 
+    isolated_only = True
+
     def __init__(
         self,
         *,
