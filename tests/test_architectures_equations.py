@@ -260,8 +260,10 @@ def test_linear():
     torch.testing.assert_close(model(**values).x, values["x"] + 0.3 * values["v"], **CLOSE)
 
 
-def unit(matrix):
-    return (matrix / matrix.norm()).flatten()
+def products(layer, vectors):
+    """Scalar products of the columns of a matrix, as a network takes them."""
+    matrix = vectors.T @ vectors
+    return (matrix / matrix.norm() if layer.normalize else matrix).flatten()
 
 
 def emmp(layer, h, z, edges):
@@ -273,7 +275,7 @@ def emmp(layer, h, z, edges):
         for receiver, j, attributes in edges:
             if receiver == i:
                 both = torch.cat([z[i] - middle, z[j] - middle], dim=1)  # 3 x 4
-                matrix = layer.matrix(message(layer.edge, h[i], h[j], unit(both.T @ both), attributes))
+                matrix = layer.matrix(message(layer.edge, h[i], h[j], products(layer, both), attributes))
                 matrices, change = matrices + matrix, change + both @ matrix.view(2, 4).T
         new_h.append(layer.node(torch.cat([h[i], matrices])))
         new_z.append(z[i] + change)
@@ -296,8 +298,9 @@ def listed(index, attributes):
     return [(i, j, e) for (i, j), e in zip(index.T.tolist(), attributes, strict=True)]
 
 
-def test_eghn_of_the_paper():
-    model = make("eghn")
+@pytest.mark.parametrize("case", ["eghn", "eghn, not normalised"])
+def test_eghn_of_the_paper(case):
+    model = make(case)
     values, local = one_system()
     n, h = 12, list(model.embedding(values["h"]))
     z = [torch.stack([x, v], dim=1) for x, v in zip(values["x"], values["v"], strict=True)]
@@ -325,7 +328,7 @@ def test_eghn_of_the_paper():
     for i in range(n):
         agg_z, agg_h = (sum(s[i, p] * high[p] for p in range(3)) for high in (high_z, high_h))
         both = torch.cat([z[i] - middle, agg_z - middle], dim=1)
-        hidden = silu(up.inward(torch.cat([unit(both.T @ both), h[i], agg_h])))
+        hidden = silu(up.inward(torch.cat([products(up, both), h[i], agg_h])))
         new_x.append((agg_z + both @ up.vector(hidden).view(2, 4).T)[:, 0])
         new_h.append(up.scalar(hidden))
     output = model(**values, **local)

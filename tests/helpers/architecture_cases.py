@@ -20,6 +20,7 @@ CASES = {
     "egnn, published": ("egnn", {"form": "published"}),
     "egnn with vectors": ("egnn", {"vector_channels": 3, "average_neighbours": 5.0}),
     "eghn": ("eghn", {"clusters": 3}),
+    "eghn, not normalised": ("eghn", {"clusters": 3, "normalize": False, "layers": 1, "pooling_layers": 1}),
     "eghn, published": ("eghn", {"clusters": 3, "form": "published", "decoder_layers": 2}),
     "gvp": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0}),
     "gvp without gates": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0, "vector_gate": False}),
