@@ -7,6 +7,7 @@ import torch
 from architecture_cases import CASES, CLOSE, SIZES, inputs, make, orthogonal
 
 from fastegnn_md.models import available_models, build_model
+from fastegnn_md.nn import edge_sums
 
 NOT_TRANSLATED = {"mpnn"}
 NOT_ROTATED = {"mpnn", "vn-egnn"}
@@ -160,6 +161,50 @@ def test_wrong_inputs_are_refused(case):
     message = "takes no vectors beside v" if too_many == 1 else f"do not fit into {too_many} vector channels"
     with pytest.raises(ValueError, match=message):
         model(**values, vectors=torch.zeros(20, too_many, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_edges_in_pieces_give_the_same_gradients(case, monkeypatch):
+    """What a piece uses and does not name would get none."""
+    model, values = make(case), inputs()
+    values["edge_weight"] = torch.linspace(0.1, 1.0, values["edge_index"].shape[1], dtype=torch.float64)
+    found = []
+    for piece, kept in ((10**6, 10**6), (7, 0)):
+        monkeypatch.setattr(edge_sums, "_PIECE", piece)
+        monkeypatch.setattr(edge_sums, "_KEPT", kept)
+        x = values["x"].clone().requires_grad_()
+        output = model(**{**values, "x": x})
+        loss = output.x.square().sum() + output.h.square().sum()
+        found.append(torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True))
+    for once, in_pieces in zip(*found, strict=True):
+        if once is None:  # of what plays no part in the result
+            assert in_pieces is None or not in_pieces.any()
+        else:
+            torch.testing.assert_close(in_pieces, once, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lower_precision(case):
+    expected, values = make(case)(**inputs()).x.detach(), inputs()
+    values = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
+    model = make(case).float()
+    single = model(**values).x
+    assert single.dtype == torch.float32
+    assert float((single.detach() - expected).abs().max()) < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(**values).x
+    assert float((mixed.detach() - expected).abs().max()) < 0.1
+    mixed.float().square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tensors_are_made_where_the_inputs_are(case):
+    """On the device "meta", which computes nothing and refuses to be mixed with another."""
+    values = {name: value.to("meta") for name, value in inputs().items()}
+    output = make(case).to("meta")(**values, systems=len(SIZES))
+    output.x.sum().backward()
+    assert output.x.device.type == "meta"
 
 
 @pytest.mark.parametrize(
