@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,9 @@ class PropagatorConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
+    architecture_options: dict[str, Any] = Field(
+        default={}, description="further keywords of that architecture, see models.hyperparameters_of()"
+    )
     hidden: int = Field(default=64, ge=1, description="width of messages and node features")
     layers: int = Field(default=4, ge=1, description="number of message-passing layers")
     virtual_nodes: int = Field(default=3, ge=1, description="virtual nodes per system (C in the paper)")

@@ -20,6 +20,7 @@ EXTRA_OF: Mapping[str, str] = {
     "ninja": "compile",
     "matplotlib": "report",
     "torch_scatter": "scatter",
+    "e3nn": "tfn",
     "triton": "gpu",
     "vesin_torch": "gpu",
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .backbone import build_network
 from .compilers import require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass, representative
@@ -16,7 +17,6 @@ from .errors import CompatibilityError, DataError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope
 from .limits import JumpLimits
 from .linear import LinearPredictor
-from .models import build_model
 from .nn import cpu_kernel
 from .nn.scatter import Segments
 from .state import State
@@ -37,6 +37,16 @@ class Residual(NamedTuple):
     x: Tensor  # (N, 3)
     v: Tensor | None  # (N, 3)
     z: Tensor | None  # (B, C, 3), Å, in the frame of the positions
+    connectivity: Tensor | None = None  # connectivity loss of an architecture that pools
+
+
+class Prediction(NamedTuple):
+    """What the network says of a state."""
+
+    displacement: Tensor  # (N, 3), Å
+    velocities: Tensor | None  # (N, 3), Å/ps; None in position mode
+    z: Tensor | None  # (B, C, 3), Å, virtual nodes
+    connectivity: Tensor | None = None  # as in Residual
 
 
 class Propagator(nn.Module):
@@ -77,20 +87,10 @@ class Propagator(nn.Module):
         self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
         self.metrics: dict[str, Any] = {}
         self.linear = LinearPredictor(len(self.species), timestep)
-        full = config.mode == "full"
         with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
             torch.manual_seed(seed)  # noqa: TID251 - nn.Module initialisers take no generator
-            self.network = build_model(
-                config.architecture,
-                node_features=len(self.species) + 1,
-                edge_features=config.radial_functions + 4,
-                hidden=config.hidden,
-                layers=config.layers,
-                virtual_nodes=config.virtual_nodes,
-                edge_dropping=config.edge_dropping,
-                vector_channels=config.vector_channels if full else 0,
-                virtual_geometry=not domain.periodic,
-                average_neighbours=domain.neighbours if full else None,
+            self.network = build_network(
+                config, domain, node_features=len(self.species) + 1, edge_features=config.radial_functions + 4
             )
         index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
         index[list(self.species)] = torch.arange(len(self.species))
@@ -183,7 +183,7 @@ class Propagator(nn.Module):
             If the network gives values that are not finite.
         """
         self.check(state)
-        displacement, velocities, _ = self._predict(state)
+        displacement, velocities, *_ = self._predict(state)
         if velocities is None:
             velocities = self._redraw(state, generator, temperature)
         return state.replace(
@@ -231,20 +231,19 @@ class Propagator(nn.Module):
         start, end : State
             The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
         """
-        displacement, velocities, z = self._predict(start)
+        displacement, velocities, z, connectivity = self._predict(start)
         weight = start.masses.sqrt()[:, None].to(self.dtype) / self.residual_scale(start)
         error_x = (displacement - (end.positions - start.positions).to(self.dtype)) * weight[:, :1]
         error_v = None
         if velocities is not None:
             error_v = (velocities - end.velocities.to(self.dtype)) * weight[:, 1:]
-        return Residual(error_x, error_v, z)
+        return Residual(error_x, error_v, z, connectivity)
 
     def residual_scale(self, state: State) -> Tensor:
         """Unit of :meth:`residual` for each atom, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
         return self.linear.scale.index_select(0, self._species_index[state.numbers])
 
-    def _predict(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Displacement (N, 3) in Å, velocity (N, 3) in Å/ps or None, virtual nodes (B, C, 3) in Å or None."""
+    def _predict(self, state: State) -> Prediction:
         assert state.batch is not None  # set by State
         edges = self._neighbours(state)
         if self.predicts_velocities:
@@ -253,7 +252,7 @@ class Propagator(nn.Module):
                 edges.edge_index.shape[1] <= _COMPILED_EDGES or state.device.type != "cpu"
             ):
                 move = self._compiled
-            return move(
+            moved = move(
                 state.positions,
                 state.velocities,
                 state.forces if self.needs_forces else None,
@@ -264,11 +263,11 @@ class Propagator(nn.Module):
                 edges,
                 self._hops(state, edges),
             )
-        displacement, z = self._displace(state, edges)
-        return displacement, None, z
+            return Prediction(*moved)
+        return self._displace(state, edges)
 
-    def _displace(self, state: State, edges: EdgeList) -> tuple[Tensor, Tensor | None]:
-        """Position mode: the network of the paper, in Å, with velocities of zero."""
+    def _displace(self, state: State, edges: EdgeList) -> Prediction:
+        """Position mode: the network as its paper has it, in Å, with velocities of zero."""
         assert state.batch is not None  # set by State
         systems, species = Segments(state.batch, state.n_systems), self._species_index[state.numbers]
         origin, x = self._centred(state.positions, systems)
@@ -278,7 +277,7 @@ class Propagator(nn.Module):
             edge_vector=edges.vector.to(self.dtype),
             **self._invariants(species, state.masses, systems, edges, self._hops(state, edges)),
         )
-        return output.x - x, _shifted_back(output.z, origin)
+        return Prediction(output.x - x, None, _shifted_back(output.z, origin), output.connectivity_loss)
 
     def _move(
         self,

@@ -139,6 +139,17 @@ def test_a_trained_model_is_of_the_lag_and_the_settings_asked_for(model: Path) -
     assert propagator.metrics["updates"] == 30
 
 
+def test_the_architecture_is_an_option_of_training(cli: Cli, mistake: Any, store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "schnet.safetensors"
+    arguments = ["train", store, "--lag", "3 fs", "--updates", 2, "--batch-size", 8, "-o", path, *SMALL]
+    code, out, err = cli(*arguments, "--architecture", "schnet", "--mode", "position")
+    assert code == 0, err
+    assert "position-only schnet" in out
+    assert type(Propagator.load(path).network).__name__ == "SchNet"
+    assert "schnet predicts no velocities: set mode='position'" in mistake(*arguments, "--architecture", "schnet")
+    assert "unknown model 'schnett'" in mistake(*arguments, "--architecture", "schnett")
+
+
 def test_training_ends_with_the_errors_on_the_test_pairs(cli: Cli, store: Path, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     code, out, err = cli("train", store, "--lag", "3 fs", "--updates", 30, "--batch-size", 16, "-o", path, *SMALL)

@@ -98,6 +98,38 @@ def test_python_blocks_run(folder, page, containing, made):
     assert (folder / made).exists()
 
 
+@pytest.mark.parametrize(
+    ("containing", "printed"),
+    [
+        ("hyperparameters_of(", "fastegnn torch.Size([30, 3])"),
+        ("connectivity_loss", "tensor(["),
+        ("positions_only", ""),
+    ],
+)
+def test_code_on_architectures_runs(containing, printed, tmp_path):
+    (code,) = blocks("docs/models.md", "python", containing)
+    assert printed in run_python(code, tmp_path)
+
+
+def test_the_table_of_architectures_is_what_they_are():
+    from fastegnn_md.models import architectures_for, available_models, from_reference
+
+    rows = {}
+    for line in (ROOT / "docs/models.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            name, _, turns, virtual, modes, weights = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name.strip("`")] = (turns, virtual, modes, weights)
+    assert set(rows) == set(available_models())
+    assert {name for name, row in rows.items() if row[2].startswith("full")} == set(architectures_for("full"))
+    assert {name for name, row in rows.items() if "isolated" not in row[2]} == set(architectures_for("periodic"))
+    assert {name for name, row in rows.items() if row[1] == "ordered"} == {
+        name for name in rows if name.startswith("fast")
+    }
+    for name, row in rows.items():
+        with pytest.raises(ValueError, match="not weights of" if row[3] == "yes" else "no published weights"):
+            from_reference(name, {})
+
+
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
     (simulation,) = blocks("docs/openmm.md", "python", "LearnedSimulation(")

@@ -209,8 +209,13 @@ def test_reading_ahead_in_other_processes_changes_nothing(parts: tuple[Trajector
         ({"propagator": {"mode": "position"}}, torch.float32),
         ({"mmd_weight": 0.5, "mmd_samples": 1}, torch.float32),
         ({"gradient_clip": None}, torch.float32),
+        ({"propagator": {"architecture": "egnn", "forces": True}}, torch.float32),
+        (
+            {"propagator": {"architecture": "eghn", "mode": "position"}, "connectivity_weight": 0.1},
+            torch.float32,
+        ),
     ],
-    ids=["bf16", "float64", "forces", "position", "mmd", "no clipping"],
+    ids=["bf16", "float64", "forces", "position", "mmd", "no clipping", "egnn", "eghn"],
 )
 def test_modes_and_precisions_train_and_load_again(
     parts: tuple[TrajectoryPairs, ...], tmp_path: Path, changes: dict[str, Any], dtype: torch.dtype
@@ -231,6 +236,18 @@ def test_the_mmd_of_a_periodic_system_is_refused(tmp_path: Path) -> None:
     boxed = load(write_oscillators(tmp_path / "box.h5md", bursts=20, cell=True))
     with pytest.raises(ConfigError, match="mmd_weight=0"):
         quick(boxed, mmd_weight=1.0)
+
+
+def test_the_connectivity_loss_reaches_the_clusters_and_is_refused_without_them(
+    parts: tuple[TrajectoryPairs, ...],
+) -> None:
+    pooling = {"propagator": {"architecture": "eghn", "mode": "position"}}
+    without, with_loss = (
+        weights(quick(parts, **pooling, connectivity_weight=weight).propagator) for weight in (0.0, 1.0)
+    )
+    assert not torch.equal(without, with_loss)
+    with pytest.raises(ConfigError, match="connectivity_weight is for 'eghn', this is 'fastegnn'"):
+        quick(parts, connectivity_weight=1.0)
 
 
 def test_float16_on_the_cpu_is_refused(parts: tuple[TrajectoryPairs, ...]) -> None:

@@ -58,7 +58,7 @@ def test_published_c3_model_is_reproduced(shared):
     torch.testing.assert_close(output.z, z, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["egnn", "rf", "eghn"])
+@pytest.mark.parametrize("name", ["egnn", "rf", "eghn", "fastrf", "fastschnet"])
 def test_published_baselines_are_reproduced(name):
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as archive:
         _compare_baseline(name, archive)
@@ -76,14 +76,14 @@ def _compare_baseline(name, archive):
     assert float((expected["x"] - inputs["x"]).norm()) > 0.1, "an identity would pass"
 
 
-@pytest.mark.parametrize("name", ["egnn", "rf", "eghn"])
+@pytest.mark.parametrize("name", ["egnn", "rf", "eghn", "fastrf", "fastschnet"])
 def test_incomplete_and_foreign_baselines_are_refused(name):
     with np.load(DATA / f"{name}.npz", allow_pickle=False) as archive:
         weights = _section(archive, "param/")
     with pytest.raises(ValueError, match=f"not weights of the published {name}"):
         from_reference(name, {"weight": torch.zeros(2, 2)})
     with pytest.raises(ValueError, match="Missing key"):
-        from_reference(name, {key: value for key, value in weights.items() if not key.endswith("0.bias")})
+        from_reference(name, {key: value for key, value in weights.items() if not key.endswith("2.bias")})
     with pytest.raises(ValueError, match=f"unknown option tanh; .* options of {name}: none"):
         from_reference(name, weights, tanh=True)
 

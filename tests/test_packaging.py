@@ -153,6 +153,11 @@ print(json.dumps(messages))
             ],
         ),
         (
+            {"e3nn"},
+            "tfn",
+            [("fastegnn_md.models", "engine.build_model('tfn', node_features=1)")],
+        ),
+        (
             {"openmm"},
             "openmm",
             [
@@ -161,7 +166,7 @@ print(json.dumps(messages))
             ],
         ),
     ],
-    ids=["all", "openmm"],
+    ids=["all", "tfn", "openmm"],
 )
 def test_base_package_works_without_extras_and_using_one_names_it(tmp_path, blocked, extra, uses):
     messages = json.loads(python(BLOCK_EXTRAS.format(blocked=blocked, uses=uses), cwd=tmp_path))

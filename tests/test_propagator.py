@@ -12,6 +12,7 @@ from fastegnn_md import Propagator, State
 from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
+from fastegnn_md.models import architectures_for, available_models, hyperparameters_of
 from fastegnn_md.nn import cpu_kernel
 from fastegnn_md.units import BOLTZMANN
 
@@ -62,10 +63,12 @@ class MemoryPairs:
 
 
 def make(pairs, seed=1, **options):
-    config = PropagatorConfig(**{"hidden": 16, "layers": 2, "cutoff": 3.0, "virtual_nodes": 2, **options})
+    known = hyperparameters_of(options.get("architecture", "fastegnn"))
+    small = {name: value for name, value in SMALL.items() if name in known}
+    config = PropagatorConfig(**{"cutoff": 3.0, **small, **options})
     propagator = Propagator.from_pairs(pairs, config, seed=seed).double()
     for name, parameter in propagator.named_parameters():
-        if name.endswith("second.weight") and parameter.shape[0] != 16:
+        if name.endswith(("second.weight", "pull.weights.weight")) and parameter.shape[0] != 16:
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
     return propagator
 
@@ -81,11 +84,34 @@ CASES = {
         {"mode": "position", "edge_dropping": 0.5},
     ),
 }
+# Architectures that can do more than position mode, and all that move positions, in position mode.
+CASES |= {
+    "egnn": ({}, {"architecture": "egnn", "forces": True}),
+    "egnn, periodic": ({"periodic": True}, {"architecture": "egnn"}),
+}
+CASES |= {
+    f"position-only {name}": ({"velocities": False}, {"mode": "position", "architecture": name})
+    for name in available_models()
+    if name not in ("fastegnn", "linear")
+}
+CASES |= {
+    f"position-only {name}, periodic": (
+        {"velocities": False, "periodic": True},
+        {"mode": "position", "architecture": name},
+    )
+    for name in architectures_for("periodic")
+    if name not in ("fastegnn", "linear")
+}
+NOT_TURNED = ("mpnn", "vn-egnn")
+NOT_REFLECTED = (*NOT_TURNED, "tfn")  # without velocities fasttfn has nothing to take cross products of
+SMALL = {"hidden": 16, "layers": 2, "virtual_nodes": 2}
 
 
 @pytest.fixture(params=CASES)
-def case(request):
+def case(request, require):
     data, options = CASES[request.param]
+    if "tfn" in request.param:
+        require("e3nn")
     pairs = MemoryPairs(**data)
     return make(pairs, **options), pairs
 
@@ -121,7 +147,8 @@ def test_turns_and_moves_with_the_system_and_its_cell(case, reflect):
     state, _ = pairs.batch([0, 1, 2])
     q, move = turn(reflect), torch.tensor([4.0, -11.0, 2.0], dtype=torch.float64)
     plain, other = step(propagator, state), step(propagator, transformed(state, q, move))
-    torch.testing.assert_close(other.positions, plain.positions @ q + move, **CLOSE)
+    turns = propagator.config.architecture not in (NOT_REFLECTED if reflect else NOT_TURNED)
+    assert torch.allclose(other.positions, plain.positions @ q + move, **CLOSE) == turns
     if propagator.predicts_velocities:  # redrawn velocities are random numbers, which do not turn
         torch.testing.assert_close(other.velocities, plain.velocities @ q, **CLOSE)
     assert float((plain.positions - state.positions).abs().max()) > 1e-3
@@ -340,3 +367,86 @@ def test_what_cannot_be_compiled_says_so(monkeypatch):
     monkeypatch.setattr("fastegnn_md.compilers.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         make(MemoryPairs()).compile()
+
+
+@pytest.mark.parametrize("name", [name for name in architectures_for("periodic") if name != "linear"])
+def test_position_only_networks_do_not_see_images(name, require):
+    if "tfn" in name:
+        require("e3nn")
+    pairs = MemoryPairs(periodic=True, velocities=False)
+    propagator = make(pairs, mode="position", architecture=name)
+    state, _ = pairs.batch([0, 1])
+    shifts = torch.randint(-3, 4, (18, 3), generator=torch.Generator().manual_seed(4)).double() @ CELL
+    plain, other = step(propagator, state), step(propagator, state.replace(positions=state.positions + shifts))
+    torch.testing.assert_close(other.positions - shifts, plain.positions, rtol=0, atol=1e-9)
+
+
+def test_linear_motion_without_velocities_is_rest():
+    pairs = MemoryPairs(velocities=False)
+    state, _ = pairs.batch([0])
+    propagator = make(pairs, mode="position", architecture="linear")
+    torch.testing.assert_close(step(propagator, state).positions, state.positions, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [name for name in available_models() if name != "linear"])
+def test_every_architecture_learns_and_is_saved(name, require, tmp_path):
+    """A small step lowers the loss by what the gradient says; a saved propagator predicts what it did."""
+    if "tfn" in name:
+        require("e3nn")
+    pairs = MemoryPairs(velocities=False)
+    propagator = make(pairs, mode="position", architecture=name)
+    start, end = pairs.batch(range(len(pairs)))
+
+    def loss():
+        return propagator.residual(start, end).x.square().mean()
+
+    before = loss()
+    before.backward()
+    gradients = [one.grad for one in propagator.parameters() if one.grad is not None]
+    steepness = float(torch.stack([one.square().sum() for one in gradients]).sum().sqrt())
+    assert steepness > 1e-3
+    with torch.no_grad():
+        for parameter in propagator.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-6 * parameter.grad / steepness
+        assert float(before - loss()) == pytest.approx(1e-6 * steepness, rel=1e-2)
+    propagator.save(tmp_path / "model.safetensors")
+    again = Propagator.load(tmp_path / "model.safetensors")
+    torch.testing.assert_close(step(again, start).positions, step(propagator, start).positions, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "periodic", "message"),
+    [
+        ({"architecture": "schnet"}, False, "schnet predicts no velocities: .*take one of egnn, fastegnn"),
+        ({"architecture": "eghn", "mode": "position"}, True, "eghn needs the positions of isolated systems.*schnet"),
+        ({"architecture": "egnn", "virtual_nodes": 5}, False, "egnn has no virtual_nodes: leave it at 3"),
+        ({"architecture": "egnn", "mode": "position", "edge_dropping": 0.5}, False, "egnn has no edge_dropping"),
+        ({"architecture": "linear", "mode": "position", "hidden": 8}, False, "linear has no hidden"),
+        (
+            {"architecture_options": {"layers": 5}},
+            False,
+            "architecture_options has 'layers', which the propagator sets",
+        ),
+        ({"architecture_options": {"attention": True, "atention": True}}, False, "no hyper-parameter atention"),
+        ({"architecture_options": {"form": "thesis"}}, False, "expected 'paper' or 'published'"),
+        ({"architecture": "egn"}, False, "unknown model 'egn'; available: eghn, egnn, fastegnn"),
+    ],
+)
+def test_settings_that_an_architecture_does_not_have_are_refused(options, periodic, message):
+    pairs = MemoryPairs(periodic=periodic)
+    with pytest.raises(ConfigError, match=message):
+        Propagator.from_pairs(pairs, PropagatorConfig(cutoff=3.0, **options))
+
+
+def test_options_of_an_architecture_reach_it():
+    options = {"mode": "position", "architecture": "eghn", "layers": 2, "hidden": 16}
+    options |= {"architecture_options": {"clusters": 2, "form": "published"}}
+    pairs = MemoryPairs(velocities=False)
+    propagator = make(pairs, **options)
+    assert propagator.network.score[-1].out_features == 2
+    assert propagator.network.published
+    start, end = pairs.batch([0, 1])
+    residual = propagator.residual(start, end)
+    assert float(residual.connectivity.detach()) > 0
+    assert make(pairs, mode="position").residual(start, end).connectivity is None

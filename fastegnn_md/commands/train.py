@@ -30,6 +30,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", help="Name of the network (fastegnn); see docs/models.md.")
+    ] = None,
     forces: Annotated[
         bool | None, typer.Option("--forces/--no-forces", help="Force-informed: forces are an input, too.")
     ] = None,
@@ -54,6 +57,7 @@ def train(
         from ..training.runner import is_main_process
 
     flags = {
+        "propagator.architecture": architecture,
         "propagator.forces": forces,
         "propagator.mode": mode,
         "updates": updates,

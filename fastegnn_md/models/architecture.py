@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +23,13 @@ class Architecture(nn.Module):
         Width of ``edge_attr``; None for a network that takes no notice of edges.
     positions_move : bool
         Whether layers see the positions that layers before them have moved.
+    isolated_only : bool
+        Whether positions matter beside edge vectors, by themselves or by their mean, even without virtual geometry.
     """
 
     edge_features: int | None = None
     positions_move: bool = True
+    isolated_only: ClassVar[bool] = False
 
     def forward(
         self,
@@ -75,7 +80,7 @@ class Architecture(nn.Module):
             If ``edge_attr`` has another width than the model, or ``vectors`` are given to a model that takes none.
         """
         graphs = systems_of(x, batch, systems)
-        edges = self._edges(x, edge_index, edge_attr, edge_vector, edge_weight)
+        edges = self._edges(x, graphs, edge_index, edge_attr, edge_vector, edge_weight)
         return self.predict(h, x, v, vectors, edges, graphs)
 
     def predict(
@@ -97,6 +102,7 @@ class Architecture(nn.Module):
     def _edges(
         self,
         x: Tensor,
+        systems: Segments,
         edge_index: Tensor,
         edge_attr: Tensor | None,
         edge_vector: Tensor | None,

@@ -55,12 +55,17 @@ class EGHN(Architecture):
         Networks in the chain of E-UpPool; the paper's form has 1.
     form : {"paper", "published"}
         See above.
+    normalize : bool
+        Divide the scalar products of the paper's form by their norm, as the published code does in E-Pool and E-UpPool.
+        False is Eq. 3 to the letter; scalar products grow with the square of what the layers before have moved then.
 
     Raises
     ------
     ValueError
         If a width or number is below 1, the form is unknown, or the paper's form is given several decoder layers.
     """
+
+    isolated_only = True
 
     def __init__(
         self,
@@ -73,12 +78,15 @@ class EGHN(Architecture):
         pooling_layers: int = 3,
         decoder_layers: int = 1,
         form: Literal["paper", "published"] = "paper",
+        normalize: bool = True,
     ):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden, clusters=clusters, decoder_layers=decoder_layers)
         check_form(form)
         if form == "paper" and decoder_layers != 1:
             raise ValueError(f"decoder_layers is {decoder_layers}; form 'paper' has 1, more go with form 'published'")
+        if form == "published" and not normalize:
+            raise ValueError("normalize=False is for form 'paper'; the published networks are normalised")
         self.edge_features, self.published = edge_features, form == "published"
         self.embedding = nn.Linear(node_features, hidden)
         self.score = nn.Sequential(nn.Linear(hidden, 8 * hidden), nn.Tanh(), nn.Linear(8 * hidden, clusters))
@@ -95,10 +103,13 @@ class EGHN(Architecture):
                 NodeMatrix(2 * hidden if k == 0 else hidden, hidden, 4 + k) for k in range(decoder_layers)
             )
             return
-        self.low = nn.ModuleList(EMMP(hidden, 2, edge_features) for _ in range(layers))
-        self.high = nn.ModuleList(EMMP(hidden, 2, 1) for _ in range(layers))
-        self.pool = nn.ModuleList(EMMP(hidden, 2, edge_features) for _ in range(pooling_layers))
-        self.up = nn.ModuleList([NodeMatrix(2 * hidden, hidden, 4, outputs=2)])
+
+        def layers_of(width: int, count: int) -> nn.ModuleList:
+            return nn.ModuleList(EMMP(hidden, 2, width, normalize=normalize) for _ in range(count))
+
+        self.low, self.high = layers_of(edge_features, layers), layers_of(1, layers)
+        self.pool = layers_of(edge_features, pooling_layers)
+        self.up = nn.ModuleList([NodeMatrix(2 * hidden, hidden, 4, outputs=2, normalize=normalize)])
 
     def forward(
         self,
@@ -132,10 +143,10 @@ class EGHN(Architecture):
         """
         self._refuse_vectors(vectors)
         of = systems_of(x, batch, systems)
-        edges = self._edges(x, edge_index, edge_attr, edge_vector, edge_weight)
+        edges = self._edges(x, of, edge_index, edge_attr, edge_vector, edge_weight)
         local = edges
         if local_edge_index is not None:
-            local = self._edges(x, local_edge_index, local_edge_attr, None, None, "local_edge_attr")
+            local = self._edges(x, of, local_edge_index, local_edge_attr, None, None, "local_edge_attr")
         run = self._as_published if self.published else self._as_in_the_paper
         return run(self.embedding(h), x, v, edges, local, of)
 

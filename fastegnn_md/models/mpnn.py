@@ -38,6 +38,8 @@ class MPNN(Architecture):
         Number of layers.
     """
 
+    isolated_only = True
+
     def __init__(self, *, node_features: int, edge_features: int = 0, hidden: int = 64, layers: int = 4):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden)

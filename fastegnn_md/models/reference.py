@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .fastrf import FastRF
+from .fastschnet import FastSchNet
 from .rf import RF
 
 # Published name of each block of a layer -> ours; indices are those of the published nn.Sequential.
@@ -36,6 +38,7 @@ _LAYER_NAMES = {
     "node_mlp.2": "node.second",
     "node_mlp_virtual.0": "virtual.feature.first",
     "node_mlp_virtual.2": "virtual.feature.second",
+    "SchNetLayer.coord_updates.0": "pull.weights",
 }
 
 # The published perceptron of two linear layers.
@@ -48,7 +51,7 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor], **hyperparameter
     Parameters
     ----------
     name : str
-        Architecture: ``"fastegnn"``, ``"egnn"``, ``"rf"`` or ``"eghn"``.
+        Architecture: ``"fastegnn"``, ``"fastrf"``, ``"fastschnet"``, ``"egnn"``, ``"rf"`` or ``"eghn"``.
     state_dict : mapping of str to Tensor
         Weights under their published names. Widths, the number of layers and of virtual nodes are read from the
         shapes; the model takes the dtype of the weights.
@@ -89,23 +92,42 @@ Built = tuple[nn.Module, dict[str, Tensor]]
 
 
 def _fastegnn(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    return FastEGNN(**_fast_sizes(weights), form="published", **options), _fast_weights(weights)
+
+
+def _fastrf(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    return FastRF(**_fast_sizes(weights), form="published"), _fast_weights(weights)
+
+
+def _fastschnet(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
+    # The published network makes these and does not use them.
+    unused = r"^W$|\.SchNetLayer\.(interactions|lin1|lin2|distance_expansion)\.|\.coord_mlp_(r|vel)\."
+    weights = {key: value for key, value in weights.items() if not re.search(unused, key)}
+    sizes = _fast_sizes(weights)
+    gaussians = weights["gcl_0.SchNetLayer.coord_updates.0.weight"].shape[1] - 2 * sizes["hidden"]
+    return FastSchNet(**sizes, form="published", gaussians=gaussians, cutoff=10.0), _fast_weights(weights)
+
+
+def _fast_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Widths and numbers that all Fast networks have."""
     _, hidden, channels = weights["virtual_node_feat"].shape
-    layers = _count(weights, "gcl_")
-    model = FastEGNN(
-        node_features=weights["embedding_in.weight"].shape[1],
-        edge_features=weights["gcl_0.edge_mlp.0.weight"].shape[1] - 2 * hidden - 1,
-        hidden=hidden,
-        layers=layers,
-        virtual_nodes=channels,
-        form="published",
-        **options,
-    )
+    return {
+        "node_features": weights["embedding_in.weight"].shape[1],
+        "edge_features": weights["gcl_0.edge_mlp.0.weight"].shape[1] - 2 * hidden - 1,
+        "hidden": hidden,
+        "layers": _count(weights, "gcl_"),
+        "virtual_nodes": channels,
+    }
+
+
+def _fast_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    _, hidden, channels = weights["virtual_node_feat"].shape
     own = {_rename(key): value for key, value in weights.items()}
     own["virtual_features"] = weights["virtual_node_feat"][0].T
-    for layer in range(layers):
-        key = f"layers.{layer}.node.first.weight"
-        own[key] = _channel_first(own[key], hidden, channels)
-    return model, own
+    for key in own:
+        if key.endswith(".node.first.weight"):
+            own[key] = _channel_first(own[key], hidden, channels)
+    return own
 
 
 def _rf(weights: dict[str, Tensor], options: dict[str, Any]) -> Built:
@@ -221,7 +243,7 @@ def _rename(key: str) -> str:
     layer, _, rest = key.partition(".")
     block, _, parameter = rest.rpartition(".")
     if not layer.startswith("gcl_") or block not in _LAYER_NAMES:
-        raise ValueError(f"unknown name {key!r} in the weights of a published FastEGNN")
+        raise ValueError(f"unknown name {key!r} in the weights of a published Fast network")
     return f"layers.{layer.removeprefix('gcl_')}.{_LAYER_NAMES[block]}.{parameter}"
 
 
@@ -236,5 +258,7 @@ _BUILDERS: Mapping[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], Buil
     "eghn": (_eghn, set()),
     "egnn": (_egnn, set()),
     "fastegnn": (_fastegnn, {"attention", "tanh", "normalize", "gravity"}),
+    "fastrf": (_fastrf, set()),
+    "fastschnet": (_fastschnet, set()),
     "rf": (_rf, set()),
 }

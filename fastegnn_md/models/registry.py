@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from .architecture import Architecture
 from .eghn import EGHN
 from .egnn import EGNN
 from .fastegnn import FastEGNN
+from .fastrf import FastRF
+from .fastschnet import FastSchNet
+from .fasttfn import FastTFN
+from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
 from .rf import RF
 from .schnet import SchNet
+from .tfn import TFN
+from .vn_egnn import VNEGNN
 
-_MODELS: dict[str, type[nn.Module]] = {
+_MODELS: dict[str, type[Architecture]] = {
     "eghn": EGHN,
     "egnn": EGNN,
     "fastegnn": FastEGNN,
+    "fastrf": FastRF,
+    "fastschnet": FastSchNet,
+    "fasttfn": FastTFN,
+    "gvp": GVP,
     "linear": Linear,
     "mpnn": MPNN,
     "rf": RF,
     "schnet": SchNet,
+    "tfn": TFN,
+    "vn-egnn": VNEGNN,
 }
 
 
 def available_models() -> tuple[str, ...]:
     """Names that :func:`build_model` knows."""
     return tuple(sorted(_MODELS))
+
+
+def architectures_for(use: Literal["full", "periodic"]) -> tuple[str, ...]:
+    """Names of the architectures that can be used in a certain way.
+
+    Parameters
+    ----------
+    use : {"full", "periodic"}
+        "full": with ``vector_channels`` they predict velocities as well. "periodic": they see positions through edge
+        vectors alone (``virtual_geometry=False`` for those that have it), and so make sense for periodic systems.
+    """
+    if use == "full":
+        return tuple(name for name in available_models() if "vector_channels" in hyperparameters_of(name))
+    return tuple(name for name in available_models() if not _MODELS[name].isolated_only)
 
 
 def hyperparameters_of(name: str) -> tuple[str, ...]:

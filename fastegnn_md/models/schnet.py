@@ -54,7 +54,6 @@ class SchNet(Architecture):
     ):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden, filters=filters)
-        check_gaussians(gaussians, cutoff)
         self.edge_features = edge_features
         self.embedding = nn.Linear(node_features, hidden)
         self.pulls = nn.ModuleList(FilterPull(hidden, gaussians, cutoff) for _ in range(layers))
@@ -70,11 +69,5 @@ class SchNet(Architecture):
         self._refuse_vectors(vectors)
         h = self.embedding(h)
         for pull, interaction in zip(self.pulls, self.interactions, strict=True):
-            h, x = interaction(h, x, edges), x + pull(h, x, edges)
+            h, x = interaction(h, x, edges), x + pull(h, x, v, edges)
         return ModelOutput(x=x, h=h)
-
-
-def check_gaussians(gaussians: int, cutoff: float) -> None:
-    """Refuse fewer than two Gaussians and a cutoff that is not positive."""
-    if gaussians < 2 or cutoff <= 0:
-        raise ValueError(f"gaussians is {gaussians} and cutoff {cutoff}; expected at least 2 and more than 0")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Edges of a piece: 4,096 x 64 float32 values are a megabyte, which is what fits into a second-level cache.
-_PIECE = 4096
+PIECE = 4096
 # Up to here the values of all edges are kept for the backward pass: nothing to gain from computing them twice.
-_KEPT = 16384
+KEPT = 8192
 
 Values = Callable[[list[Tensor], list[Tensor], list[Tensor]], tuple[Tensor, ...]]
 
@@ -62,10 +62,10 @@ def sum_over_edges(
     edges = edge_index.shape[1]
     if torch.is_grad_enabled():
         parameters = [parameter for module in modules for parameter in module.parameters()]
-        if edges > _KEPT and any(one.requires_grad for one in (*inputs, *parameters)):
+        if edges > KEPT and any(one.requires_grad for one in (*inputs, *parameters)):
             return _Recomputed.apply(layout, len(inputs), *inputs, *parameters)
         return layout.sums_at_once(inputs)
-    return layout.sums(inputs) if edges > _PIECE else layout.sums_at_once(inputs)
+    return layout.sums(inputs) if edges > PIECE else layout.sums_at_once(inputs)
 
 
 class _Layout:
@@ -100,7 +100,7 @@ class _Layout:
     def pieces(self) -> list[slice]:
         """Pieces that cover all edges."""
         edges = len(self.index[0])
-        return [slice(begin, min(edges, begin + _PIECE)) for begin in range(0, edges, _PIECE)]
+        return [slice(begin, min(edges, begin + PIECE)) for begin in range(0, edges, PIECE)]
 
     def sums_at_once(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Sums over the receivers, from the values of all edges."""

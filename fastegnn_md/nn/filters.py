@@ -26,10 +26,17 @@ class Gaussians(nn.Module):
         Number of Gaussians, at least 2.
     cutoff : float
         Centre of the last one, in the unit of positions.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2, or the cutoff is not positive.
     """
 
     def __init__(self, count: int, cutoff: float):
         super().__init__()
+        if count < 2 or cutoff <= 0:
+            raise ValueError(f"gaussians is {count} and cutoff {cutoff}; expected at least 2 and more than 0")
         self.count, self.cutoff = count, cutoff
 
     def forward(self, distance: Tensor) -> Tensor:
@@ -59,8 +66,8 @@ class FilterPull(nn.Module):
         self.weights = nn.Linear(sum(self.sizes), 1)
         nn.init.xavier_uniform_(self.weights.weight, gain=COORDINATE_GAIN)
 
-    def forward(self, h: Tensor, x: Tensor, edges: Edges) -> Tensor:
-        """Return the change of the positions, shape (N, 3)."""
+    def forward(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> Tensor:
+        """Return the change of the positions, shape (N, 3); velocities v (N, 3) play no part."""
         _, receiver, sender = self.weights.weight.split(self.sizes, dim=1)
 
         def messages(

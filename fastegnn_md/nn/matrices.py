@@ -11,18 +11,19 @@ from torch.nn.functional import normalize
 
 from .edges import Edges
 from .message import EdgeMessage
-from .mlp import MLP, activate
+from .mlp import COORDINATE_GAIN, MLP, activate
 
 
-def products(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products of the vectors a (M, K, 3) and b (M, L, 3), divided by their norm, shape (M, K L)."""
-    return normalize(torch.bmm(a, b.transpose(1, 2)).flatten(1), dim=1)
+def products(a: Tensor, b: Tensor, *, unit: bool = True) -> Tensor:
+    """Scalar products of the vectors a (M, K, 3) and b (M, L, 3), by default divided by their norm, shape (M, K L)."""
+    found = torch.bmm(a, b.transpose(1, 2)).flatten(1)
+    return normalize(found, dim=1) if unit else found
 
 
 class EMMP(nn.Module):
     """Equivariant matrix message passing (Eqs. 3-6).
 
-    H_ij = MLP(ẐᵀẐ / ‖ẐᵀẐ‖_F, h_i, h_j, e_ij);   M_ij = Ẑ H_ij;   h_i ← MLP(h_i, Σ_j H_ij);   Z_i ← Z_i + Σ_j M_ij
+    H_ij = MLP(ẐᵀẐ, h_i, h_j, e_ij);   M_ij = Ẑ H_ij;   h_i ← MLP(h_i, Σ_j H_ij);   Z_i ← Z_i + Σ_j M_ij
 
     Ẑ = (Z_i - Z̄, Z_j - Z̄) holds the K vectors of both nodes, positions relative to the mean position of the system.
 
@@ -34,13 +35,18 @@ class EMMP(nn.Module):
         Number K of vectors of a node.
     edge_features : int
         Width of e_ij.
+    normalize : bool
+        Divide ẐᵀẐ by ‖ẐᵀẐ‖_F.
     """
 
-    def __init__(self, hidden: int, channels: int, edge_features: int):
+    def __init__(self, hidden: int, channels: int, edge_features: int, *, normalize: bool = True):
         super().__init__()
-        self.channels = channels
+        self.channels, self.normalize = channels, normalize
         self.edge = EdgeMessage(hidden, (2 * channels) ** 2 + edge_features)
         self.matrix = nn.Linear(hidden, 2 * channels * channels)
+        # Sums over many neighbours: an untrained network starts near the identity, as with a coordinate head.
+        nn.init.xavier_uniform_(self.matrix.weight, gain=COORDINATE_GAIN)
+        nn.init.zeros_(self.matrix.bias)
         self.node = MLP(hidden + 2 * channels * channels, hidden, hidden)
 
     def forward(self, h: Tensor, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -50,7 +56,8 @@ class EMMP(nn.Module):
             receiver: list[Tensor], sender: list[Tensor], difference: Tensor, attributes: Tensor
         ) -> tuple[Tensor, Tensor]:
             both = torch.cat([receiver[1], sender[1]], dim=1)
-            message = self.edge(receiver[0], sender[0], torch.cat([products(both, both), attributes], dim=1))
+            invariants = torch.cat([products(both, both, unit=self.normalize), attributes], dim=1)
+            message = self.edge(receiver[0], sender[0], invariants)
             matrix = self.matrix(message)
             return matrix, torch.bmm(matrix.view(-1, self.channels, 2 * self.channels), both)
 
@@ -99,7 +106,7 @@ class SenderMatrices(nn.Module):
 
 
 class NodeMatrix(nn.Module):
-    """One vector and new features from the vectors and features of a node: Z MLP(m) and MLP(m), m = MLP(ZᵀZ/‖·‖_F, h).
+    """Vectors and new features from the vectors and features of a node: Z MLP(m) and MLP(m), m = MLP(ZᵀZ, h).
 
     Parameters
     ----------
@@ -111,17 +118,20 @@ class NodeMatrix(nn.Module):
         Number K of vectors.
     outputs : int
         Number L of vectors returned.
+    normalize : bool
+        Divide ZᵀZ by ‖ZᵀZ‖_F.
     """
 
-    def __init__(self, inputs: int, hidden: int, channels: int, outputs: int = 1):
+    def __init__(self, inputs: int, hidden: int, channels: int, outputs: int = 1, *, normalize: bool = True):
         super().__init__()
-        self.channels, self.outputs = channels, outputs
+        self.channels, self.outputs, self.normalize = channels, outputs, normalize
         self.inward = MLP(channels**2 + inputs, hidden, hidden)
         self.vector = MLP(hidden, hidden, channels * outputs)
         self.scalar = MLP(hidden, hidden, hidden)
 
     def forward(self, vectors: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, K, 3) and (N, inputs) to (N, L, 3) and (N, hidden)."""
-        message = activate(self.inward(torch.cat([products(vectors, vectors), scalars], dim=1)))
+        invariants = products(vectors, vectors, unit=self.normalize)
+        message = activate(self.inward(torch.cat([invariants, scalars], dim=1)))
         weights = self.vector(message).view(-1, self.outputs, self.channels)
         return torch.bmm(weights, vectors), self.scalar(message)

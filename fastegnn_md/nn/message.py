@@ -51,8 +51,8 @@ class EdgeMessage(nn.Module):
         -------
         Tensor, shape (E, hidden)
         """
-        column = self.first.weight[:, -self.sizes[2] :].T
-        if torch.is_grad_enabled():
+        column = self.column()
+        if torch.is_grad_enabled() or receiver.dtype != column.dtype:
             pre = torch.addmm(receiver + sender, edge_features, column)
         else:  # three passes over memory less
             pre = receiver.add_(sender).addmm_(edge_features, column)

@@ -14,20 +14,16 @@ Two implementations give the same numbers: operations of torch, here, and a C++ 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import cpu_kernel
+from . import cpu_kernel, edge_sums
 from .message import EdgeMessage
 from .mlp import MLP
-
-# Edges of a piece: 4,096 x 64 float32 values are a megabyte, which is what fits into a second-level cache.
-_PIECE = 4096
-# Up to here a backward pass keeps the values of all edges: there is less to gain than computing them twice costs.
-_KEPT = 8192
 
 
 class MessageInputs(NamedTuple):
@@ -96,20 +92,23 @@ def message_sums(
         last.weight.T,
     )
     device = features.device.type
-    if torch.is_autocast_enabled(device):  # mixed precision, of inference: products in half, sums in single precision
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if mixed:  # of inference: products in half, sums in single precision
         dtype = torch.float32 if torch.is_grad_enabled() else torch.get_autocast_dtype(device)
         inputs = MessageInputs(*(None if one is None else one.to(dtype) for one in inputs))  # type: ignore[arg-type]
-        with torch.autocast(device, enabled=False):
-            sums, outputs = _compute(inputs, edge_index, into)
-    else:
+    with _without_autocast(device):
         sums, outputs = _compute(inputs, edge_index, into)
     return sums, head.finish(outputs) if isinstance(head, MLP) else outputs
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _compute(inputs: MessageInputs, edge_index: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor]:
     gradient = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs)
     # A compiler fuses what pieces keep in the cache, and would repeat its code for each of them.
-    if torch.compiler.is_compiling() or (gradient and edge_index.shape[1] <= _KEPT):
+    if torch.compiler.is_compiling() or (gradient and edge_index.shape[1] <= edge_sums.KEPT):
         return _plain(inputs, edge_index)
     if gradient:
         return _Recomputed.apply(edge_index, *inputs)
@@ -137,7 +136,7 @@ class _Recomputed(torch.autograd.Function):
         edge_index, *tensors = ctx.saved_tensors
         inputs = MessageInputs(*tensors)
         backward = cpu_kernel.backward if cpu_kernel.serves(inputs.head) else _backward_in_pieces
-        with torch.autocast(of_sums.device.type, enabled=False):  # of whoever calls backward()
+        with _without_autocast(of_sums.device.type):  # of whoever calls backward()
             return None, *backward(inputs, edge_index, of_sums.contiguous(), of_outputs.contiguous())
 
 
@@ -163,8 +162,8 @@ class _Hidden:
 
 def _pieces(edge_index: Tensor) -> Iterator[tuple[slice, Tensor]]:
     edges = edge_index.shape[1]
-    for begin in range(0, edges, _PIECE):
-        piece = slice(begin, min(edges, begin + _PIECE))
+    for begin in range(0, edges, edge_sums.PIECE):
+        piece = slice(begin, min(edges, begin + edge_sums.PIECE))
         yield piece, edge_index[:, piece]
 
 

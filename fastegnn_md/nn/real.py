@@ -48,6 +48,18 @@ def pulls(
     return received, pull
 
 
+def heard(edge: EdgeMessage, h: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """The first of :func:`pulls`, without the pulls: sums of the messages, shape (N, hidden)."""
+
+    def messages(receiver: list[Tensor], sender: list[Tensor], difference: Tensor, attributes: Tensor) -> tuple[Tensor]:
+        square = difference.square().sum(1, keepdim=True)
+        return (edge(receiver[0], sender[0], torch.cat([square, attributes], dim=1)),)
+
+    at_receiver, at_sender = edge.at_nodes(h)
+    (message,) = edges.sums(messages, x, [at_receiver], [at_sender], [edge])
+    return message
+
+
 def carried(edge: EdgeMessage, channels: VectorChannels, h: Tensor, u: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
     """Sums over the neighbours of messages that see vector channels, and of the vectors that they carry.
 

@@ -32,6 +32,10 @@ class VirtualNodes(nn.Module):
     geometry : bool
         Whether virtual nodes have coordinates. Without (periodic systems, where a mean of positions means nothing)
         they carry invariant features only: m_ic = φ2(h_i, s_c).
+    ordered : bool
+        False for global nodes, a set without order: of M, message m_ic sees M_cc only.
+    features : bool
+        Whether virtual features change (φS).
     attention, tanh : bool
         Options of the published code.
     """
@@ -43,17 +47,19 @@ class VirtualNodes(nn.Module):
         *,
         squared: bool = True,
         geometry: bool = True,
+        ordered: bool = True,
+        features: bool = True,
         attention: bool = False,
         tanh: bool = False,
     ):
         super().__init__()
-        self.channels, self.squared, self.geometry = channels, squared, geometry
-        self.sizes = [hidden, hidden, 1, channels] if geometry else [hidden, hidden]
+        self.channels, self.squared, self.geometry, self.ordered = channels, squared, geometry, ordered
+        self.sizes = [hidden, hidden, 1, channels if ordered else 1] if geometry else [hidden, hidden]
         self.first = nn.Linear(sum(self.sizes), hidden)
         self.second = nn.Linear(hidden, hidden)
         self.attention = Attention(hidden) if attention else None
         self.coordinate = CoordinateHead(hidden, tanh=tanh) if geometry else None  # φZ
-        self.feature = MLP(2 * hidden, hidden, hidden)  # φS
+        self.feature = MLP(2 * hidden, hidden, hidden) if features else None  # φS
 
     def messages(self, h: Tensor, x: Tensor, z: Tensor | None, s: Tensor, systems: Segments) -> VirtualMessage:
         """Messages of every atom with every virtual node of its system.
@@ -72,7 +78,9 @@ class VirtualNodes(nn.Module):
             pre = node[:, None] + systems.spread(virtual + self.first.bias)  # type: ignore[operator,index]
             return VirtualMessage(self._finish(pre), None)
         centred = z - systems.mean(x)[:, None]
-        mixing = torch.bmm(centred, centred.transpose(1, 2))  # M, (B, C, C), symmetric
+        mixing = centred.square().sum(2, keepdim=True)  # the diagonal of M, (B, C, 1)
+        if self.ordered:
+            mixing = torch.bmm(centred, centred.transpose(1, 2))  # M, (B, C, C), symmetric
         displacement = x[:, None] - systems.spread(z)
         distance = displacement.square().sum(-1, keepdim=True)
         if not self.squared:
@@ -93,6 +101,8 @@ class VirtualNodes(nn.Module):
         if z is not None and self.coordinate is not None and message.displacement is not None:
             pull = -message.displacement * self.coordinate(message.value)
             z = z + systems.mean(pull.flatten(1)).view_as(z)
+        if self.feature is None:
+            return z, s
         mean = systems.mean(message.value.flatten(1)).view_as(s)
         return z, s + self.feature(torch.cat([s, mean], dim=-1))
 

@@ -51,6 +51,8 @@ class TrainingConfig(BaseModel):
         Width σ of its kernel, Å. Published: 1.5 (N-body), 1.0 (protein), 1.5 (water).
     mmd_samples : int
         Real nodes drawn per system for the MMD.
+    connectivity_weight : float
+        Weight λ of the connectivity loss of EGHN.
     validate_every : int
         Updates between two validations.
     validation_pairs : int or None
@@ -93,6 +95,7 @@ class TrainingConfig(BaseModel):
     mmd_weight: float = Field(default=0.0, ge=0)
     mmd_sigma: float = Field(default=1.5, gt=0)
     mmd_samples: int = Field(default=50, ge=1)
+    connectivity_weight: float = Field(default=0.0, ge=0)
     validate_every: int = Field(default=100, ge=1)
     validation_pairs: int | None = Field(default=1024, ge=1)
     patience: int | None = Field(default=None, ge=1)

@@ -203,6 +203,11 @@ class PropagatorModule(LightningModule):
         loss = residual_loss(residual, self.config.velocity_weight)
         if self.config.mmd_weight:
             loss = loss + self.config.mmd_weight * self._mmd(residual.z, batch.end)
+        if self.config.connectivity_weight:
+            if residual.connectivity is None:
+                name = self.propagator.config.architecture
+                raise ConfigError(f"connectivity_weight is for 'eghn', this is {name!r}; set connectivity_weight=0")
+            loss = loss + self.config.connectivity_weight * residual.connectivity
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(

@@ -20,8 +20,20 @@ CASES = {
     "egnn, published": ("egnn", {"form": "published"}),
     "egnn with vectors": ("egnn", {"vector_channels": 3, "average_neighbours": 5.0}),
     "eghn": ("eghn", {"clusters": 3}),
+    "eghn, not normalised": ("eghn", {"clusters": 3, "normalize": False, "layers": 1, "pooling_layers": 1}),
     "eghn, published": ("eghn", {"clusters": 3, "form": "published", "decoder_layers": 2}),
+    "gvp": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0}),
+    "gvp without gates": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0, "vector_gate": False}),
+    "tfn": ("tfn", {"gaussians": 5, "cutoff": 3.0}),
+    "tfn of three degrees": ("tfn", {"degrees": 3, "gaussians": 5, "cutoff": 3.0, "layers": 3}),
+    "vn-egnn": ("vn-egnn", {}),
     "fastegnn": ("fastegnn", {}),
+    "fastegnn, global nodes": ("fastegnn", {"ordered": False}),
+    "fastrf": ("fastrf", {}),
+    "fastrf, published": ("fastrf", {"form": "published"}),
+    "fastschnet": ("fastschnet", {"gaussians": 8, "cutoff": 3.0}),
+    "fastschnet, published": ("fastschnet", {"gaussians": 8, "cutoff": 3.0, "form": "published"}),
+    "fasttfn": ("fasttfn", {"gaussians": 8, "cutoff": 3.0}),
 }
 
 
@@ -31,7 +43,7 @@ def make(case, seed=0, **further):
     known = hyperparameters_of(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # noqa: TID251 - initialisers take no generator
-        model = build_model(name, **{k: v for k, v in shared.items() if k in known}, **options, **further).double()
+        model = build_model(name, **{k: v for k, v in shared.items() if k in known} | options | further).double()
         for parameter in model.parameters():
             # What starts close to zero would hide what it multiplies.
             if parameter.dim() == 2 and float(parameter.detach().abs().mean()) < 0.05:
