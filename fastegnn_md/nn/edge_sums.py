@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 # Edges of a piece: 4,096 x 64 float32 values are a megabyte, which is what fits into a second-level cache.
 PIECE = 4096
+_PIECE_ON_GPU = 2**18  # what keeps a GPU busy
 # Up to here the values of all edges are kept for the backward pass: nothing to gain from computing them twice.
 KEPT = 8192
 
@@ -68,12 +69,18 @@ def sum_over_edges(
     return layout.sums(inputs) if edges > PIECE else layout.sums_at_once(inputs)
 
 
+def pieces(edge_index: Tensor) -> list[slice]:
+    """Pieces that cover all edges (2, E)."""
+    edges, size = edge_index.shape[1], PIECE if edge_index.device.type == "cpu" else _PIECE_ON_GPU
+    return [slice(begin, min(edges, begin + size)) for begin in range(0, edges, size)]
+
+
 class _Layout:
     """Who takes part in a sum: all but the tensors."""
 
     def __init__(self, values: Values, edge_index: Tensor, nodes: int, receivers: int, senders: int):
         self.values, self.nodes = values, nodes
-        self.index = edge_index[0], edge_index[1]
+        self.index = edge_index
         self.ends = receivers, receivers + senders
 
     def gather(self, inputs: Sequence[Tensor], piece: slice | None = None) -> list[Tensor]:
@@ -97,11 +104,6 @@ class _Layout:
         receiver, sender = (index[piece] for index in self.index)
         return [*[receiver] * first, *[sender] * (second - first), *[piece] * (count - second)]
 
-    def pieces(self) -> list[slice]:
-        """Pieces that cover all edges."""
-        edges = len(self.index[0])
-        return [slice(begin, min(edges, begin + PIECE)) for begin in range(0, edges, PIECE)]
-
     def sums_at_once(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Sums over the receivers, from the values of all edges."""
         values = self.compute(self.gather(inputs))
@@ -110,7 +112,7 @@ class _Layout:
     def sums(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same in pieces, of at least one edge."""
         sums: list[Tensor] = []
-        for piece in self.pieces():
+        for piece in pieces(self.index):
             values = self.compute(self.gather(inputs, piece))
             if not sums:
                 sums = [self._zeros(value) for value in values]
@@ -138,7 +140,7 @@ class _Recomputed(torch.autograd.Function):
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         slots = [k for k, need in enumerate(needed) if need]
         gradients = [torch.zeros_like(one) if need else None for one, need in zip(tensors, needed, strict=True)]
-        for piece in layout.pieces():
+        for piece in pieces(layout.index):
             with torch.enable_grad():
                 gathered = [
                     one.detach().requires_grad_(need)

@@ -66,6 +66,10 @@ class Edges:
         *,
         positions_move: bool,
     ):
+        if index.device.type == "cuda" and not torch.compiler.is_compiling() and bool((index[0].diff() < 0).any()):
+            order = index[0].argsort(stable=True)  # as the kernel for GPUs wants it; the order of edges means nothing
+            index, attributes = index[:, order], attributes[order]
+            vector, weight = (None if one is None else one[order] for one in (vector, weight))
         self.index, self.attributes = index, attributes
         self.weight = [] if weight is None else [weight[:, None]]
         self.receivers = Segments(index[0], x.shape[0])

@@ -7,8 +7,8 @@ pieces that stay in the cache, and the backward pass computes them again (Chen e
 p = a_i + b_j + f_e W,  m = silu(W₂ silu(p) + b₂), gated by attention where there is one;
 S_i = Σ_e w_e m_e,  c_e = W₄ silu(W₃ m_e + b₃)  or  c_e = W₄ m_e.
 
-Two implementations give the same numbers: operations of torch, here, and a C++ kernel for the CPU
-(:mod:`.cpu_kernel`), once it has been compiled.
+Three implementations give the same numbers: operations of torch, here; a C++ kernel for the CPU (:mod:`.cpu_kernel`),
+once it has been compiled; and of the forward pass a Triton kernel for GPUs (:mod:`.gpu_kernel`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import cpu_kernel, edge_sums
+from . import cpu_kernel, edge_sums, gpu_kernel
 from .message import EdgeMessage
 from .mlp import MLP
 
@@ -67,7 +67,7 @@ def message_sums(
     weight : Tensor, shape (E, 1), optional
         Factor of each message in the sum; the head sees messages without it.
     edge_index : Tensor of int64, shape (2, E)
-        Row 0 the receiver, row 1 the sender.
+        Row 0 the receiver, row 1 the sender; on a GPU sorted by receiver.
     into : Tensor, shape (N, hidden), optional
         Sums over other edges to add to, where no gradient is recorded.
 
@@ -120,8 +120,11 @@ def _forward(inputs: MessageInputs, edge_index: Tensor, into: Tensor | None = No
     if sums is None:
         dtype = torch.promote_types(inputs.head.dtype, torch.float32)
         sums = torch.zeros_like(inputs.at_receiver, dtype=dtype, memory_format=torch.contiguous_format)
-    forward = cpu_kernel.forward if cpu_kernel.serves(inputs.head) else _forward_in_pieces
-    return sums, forward(inputs, edge_index, sums)
+    if cpu_kernel.serves(inputs.head):
+        return sums, cpu_kernel.forward(inputs, edge_index, sums)
+    if gpu_kernel.serves(inputs):
+        return sums, gpu_kernel.forward(inputs, edge_index, sums)
+    return sums, _forward_in_pieces(inputs, edge_index, sums)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -161,9 +164,7 @@ class _Hidden:
 
 
 def _pieces(edge_index: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    edges = edge_index.shape[1]
-    for begin in range(0, edges, edge_sums.PIECE):
-        piece = slice(begin, min(edges, begin + edge_sums.PIECE))
+    for piece in edge_sums.pieces(edge_index):
         yield piece, edge_index[:, piece]
 
 

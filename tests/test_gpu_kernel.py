@@ -1,0 +1,60 @@
+"""The Triton kernel: its numbers, by Triton's interpreter where there is no GPU, and its compilation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import interpreted_kernel
+import pytest
+import torch
+from interpreted_kernel import DEVICE, case
+
+from fastegnn_md.nn import gpu_kernel
+
+
+def test_numbers_equal_plain_ones(require):
+    require("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "0" if DEVICE == "cuda" else "1"}
+    command = [sys.executable, interpreted_kernel.__file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["no edges"]
+    for row in found["rows"]:
+        assert row["error"] < (1e-5 if row["dtype"] == "torch.float32" else 5e-3), row
+        assert row["a node without edges keeps what it had"], row
+        assert row["the same call gives the same bits"], row
+
+
+@pytest.mark.parametrize("switches", [(True, False, True), (False, True, False)])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_it_compiles_for_gpus_that_are_not_here(dtype, switches, require):
+    require("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from fastegnn_md.nn.triton_message_sums import _message_sums as program
+
+    optional = {"weight": "WEIGHTED", "gate": "GATED", "gate_bias": "GATED", "third": "DEEP", "third_bias": "DEEP"}
+    types = {"sender": "*i64", "rows": "*i64", "sums": "*fp32", "outputs": "*fp32"}
+    constants = dict(zip(("WEIGHTED", "GATED", "DEEP"), switches, strict=True))
+    constants |= {"HIDDEN": 64, "FEATURES": 3, "WIDTH": 64, "OUTPUTS": 2, "BLOCK": gpu_kernel._BLOCK}
+    constants |= {name: None for name, switch in optional.items() if not constants[switch]}
+    signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in program.arg_names}
+    source = ASTSource(program, signature, constants)
+    made = compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": True})
+    assert ".target sm_80" in made.asm["ptx"]
+    assert made.metadata.shared <= 99 * 1024, "what the smallest GPUs since 2020 give a program"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hidden", "there"),
+    [(torch.float32, 64, True), (torch.bfloat16, 32, True), (torch.float64, 64, False), (torch.float32, 48, False)],
+)
+def test_what_it_serves(dtype, hidden, there, require):
+    require("triton")
+    inputs, _ = case(hidden, hidden, False, False, 2, 1, dtype=dtype)
+    assert gpu_kernel.serves(inputs) == (there and DEVICE == "cuda")
