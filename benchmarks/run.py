@@ -47,12 +47,18 @@ class Task:
         self.batch = torch.zeros(state.n_atoms, dtype=torch.int64)
         self.target = self.x + 0.1 * torch.randn(self.x.shape, generator=torch.Generator().manual_seed(0))
 
+    def to(self, device: str) -> Task:
+        """The same on another device."""
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device))
+        return self
+
 
 def ours(task: Task) -> tuple[nn.Module, Callable[[], Tensor]]:
     """The network of this package, as the paper has it."""
     model = build_model(
         "fastegnn", node_features=2, edge_features=1, hidden=HIDDEN, layers=LAYERS, virtual_nodes=VIRTUAL
-    )
+    ).to(task.x.device)
     return (
         model,
         lambda: (
@@ -64,6 +70,7 @@ def ours(task: Task) -> tuple[nn.Module, Callable[[], Tensor]]:
 def published_fastegnn(task: Task) -> tuple[nn.Module, Callable[[], Tensor]]:
     """FastEGNN of the checkout."""
     model = importlib.import_module("models.FastEGNN").FastEGNN(2, 0, 1, HIDDEN, VIRTUAL, n_layers=LAYERS)
+    model = model.to(task.x.device)
     mean = task.x.mean(0)[None, :, None].repeat(1, 1, VIRTUAL)
     return model, lambda: model(task.h, task.x, task.v, task.index, task.batch, mean, edge_attr=task.attributes)[0]
 

@@ -52,7 +52,13 @@ def test_it_compiles_for_gpus_that_are_not_here(dtype, switches, require):
 
 @pytest.mark.parametrize(
     ("dtype", "hidden", "there"),
-    [(torch.float32, 64, True), (torch.bfloat16, 32, True), (torch.float64, 64, False), (torch.float32, 48, False)],
+    [
+        (torch.float32, 64, True),
+        (torch.bfloat16, 32, True),
+        (torch.float64, 64, False),
+        (torch.float32, 48, False),
+        (torch.float32, 128, False),
+    ],
 )
 def test_what_it_serves(dtype, hidden, there, require):
     require("triton")

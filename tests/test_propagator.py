@@ -450,3 +450,21 @@ def test_options_of_an_architecture_reach_it():
     residual = propagator.residual(start, end)
     assert float(residual.connectivity.detach()) > 0
     assert make(pairs, mode="position").residual(start, end).connectivity is None
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_padded_edges_change_nothing(periodic):
+    pairs = MemoryPairs(periodic=periodic)
+    propagator, state = make(pairs), pairs.batch([0, 1, 2])[0]
+    with torch.no_grad():
+        for parameter in propagator.parameters():  # biases that start at zero are anything after training
+            parameter.add_(0.01)
+    plain = propagator(state)
+    search = propagator._neighbours
+    propagator._neighbours = lambda given: search(given).padded(64, search.cutoff, given.n_atoms)
+    edges = propagator._neighbours(state)
+    assert edges.edge_index.shape[1] % 64 == 0
+    assert edges.edge_index.shape[1] > search(state).edge_index.shape[1]
+    padded = propagator(state)
+    torch.testing.assert_close(padded.velocities, plain.velocities, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(padded.positions, plain.positions, rtol=1e-12, atol=1e-12)

@@ -37,6 +37,20 @@ class EdgeList(NamedTuple):
     vector: Tensor
     distance: Tensor
 
+    def padded(self, multiple: int, cutoff: float, atoms: int) -> EdgeList:
+        """Loops of the last atom added until the number of edges is a multiple, at least one of it.
+
+        At the distance of the cutoff they weigh nothing where an envelope multiplies messages, and lists of a few sizes
+        only serve what is compiled for each size.
+        """
+        missing = multiple * max(1, -(-len(self.distance) // multiple)) - len(self.distance)
+        along_x = self.vector.new_tensor([[cutoff, 0.0, 0.0]])
+        return EdgeList(
+            torch.cat([self.edge_index, self.edge_index.new_full((2, missing), atoms - 1)], dim=1),
+            torch.cat([self.vector, along_x.expand(missing, 3)]),
+            torch.cat([self.distance, along_x[:, :1].expand(missing, 1)]),
+        )
+
 
 class NeighbourSearch:
     """Pairs within a cutoff, again and again of the same atoms.

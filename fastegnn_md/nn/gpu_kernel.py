@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from .message_sums import MessageInputs
 
 _BLOCK = 32  # edges of a receiver that a program takes at once
-_WIDTHS = (16, 32, 64, 128)  # that matrix units take, and registers hold
+# Widths that matrix units take, and of which two matrices fit into the shared memory of a program.
+_WIDTHS = {torch.float32: {16, 32, 64}, torch.bfloat16: {16, 32, 64, 128}, torch.float16: {16, 32, 64, 128}}
 
 
 def serves(inputs: MessageInputs) -> bool:
     """Whether the kernel is there for inputs like these."""
     head = inputs.head
     widths = {inputs.second.shape[0], head.shape[0]}
-    half = (torch.float32, torch.bfloat16, torch.float16)
-    return head.is_cuda and head.dtype in half and widths <= set(_WIDTHS) and find_spec("triton") is not None
+    return head.is_cuda and widths <= _WIDTHS.get(head.dtype, set()) and find_spec("triton") is not None
 
 
 def forward(inputs: MessageInputs, edge_index: Tensor, sums: Tensor) -> Tensor:
