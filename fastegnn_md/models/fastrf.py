@@ -31,6 +31,11 @@ class FastRF(FastNetwork):
         As in :class:`~fastegnn_md.models.FastEGNN`. Without virtual geometry virtual nodes change nothing.
     layers : int
         Number of layers.
+
+    Raises
+    ------
+    ValueError
+        As :class:`~fastegnn_md.models.fast.FastNetwork`.
     """
 
     def __init__(

@@ -30,6 +30,11 @@ class FastSchNet(PullNetwork):
         Number of Gaussians the distance is expanded in, at least 2.
     cutoff : float
         Centre of the last one, in the unit of positions.
+
+    Raises
+    ------
+    ValueError
+        As :class:`~fastegnn_md.models.fast.FastNetwork`.
     """
 
     @staticmethod

@@ -33,6 +33,13 @@ class FastTFN(PullNetwork):
         Number of Gaussians the distance is expanded in, at least 2.
     cutoff : float
         Centre of the last one, in the unit of positions.
+
+    Raises
+    ------
+    ValueError
+        As :class:`~fastegnn_md.models.fast.FastNetwork`.
+    MissingDependencyError
+        If e3nn is not installed.
     """
 
     @staticmethod

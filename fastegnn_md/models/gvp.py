@@ -53,6 +53,11 @@ class GVP(Architecture):
         Number of Gaussians the distance is expanded in, at least 2.
     cutoff : float
         Centre of the last one, in the unit of positions.
+
+    Raises
+    ------
+    ValueError
+        If a width or number is below 1, or the Gaussians or the cutoff are out of range.
     """
 
     def __init__(

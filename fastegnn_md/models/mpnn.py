@@ -23,8 +23,8 @@ class MPNN(Architecture):
     h_i ← Linear(h_i, x_i, v_i);   m_ij = φe(h_i, h_j, a_ij);   h_i ← h_i + φh(h_i, (1/|N(i)|) Σ_j m_ij);
     x_i ← x_i + φd(h_i)
 
-    It turns neither with its input nor moves with it. The published baseline predicts the new position itself and has
-    no node features beside x and v; the displacement is what makes an untrained network start near the identity.
+    It turns neither with its input nor moves with it. The baseline of the code of FastEGNN predicts the new position
+    itself instead of a displacement, has no node features beside x and v, and no activation after φe's second layer.
 
     Parameters
     ----------
@@ -36,6 +36,11 @@ class MPNN(Architecture):
         Width of messages and of node features.
     layers : int
         Number of layers.
+
+    Raises
+    ------
+    ValueError
+        If a width or number is below 1.
     """
 
     isolated_only = True

@@ -30,6 +30,11 @@ class RF(Architecture):
         Width of φ and φv.
     layers : int
         Number of layers.
+
+    Raises
+    ------
+    ValueError
+        If a width or number is below 1.
     """
 
     def __init__(self, *, edge_features: int = 0, hidden: int = 64, layers: int = 4):

@@ -39,6 +39,11 @@ class SchNet(Architecture):
         Number of Gaussians the distance is expanded in, at least 2.
     cutoff : float
         Distance where the filters end, in the unit of positions.
+
+    Raises
+    ------
+    ValueError
+        If a width or number is below 1, or the Gaussians or the cutoff are out of range.
     """
 
     def __init__(

@@ -40,6 +40,8 @@ class TFN(Architecture):
 
     Raises
     ------
+    ValueError
+        If a width or number is below 1, there are fewer than 2 degrees, or the Gaussians are out of range.
     MissingDependencyError
         If e3nn is not installed.
     """

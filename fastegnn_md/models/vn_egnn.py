@@ -41,6 +41,11 @@ class VNEGNN(Architecture):
         Number of layers.
     virtual_nodes : int
         Number C of virtual nodes per system, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If a width or number is below 1.
     """
 
     isolated_only = True
