@@ -155,16 +155,18 @@ def test_bond_distance_counts_bonds_by_the_shortest_path():
     assert BondDistance(bonds[:0], n)(index).argmax(1).tolist() == [3] * index.shape[1]
 
 
-@pytest.mark.parametrize(("share", "left"), [(0.0, 1.0), (0.75, 0.25), (1.0, 0.0)])
+@pytest.mark.parametrize(("share", "left"), [(0.0, 1.0), (0.75, 0.25), (0.5, 0.5), (1.0, 0.0)])
 def test_the_shortest_edges_of_each_system_stay(share, left):
     state = make(9, systems=3)
     edges = neighbour_list(state, 6.0)
     system = state.batch[edges.edge_index[0]]
     keep = shortest_edges(edges.distance[:, 0], system, share)
+    assert torch.equal(keep, keep.sort().values)
     for one in range(3):
         lengths = edges.distance[system == one, 0].sort().values
         mine = edges.distance[keep][system[keep] == one, 0].sort().values
-        assert torch.equal(mine, lengths[: round(left * len(lengths))])
+        count = round(left * len(lengths))
+        assert torch.equal(mine, lengths[: count + count % 2]), "an edge stays with its reverse"
 
 
 def test_a_share_outside_its_range_is_refused():

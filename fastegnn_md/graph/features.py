@@ -97,7 +97,8 @@ def shortest_edges(length: Tensor, system: Tensor, dropped: float) -> Tensor:
     system : Tensor of int64, shape (E,)
         System of each edge.
     dropped : float
-        p in [0, 1]: of the E edges of a system, round((1 - p) E) stay; p = 1 leaves none.
+        p in [0, 1]: of the E edges of a system, round((1 - p) E) stay, and those as long as the longest of them: an edge
+        and its reverse stay or go together, whatever the order of the atoms. p = 1 leaves none.
 
     Returns
     -------
@@ -116,5 +117,7 @@ def shortest_edges(length: Tensor, system: Tensor, dropped: float) -> Tensor:
     order = by_length[system.index_select(0, by_length).argsort(stable=True)]  # by system, then by length
     ordered_system = system.index_select(0, order)
     rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts).index_select(0, ordered_system)
-    keep_count = ((1.0 - dropped) * counts.double()).round().long()
-    return order[rank < keep_count.index_select(0, ordered_system)].sort().values
+    stay = rank < ((1.0 - dropped) * counts.double()).round().long().index_select(0, ordered_system)
+    longest = length.new_full(counts.shape, -torch.inf)
+    longest.scatter_reduce_(0, ordered_system[stay], length[order[stay]], "amax")
+    return (length <= longest.index_select(0, system)).nonzero()[:, 0]
