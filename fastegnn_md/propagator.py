@@ -14,7 +14,7 @@ from .compilers import require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass, representative
 from .errors import CompatibilityError, DataError
-from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope
+from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .nn import cpu_kernel
@@ -346,7 +346,7 @@ class Propagator(nn.Module):
     ) -> dict[str, Any]:
         """The inputs of the network that both modes share."""
         dtype = self.dtype
-        element = nn.functional.one_hot(species, len(self.species)).to(dtype)
+        element = one_hot(species, len(self.species)).to(dtype)
         radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
         return {
             "h": torch.cat([element, masses.log()[:, None].to(dtype)], dim=1),

@@ -157,9 +157,21 @@ class State:
         """Atoms per system, shape (B,)."""
         return torch.bincount(self.batch)  # type: ignore[arg-type]
 
+    @cached_property
+    def equal_counts(self) -> int | None:
+        """Atoms per system where all systems have as many, else None."""
+        count = self.n_atoms // self.n_systems
+        return count if bool((self.atom_counts == count).all()) else None
+
+    @cached_property
+    def boundaries(self) -> list[list[bool]]:
+        """:attr:`pbc` as numbers, known without asking a GPU for it again."""
+        return self.pbc.tolist()  # type: ignore[union-attr]
+
     def replace(self, **changes: Tensor | None) -> State:
         """Copy of this state with some fields changed; the copy is checked."""
-        if not changes.keys() <= _MOVING or not all(self._fits(name, value) for name, value in changes.items()):
+        fits = changes.keys() <= _MOVING and all(self._fits(name, value) for name, value in changes.items())
+        if not fits or not all_finite(*(value for value in changes.values() if value is not None)):
             return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
         # What was checked once is not checked again: a jump makes several states of the same atoms.
         copy = object.__new__(State)
@@ -172,7 +184,7 @@ class State:
         if value is None:
             return name == "forces"
         same = isinstance(value, Tensor) and value.shape == self.positions.shape
-        return same and value.dtype == self.dtype and value.device == self.device and all_finite(value)
+        return same and value.dtype == self.dtype and value.device == self.device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """Copy of this state on another device or with another floating-point type."""
@@ -224,10 +236,10 @@ class State:
         return systems
 
 
-def all_finite(values: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity; a sum is the cheapest way to see it, and rarely wrong."""
-    values = values.detach()
-    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+def all_finite(*values: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity; one sum is the cheapest way to see it, and rarely wrong."""
+    total = sum(one.detach().sum() for one in values)
+    return math.isfinite(float(total)) or all(bool(torch.isfinite(one.detach()).all()) for one in values)
 
 
 def _shifted(name: str, values: list[Tensor], states: Sequence[State]) -> list[Tensor]:

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
@@ -468,3 +469,27 @@ def test_padded_edges_change_nothing(periodic):
     padded = propagator(state)
     torch.testing.assert_close(padded.velocities, plain.velocities, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(padded.positions, plain.positions, rtol=1e-12, atol=1e-12)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: numbers read, and results whose size depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_jump_of_the_same_atoms_waits_three_times(monkeypatch):
+    """For the number of neighbours, for their shortest distance, and to know whether all is finite."""
+    monkeypatch.setattr("fastegnn_md.nn.scatter._check", lambda *given: None)  # looks at values on the CPU only
+    pairs = MemoryPairs()
+    propagator, state = make(pairs, forces=False), pairs.batch([0, 1])[0]
+    state = propagator(state)
+    with HostReads() as reads:
+        propagator(state)
+    assert reads.names == ["aten::nonzero", "aten::_local_scalar_dense", "aten::_local_scalar_dense"]

@@ -1,6 +1,6 @@
 """Neighbour lists and the invariant features of their edges."""
 
-from .features import BondDistance, bessel_basis, cutoff_envelope, shortest_edges
+from .features import BondDistance, bessel_basis, cutoff_envelope, one_hot, shortest_edges
 from .neighbours import EdgeList, NeighbourSearch, minimum_image, neighbour_list
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "cutoff_envelope",
     "minimum_image",
     "neighbour_list",
+    "one_hot",
     "shortest_edges",
 ]

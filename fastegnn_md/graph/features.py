@@ -32,6 +32,11 @@ def bessel_basis(distance: Tensor, cutoff: float, functions: int) -> Tensor:
     return torch.sin(distance * (order * (math.pi / cutoff))) / distance
 
 
+def one_hot(values: Tensor, classes: int) -> Tensor:
+    """Columns of 0 and 1, shape (N, classes), int64, of values (N,) in [0, classes), which nobody looks at."""
+    return (values[:, None] == torch.arange(classes, device=values.device)).long()
+
+
 class BondDistance:
     """Number of bonds between the atoms of an edge, looked up in what follows from the bonds once and for all.
 
@@ -69,10 +74,10 @@ class BondDistance:
         """One-hot columns for 1, 2, 3 and "more or none", shape (E, 4), of edges (2, E)."""
         edges = edge_index[0] * self.atoms + edge_index[1]
         if not len(self._pairs):
-            return torch.nn.functional.one_hot(torch.full_like(edges, 3), 4)
+            return one_hot(torch.full_like(edges, 3), 4)
         place = torch.searchsorted(self._pairs, edges).clamp(max=len(self._pairs) - 1)
         known = self._pairs.index_select(0, place) == edges
-        return torch.nn.functional.one_hot(torch.where(known, self._steps.index_select(0, place), 3), 4)
+        return one_hot(torch.where(known, self._steps.index_select(0, place), 3), 4)
 
 
 def _extend(paths: Tensor, both: Tensor, atoms: int) -> Tensor:
@@ -97,8 +102,8 @@ def shortest_edges(length: Tensor, system: Tensor, dropped: float) -> Tensor:
     system : Tensor of int64, shape (E,)
         System of each edge.
     dropped : float
-        p in [0, 1]: of the E edges of a system, round((1 - p) E) stay, and those as long as the longest of them: an edge
-        and its reverse stay or go together, whatever the order of the atoms. p = 1 leaves none.
+        p in [0, 1]: of the E edges of a system, round((1 - p) E) stay, and those as long as the longest of them: an
+        edge and its reverse stay or go together, whatever the order of the atoms. p = 1 leaves none.
 
     Returns
     -------

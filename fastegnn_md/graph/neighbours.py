@@ -119,11 +119,11 @@ class NeighbourSearch:
 
     def _cell_lists(self, state: State, backend: str) -> tuple[Tensor, Tensor]:
         assert state.pbc is not None  # set by State
-        counts = state.atom_counts.tolist()
+        counts = [state.n_atoms] if state.n_systems == 1 else state.atom_counts.tolist()
         indices, vectors, start = [], [], 0
         for system, count in enumerate(counts):
             x = state.positions[start : start + count]
-            cell = state.cell[system] if state.cell is not None and bool(state.pbc[system].any()) else None
+            cell = state.cell[system] if state.cell is not None and any(state.boundaries[system]) else None
             which = (backend, system if self.skin else 0)
             if which not in self._systems:
                 self._systems[which] = _CellLists(backend, self.cutoff, self.skin)
@@ -168,16 +168,13 @@ def _same_cell(cell: Tensor) -> bool:
 
 
 def _dense_fits(state: State) -> bool:
-    if state.periodic:
-        return False
-    atoms, systems = state.n_atoms, state.n_systems
-    return atoms <= _DENSE_ATOMS * systems and bool((state.atom_counts == atoms // systems).all())
+    return not state.periodic and state.n_atoms <= _DENSE_ATOMS * state.n_systems and state.equal_counts is not None
 
 
 def _dense(state: State, cutoff: float) -> tuple[Tensor, Tensor]:
-    if state.periodic or state.n_atoms % state.n_systems or bool((state.atom_counts != state.atom_counts[0]).any()):
+    size = state.equal_counts
+    if state.periodic or size is None:
         raise GraphError("the dense neighbour list takes isolated systems of equal size; use 'vesin'")
-    size = state.n_atoms // state.n_systems
     x = state.positions.view(-1, size, 3)
     square = (x[:, :, None] - x[:, None]).square().sum(-1)
     near = (square < cutoff * cutoff) & ~torch.eye(size, dtype=torch.bool, device=x.device)

@@ -85,9 +85,10 @@ class VirtualNodes(nn.Module):
         distance = displacement.square().sum(-1, keepdim=True)
         if not self.squared:
             distance = safe_sqrt(distance)
-        node, virtual, length, mixed = split_linear(self.first, [h, s, distance, mixing], self.sizes)
+        node, virtual, _, mixed = split_linear(self.first, [h, s, None, mixing], self.sizes)
         per_system = virtual + mixed + self.first.bias  # type: ignore[operator]
-        pre = node[:, None] + systems.spread(per_system) + length  # type: ignore[operator,index]
+        column = self.first.weight[:, 2 * h.shape[1]]
+        pre = torch.addcmul(node[:, None] + systems.spread(per_system), distance, column)  # type: ignore[index]
         return VirtualMessage(self._finish(pre), displacement)
 
     def _finish(self, pre: Tensor) -> Tensor:
