@@ -1,10 +1,12 @@
 """FastEGNN here against the published FastEGNN and EGNN, forward and training step, in turn in one process.
 
-    python benchmarks/run.py --reference PATH --threads 2 --output benchmarks/results/network_cpu.json
+    python benchmarks/run.py --reference PATH --compile --output benchmarks/results/network_cpu_compiled.json
+    python benchmarks/run.py --reference PATH --output benchmarks/results/network_cpu.json
 
 PATH is a checkout of the published code (github.com/GLAD-RUC/FastEGNN), which needs torch_geometric and psutil. Without
 it ours is timed alone. The graph is that of the protein benchmark: the 855 backbone atoms of AdK (PSF/DCD of
 MDAnalysisTests), 10 Å, 58,732 edges; edge dropping takes the longest edges away before the clock starts, on both sides.
+``--compile``: ours with the C++ kernel that ``Propagator.compile()`` builds, else with operations of torch alone.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 
 from fastegnn_md.graph import neighbour_list, shortest_edges
 from fastegnn_md.models import build_model
+from fastegnn_md.nn import cpu_kernel
 
 HIDDEN, LAYERS, VIRTUAL = 64, 4, 3
 
@@ -117,6 +120,30 @@ def in_turn(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, lis
     return times
 
 
+def mixed_precision(repeats: int) -> dict[str, object]:
+    """Inference with products in bfloat16 against float32, and the error this makes."""
+    task = Task(0.0)
+    plain = without_gradient(ours(task)[1])
+    forward = ours(task)[1]
+
+    def half() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            without_gradient(forward)()
+
+    times = in_turn({"float32": plain, "bfloat16": half}, repeats)
+    with torch.no_grad():
+        exact = forward()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = forward()
+    return {
+        "what": "forward in mixed precision",
+        "p": 0.0,
+        **{f"{name}, ms": statistics.median(values) for name, values in times.items()},
+        "times faster": statistics.median(a / b for a, b in zip(times["float32"], times["bfloat16"], strict=True)),
+        "error over the displacement": float((found - exact).norm() / (exact - task.x).norm()),
+    }
+
+
 def peak_memory(make: Callable[[Task], tuple[nn.Module, Callable[[], Tensor]]]) -> float:
     """MiB that training steps at p = 0 add to the peak of this process."""
     task = Task(0.0)
@@ -140,11 +167,14 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="checkout of the published code")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--compile", action="store_true", help="ours with the C++ kernel")
     parser.add_argument("--profile", type=float, metavar="P", help="profile of our forward pass at one p")
     parser.add_argument("--memory", metavar="SIDE", help="peak memory of one side alone")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.compile:
+        cpu_kernel.build()
     sides = {"ours": ours}
     if arguments.reference is None:
         print("no --reference: the published code is not timed, ours alone")
@@ -188,6 +218,8 @@ def main() -> None:
                 row["time over published EGNN"] = statistics.median(times["ours"]) / egnn
             rows.append(row)
             print(json.dumps(row))
+    rows.append(mixed_precision(arguments.repeats))
+    print(json.dumps(rows[-1]))
     memory = {}
     for name in sides:
         command = [sys.executable, "-W", "ignore", *sys.argv, "--memory", name]
@@ -197,6 +229,7 @@ def main() -> None:
     print(json.dumps(rows[-1]))
     if arguments.output is not None:
         described = {**machine(), "threads": arguments.threads, "python": platform.python_version()}
+        described["C++ kernel"] = arguments.compile
         arguments.output.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n")
 
 
