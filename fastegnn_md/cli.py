@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.bench import bench
 from .commands.demo import demo
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
@@ -61,6 +62,13 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
+    (
+        bench,
+        """
+        fastegnn-md bench table1 --budget "2 h" --processes 2
+        fastegnn-md bench table1 --only "nbody fastegnn * p=1" --budget "30 min" --batch-size 10
+        """,
+    ),
     (
         demo,
         """

@@ -1,0 +1,131 @@
+"""Geometric graphs to learn from: systems of one split of a data set, and batches of them as networks take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..graph import shortest_edges
+
+# From positions (n, 3) and the number of nodes of each system to receivers and senders (2, E), systems in order.
+EdgeRule = Callable[[Tensor, Tensor], Tensor]
+# From the nodes of a split that the ends of edges are, (2, E), to attributes (E, K) beside the length.
+EdgeAttributes = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some systems, joined.
+
+    Attributes
+    ----------
+    h, x, v : Tensor, shape (n, F), (n, 3), (n, 3)
+        Node features, positions, velocities.
+    edge_index : Tensor of int64, shape (2, E)
+        Row 0 the receiver, row 1 the sender.
+    edge_attr : Tensor, shape (E, K)
+        Length of the edge in the first columns.
+    batch : Tensor of int64, shape (n,)
+        System of each node.
+    systems : int
+    target : Tensor, shape (n, 3)
+        Positions to predict.
+    """
+
+    h: Tensor
+    x: Tensor
+    v: Tensor
+    edge_index: Tensor
+    edge_attr: Tensor
+    batch: Tensor
+    systems: int
+    target: Tensor
+
+    @property
+    def inputs(self) -> dict[str, Tensor | int]:
+        """Keywords of a network."""
+        names = ("h", "x", "v", "edge_index", "edge_attr", "batch", "systems")
+        return {name: getattr(self, name) for name in names}
+
+
+class GraphSet:
+    """Systems of one split.
+
+    Parameters
+    ----------
+    x, v, target : array, shape (sum of N, 3)
+        Positions, velocities, and positions to predict, of all systems one after the other.
+    h : array, shape (sum of N, F)
+        Node features. Column 0 is |v| in the published tables.
+    counts : array of int, shape (systems,)
+        Nodes N of each system.
+    edges : callable
+        Which nodes are joined; see :data:`EdgeRule`.
+    dropped : float
+        Edge dropping rate p: the longest share p of the edges of each system is left out.
+    attributes : callable, optional
+        Attributes of edges beside their length, given the nodes they join.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        v: np.ndarray,
+        target: np.ndarray,
+        h: np.ndarray,
+        counts: np.ndarray,
+        edges: EdgeRule,
+        *,
+        dropped: float = 0.0,
+        attributes: EdgeAttributes | None = None,
+    ):
+        self.x, self.v, self.target, self.h = (
+            torch.from_numpy(np.ascontiguousarray(one, dtype=np.float32)) for one in (x, v, target, h)
+        )
+        self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64))
+        self.offsets = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])
+        self.edges, self.dropped, self.attributes = edges, dropped, attributes
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:
+        """Some systems by their numbers, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        counts = self.counts[chosen]
+        begin = counts.cumsum(0) - counts
+        system = torch.repeat_interleave(counts)
+        nodes = torch.arange(int(counts.sum())) + (self.offsets[chosen] - begin)[system]
+        x, v, target, h = (one[nodes].to(device) for one in (self.x, self.v, self.target, self.h))
+        system, counts = system.to(device), counts.to(device)
+        if self.dropped < 1.0:
+            index = self.edges(x, counts)
+            square = (x[index[0]] - x[index[1]]).square().sum(1, keepdim=True)
+            if self.dropped:
+                keep = shortest_edges(square[:, 0], system[index[0]], self.dropped)
+                index, square = index[:, keep], square[keep]
+        else:
+            index, square = system.new_zeros(2, 0), x.new_zeros(0, 1)
+        # The published data sets give the length twice; the shapes of their networks follow from that.
+        attributes = square.sqrt().expand(-1, 2)
+        if self.attributes is not None:
+            more = self.attributes(nodes[index.cpu()]).to(x)
+            attributes = torch.cat([attributes, more], dim=1)
+        return Batch(h, x, v, index, attributes, system, len(chosen), target)
+
+
+def complete_graphs(x: Tensor, counts: Tensor) -> Tensor:
+    """All ordered pairs of different nodes of each system."""
+    begin = counts.cumsum(0) - counts
+    nodes = torch.repeat_interleave(counts)  # system of each node
+    partners = counts[nodes]
+    receiver = torch.arange(len(nodes), device=x.device).repeat_interleave(partners)
+    rank = torch.arange(len(receiver), device=x.device)
+    rank = rank - (partners.cumsum(0) - partners).repeat_interleave(partners)
+    sender = begin[nodes[receiver]] + rank
+    different = receiver != sender
+    return torch.stack([receiver[different], sender[different]])
