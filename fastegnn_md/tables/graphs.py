@@ -34,6 +34,8 @@ class Batch:
     systems : int
     target : Tensor, shape (n, 3)
         Positions to predict.
+    local_edge_index, local_edge_attr : Tensor, shape (2, E'), (E', K), optional
+        Those of the edges that a network pools along.
     """
 
     h: Tensor
@@ -44,12 +46,15 @@ class Batch:
     batch: Tensor
     systems: int
     target: Tensor
+    local_edge_index: Tensor | None = None
+    local_edge_attr: Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor | int]:
         """Keywords of a network."""
         names = ("h", "x", "v", "edge_index", "edge_attr", "batch", "systems")
-        return {name: getattr(self, name) for name in names}
+        local = () if self.local_edge_index is None else ("local_edge_index", "local_edge_attr")
+        return {name: getattr(self, name) for name in names + local}
 
 
 class GraphSet:
@@ -69,7 +74,15 @@ class GraphSet:
         Edge dropping rate p: the longest share p of the edges of each system is left out.
     attributes : callable, optional
         Attributes of edges beside their length, given the nodes they join.
+
+    Attributes
+    ----------
+    local : int or None
+        Column of the edge attributes that is not 0 for the edges a network pools along; None to leave them out, which
+        networks without pooling ask for.
     """
+
+    local: int | None = None
 
     def __init__(
         self,
@@ -115,7 +128,12 @@ class GraphSet:
         if self.attributes is not None:
             more = self.attributes(nodes[index.cpu()]).to(x)
             attributes = torch.cat([attributes, more], dim=1)
-        return Batch(h, x, v, index, attributes, system, len(chosen), target)
+        if self.local is None:
+            return Batch(h, x, v, index, attributes, system, len(chosen), target)
+        near = attributes[:, self.local].nonzero()[:, 0]
+        return Batch(
+            h, x, v, index, attributes, system, len(chosen), target, index[:, near], attributes.index_select(0, near)
+        )
 
 
 def complete_graphs(x: Tensor, counts: Tensor) -> Tensor:

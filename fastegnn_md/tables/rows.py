@@ -29,8 +29,8 @@ class Settings:
         have none.
     mmd_samples : int
         Real nodes drawn for each virtual node.
-    cut_weight : float
-        Weight of the pooling loss of EGHN.
+    connectivity_weight : float
+        Weight of the connectivity loss of networks that pool.
     seed : int
         Of weights, order and draws.
     """
@@ -44,7 +44,7 @@ class Settings:
     mmd_weight: float = 0.01
     mmd_sigma: float = 1.5
     mmd_samples: int = 3
-    cut_weight: float = 1.0
+    connectivity_weight: float = 1.0
     seed: int = 43
 
 

@@ -11,14 +11,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import CheckpointError, TrainingError
-from ..models import build_model
+from ..models import ModelOutput, build_model
 from ..training.checkpoints import read_checkpoint, write_checkpoint
 from ..training.losses import virtual_node_mmd
 from ..training.schedule import BatchOrder, draw_generator
@@ -115,7 +114,7 @@ class RowTraining:
         Parameters
         ----------
         seconds : float
-            Time for updates and validations; the last validation may take longer.
+            Time for updates and validations. At least one update is done; the last validation may take longer.
 
         Returns
         -------
@@ -130,7 +129,7 @@ class RowTraining:
         end += seconds
         every = max(1, math.ceil(self.settings.evaluate_every * len(self.data["train"]) / self.settings.batch_size))
         with tqdm(desc=self.row.name, unit="update", initial=self.update, disable=not self.progress, delay=2) as bar:
-            while not self.finished and time.monotonic() < end:
+            while not self.finished:
                 begun = time.monotonic()
                 loss = self._step()
                 self.seconds += time.monotonic() - begun
@@ -144,6 +143,8 @@ class RowTraining:
                 if self.update % every == 0 or time.monotonic() - saved > _SAVE_EVERY:
                     self._save()
                     saved = time.monotonic()
+                if time.monotonic() >= end:
+                    break
         self._save()
         return self._result()
 
@@ -164,10 +165,9 @@ class RowTraining:
         self.optimiser.step()
         return value
 
-    def _other_terms(self, output: Any, batch: Batch) -> Tensor | float:
-        cut = getattr(output, "cut_loss", None)
-        if cut is not None:
-            return self.settings.cut_weight * cut
+    def _other_terms(self, output: ModelOutput, batch: Batch) -> Tensor | float:
+        if output.connectivity_loss is not None:
+            return self.settings.connectivity_weight * output.connectivity_loss
         if output.z is None or not self.settings.mmd_weight:
             return 0.0
         return self.settings.mmd_weight * virtual_node_mmd(
