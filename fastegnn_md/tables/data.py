@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from ..data.nbody import ChargedSystems, ChargedSystemsRecipe, charged_systems
-from .graphs import GraphSet, complete_graphs
+from ..data.protein import ProteinSteps, adk_equilibrium, protein_steps
+from ..data.water3d import RADIUS, Water3D
+from .graphs import FluidGraphs, GraphSet, complete_graphs, radius_graphs, with_speed
 
 Splits = dict[str, GraphSet]
+_PROTEIN_RADIUS = 10.0  # Å
 
 
 def load_data(name: str, dropped: float, folder: Path, *, processes: int = 1, progress: bool = True) -> Splits:
@@ -57,12 +60,11 @@ def _nbody(particles: int) -> Callable[[float, Path, int, bool], Splits]:
 
 def charged_graphs(systems: ChargedSystems, dropped: float) -> GraphSet:
     """Complete graphs of charged particles; node features are the speed and the charge."""
-    speed = np.linalg.norm(systems.v, axis=1)
     return GraphSet(
         systems.x,
         systems.v,
         systems.target,
-        np.stack([speed, systems.charges], axis=1),
+        with_speed(systems.v, systems.charges),
         systems.counts,
         complete_graphs,
         dropped=dropped,
@@ -92,9 +94,34 @@ def _mcomplex(complexes: int, average: int, types: int) -> Callable[[float, Path
     return load
 
 
+def protein_graphs(steps: ProteinSteps, dropped: float) -> GraphSet:
+    """Graphs of the atoms of a protein within 10 Å; node features are the speed and the partial charge."""
+    systems, atoms, _ = steps.x.shape
+    x, v, target = (one.reshape(-1, 3) for one in (steps.x, steps.v, steps.target))
+    features = with_speed(v, np.tile(steps.charges, systems))
+    return GraphSet(x, v, target, features, np.full(systems, atoms), radius_graphs(_PROTEIN_RADIUS), dropped=dropped)
+
+
+def _protein(dropped: float, folder: Path, processes: int, progress: bool) -> Splits:
+    parts = protein_steps(adk_equilibrium(folder), progress=progress)
+    return {split: protein_graphs(one, dropped) for split, one in parts.items()}
+
+
+def _water3d(dropped: float, folder: Path, processes: int, progress: bool) -> Splits:
+    home = folder / "Water-3D"
+    return {
+        split: FluidGraphs(
+            Water3D(home / f"{split}.h5", turned=split == "test"), radius_graphs(RADIUS), dropped=dropped
+        )
+        for split in ("train", "valid", "test")
+    }
+
+
 DATA: dict[str, Callable[[float, Path, int, bool], Splits]] = {
     "nbody-5": _nbody(5),
     "nbody-100": _nbody(100),
+    "adk": _protein,
+    "water-3d": _water3d,
     **{f"mcomplex-{m}-{n}-1": _mcomplex(m, n, 1) for m, n in ((3, 3), (5, 5), (5, 10), (10, 10))},
     **{f"mcomplex-{m}-{n}-5": _mcomplex(m, n, 5) for m, n in ((3, 3), (5, 5), (5, 10), (10, 10))},
 }

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import vesin
 from torch import Tensor
 
+from ..data.water3d import Water3D
 from ..graph import shortest_edges
 
 # From positions (n, 3) and the number of nodes of each system to receivers and senders (2, E), systems in order.
@@ -58,7 +60,7 @@ class Batch:
 
 
 class GraphSet:
-    """Systems of one split.
+    """Systems of one split, held in memory.
 
     Parameters
     ----------
@@ -96,9 +98,7 @@ class GraphSet:
         dropped: float = 0.0,
         attributes: EdgeAttributes | None = None,
     ):
-        self.x, self.v, self.target, self.h = (
-            torch.from_numpy(np.ascontiguousarray(one, dtype=np.float32)) for one in (x, v, target, h)
-        )
+        self.x, self.v, self.target, self.h = (_float32(one) for one in (x, v, target, h))
         self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64))
         self.offsets = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])
         self.edges, self.dropped, self.attributes = edges, dropped, attributes
@@ -110,10 +110,10 @@ class GraphSet:
         """Some systems by their numbers, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         counts = self.counts[chosen]
-        begin = counts.cumsum(0) - counts
         system = torch.repeat_interleave(counts)
+        begin = counts.cumsum(0) - counts
         nodes = torch.arange(int(counts.sum())) + (self.offsets[chosen] - begin)[system]
-        x, v, target, h = (one[nodes].to(device) for one in (self.x, self.v, self.target, self.h))
+        x, v, target, h = (one.to(device) for one in self._at(chosen, nodes))
         system, counts = system.to(device), counts.to(device)
         if self.dropped < 1.0:
             index = self.edges(x, counts)
@@ -135,6 +135,42 @@ class GraphSet:
             h, x, v, index, attributes, system, len(chosen), target, index[:, near], attributes.index_select(0, near)
         )
 
+    def _at(self, chosen: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, v, target and h of some systems, ``nodes`` being where theirs lie among all."""
+        return self.x[nodes], self.v[nodes], self.target[nodes], self.h[nodes]
+
+
+class FluidGraphs(GraphSet):
+    """Starts of Water-3D, read from the file when a batch asks for them.
+
+    Parameters
+    ----------
+    fluid : Water3D
+    edges : callable
+    dropped : float
+        As in :class:`GraphSet`. Node features are the speed and the particle type over the largest of them.
+    """
+
+    def __init__(self, fluid: Water3D, edges: EdgeRule, *, dropped: float = 0.0):
+        nothing = np.zeros((0, 3))
+        super().__init__(nothing, nothing, nothing, nothing, fluid.counts, edges, dropped=dropped)
+        self.fluid = fluid
+
+    def _at(self, chosen: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        starts = [self.fluid[int(index)] for index in chosen]
+        x, v, target = (np.concatenate([start[part] for start in starts]) for part in range(3))
+        kind = np.concatenate([one.particle_type / max(1.0, one.particle_type.max()) for one in starts])
+        return _float32(x), _float32(v), _float32(target), _float32(with_speed(v, kind))
+
+
+def with_speed(v: np.ndarray, invariant: np.ndarray) -> np.ndarray:
+    """Node features of the published tables: |v| and one invariant (charge, type), shape (n, 2)."""
+    return np.stack([np.linalg.norm(v, axis=1), invariant], axis=1)
+
+
+def _float32(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
 
 def complete_graphs(x: Tensor, counts: Tensor) -> Tensor:
     """All ordered pairs of different nodes of each system."""
@@ -147,3 +183,30 @@ def complete_graphs(x: Tensor, counts: Tensor) -> Tensor:
     sender = begin[nodes[receiver]] + rank
     different = receiver != sender
     return torch.stack([receiver[different], sender[different]])
+
+
+def radius_graphs(radius: float) -> EdgeRule:
+    """The rule that joins all pairs of a system closer than a radius, both ways, in the unit of the positions."""
+
+    def edges(x: Tensor, counts: Tensor) -> Tensor:
+        finder = vesin.NeighborList(cutoff=radius, full_list=True, sorted=True)
+        found, begin = [], 0
+        for count in counts.tolist():
+            points = x[begin : begin + count].double().cpu().numpy()
+            i, j = finder.compute(points=points, box=np.zeros((3, 3)), periodic=False, quantities="ij")
+            found.append(np.stack([i, j]).astype(np.int64) + begin)
+            begin += count
+        return torch.from_numpy(np.concatenate(found, axis=1)).to(x.device)
+
+    return edges
+
+
+def given_edges(index: np.ndarray) -> EdgeRule:
+    """The rule that joins the same nodes (2, E) in every system."""
+    fixed = torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64))
+
+    def edges(x: Tensor, counts: Tensor) -> Tensor:
+        begin = counts.cumsum(0) - counts
+        return (fixed.to(x.device)[:, None] + begin[None, :, None]).flatten(1)
+
+    return edges

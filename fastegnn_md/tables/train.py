@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import CheckpointError, TrainingError
-from ..models import ModelOutput, build_model
+from ..models import ModelOutput, build_model, hyperparameters_of
 from ..training.checkpoints import read_checkpoint, write_checkpoint
 from ..training.losses import virtual_node_mmd
 from ..training.schedule import BatchOrder, draw_generator
@@ -254,5 +254,5 @@ def build_network(row: Row, example: Batch) -> nn.Module:
     widths = {"node_features": example.h.shape[1], "edge_features": example.edge_attr.shape[1]}
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
         torch.manual_seed(row.settings.seed)  # noqa: TID251 - nn.Module initialisers take no generator
-        known = {} if row.model == "linear" else widths
-        return build_model(row.model, **known, **row.options)
+        asked = {name: width for name, width in widths.items() if name in hyperparameters_of(row.model)}
+        return build_model(row.model, **asked, **row.options)

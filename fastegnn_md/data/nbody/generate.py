@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import DataError
+from ..rotation import random_rotation
 from .complexes import draw_sizes
 from .file import read_charged_systems, write_charged_systems
 from .simulate import Composition, simulate
@@ -189,7 +190,7 @@ def simulate_batch(recipe: ChargedSystemsRecipe, split: int, begin: int, count: 
             continue
         run = simulate(composition, [generators[index] for index in mine], recipe.frames)
         for row, index in enumerate(mine):
-            turn = _rotation(generators[index]) if SPLITS[split] == "test" else np.eye(3)
+            turn = random_rotation(generators[index]) if SPLITS[split] == "test" else np.eye(3)
             systems[index] = {
                 "x": (run.positions[row, 0] @ turn.T).astype(np.float32),
                 "v": (run.velocities[row, 0] @ turn.T).astype(np.float32),
@@ -203,18 +204,6 @@ def simulate_batch(recipe: ChargedSystemsRecipe, split: int, begin: int, count: 
 
 def _generator(seed: int, split: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(split, index))))
-
-
-def _rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation drawn uniformly: a unit quaternion (a normal vector of four components) as a matrix."""
-    w, x, y, z = (quaternion := rng.normal(size=4)) / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 def _three(systems: Sequence[int]) -> tuple[int, int, int]:
