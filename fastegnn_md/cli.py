@@ -18,6 +18,7 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
+from .commands.plot import plot
 from .commands.run import run
 from .commands.train import train
 from .errors import FastEGNNMDError
@@ -62,6 +63,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
+    (plot, "fastegnn-md plot virtual-nodes model.safetensors start.pdb -o virtual.png"),
     (
         bench,
         """
