@@ -237,7 +237,13 @@ class RowTraining:
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        self.model.load_state_dict(parts["model"])
+        try:
+            self.model.load_state_dict(parts["model"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{self.checkpoint} does not fit the network {self.row.model!r} of this version ({error}); delete it to "
+                "train the row anew"
+            ) from error
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["adam"].items():
             index, _, rest = name.partition(".")
