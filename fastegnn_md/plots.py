@@ -85,14 +85,16 @@ def _structure(positions: np.ndarray, bonds: np.ndarray | None) -> tuple[Figure,
     """Axes with the bonds."""
     with naming_extras("a picture"):
         from matplotlib.figure import Figure
-        from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     figure = Figure(figsize=(6.0, 6.0), layout="constrained")
     axes: Any = figure.add_subplot(projection="3d")
     if bonds is not None and len(bonds):
-        axes.add_collection3d(Line3DCollection(positions[bonds], colors="0.6", linewidths=0.8))
+        # one line for all bonds, broken after each of them
+        lines = np.full((len(bonds), 3, 3), np.nan)
+        lines[:, :2] = positions[bonds]
+        axes.plot(*lines.reshape(-1, 3).T, color="0.6", linewidth=0.8)
     axes.set(xlabel="x, Å", ylabel="y, Å", zlabel="z, Å")
-    axes.set_box_aspect(np.ptp(positions, axis=0) + 1.0)  # one Å is as long on every axis
+    axes.set_box_aspect(np.ptp(positions, axis=0) + 1.0, zoom=0.85)  # one Å is as long on every axis
     return figure, axes
 
 

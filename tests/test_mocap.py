@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from fastegnn_md.data.mocap import euler_matrices, read_motion, read_skeleton
+from fastegnn_md.data.motion_steps import WALK, MotionBenchmark, motion_steps
 from fastegnn_md.errors import DataError
+from fastegnn_md.tables.data import motion_graphs
 
 SKELETON = """# comment
 :version 1.10
@@ -149,3 +151,42 @@ def test_missing_files(files, tmp_path):
         read_skeleton(tmp_path / "none.asf")
     with pytest.raises(DataError, match=r"mocap\.cs\.cmu\.edu"):
         read_motion(tmp_path / "none.amc", read_skeleton(files[0]))
+
+
+def test_starts_of_trials(tmp_path):
+    (tmp_path / "35.asf").write_text(SKELETON)
+    rng = np.random.default_rng(0)
+    for trial in range(1, 5):
+        lines = []
+        for frame in range(40 + trial):
+            places = " ".join(f"{value:.6f}" for value in rng.normal(size=3))
+            lines += [f"{frame + 1}", f"root {places} 0 0 0", "thigh 0 0 0", "shin 0"]
+        (tmp_path / f"35_{trial:02d}.amc").write_text("\n".join(lines))
+    benchmark = MotionBenchmark("35", (2, 1, 1), window=300, starts=5)
+    parts = motion_steps(tmp_path, benchmark)
+    skeleton = read_skeleton(tmp_path / "35.asf")
+    motions = [read_motion(tmp_path / f"35_{trial:02d}.amc", skeleton) for trial in range(1, 5)]
+    seen = {}
+    for name, one in parts.items():
+        assert one.x.shape == ((10 if name == "train" else 5), 4, 3)
+        for x, v, target in zip(one.x, one.v, one.target, strict=True):
+            (found,) = [
+                (trial, frame)
+                for trial, motion in enumerate(motions)
+                for frame in range(len(motion))
+                if np.allclose(motion[frame], x, atol=1e-5)
+            ]
+            motion = motions[found[0]]
+            np.testing.assert_allclose(v, motion[found[1] + 1] - motion[found[1]], atol=1e-5)
+            np.testing.assert_allclose(target, motion[found[1] + 30], atol=1e-5)
+            seen.setdefault(name, set()).add(found[0])
+    assert sorted(trial for trials in seen.values() for trial in trials) == [0, 1, 2, 3]
+    graphs = motion_graphs(parts["train"])
+    batch = graphs.batch([3, 4], local=True)
+    assert batch.local_edge_index.T.tolist() == [
+        [i + shift, j + shift] for shift in (0, 4) for i, j in ((0, 1), (0, 2), (1, 0), (1, 3), (2, 0), (3, 1))
+    ]
+    pairs = {tuple(edge): hops for edge, hops in zip(batch.edge_index.T.tolist(), batch.edge_attr[:, 2], strict=True)}
+    assert {edge for edge, hops in pairs.items() if hops == 2 and max(edge) < 4} == {(0, 3), (3, 0), (1, 2), (2, 1)}
+    with pytest.raises(DataError, match="has 4 files"):
+        motion_steps(tmp_path, WALK)

@@ -89,8 +89,8 @@ def test_systems_of_different_sizes_and_their_complexes():
     systems = charged_systems(recipe, progress=False)["train"]
     assert len(set(systems.counts.tolist())) > 1
     graphs = mcomplex_graphs(systems)
-    graphs.local = 3
-    batch = graphs.batch(range(6))
+    assert graphs.batch([0]).local_edge_index is None
+    batch = graphs.batch(range(6), local=True)
     assert batch.edge_index.shape[1] == sum(n * (n - 1) for n in systems.counts)
     q, body = torch.from_numpy(systems.charges), torch.from_numpy(systems.bodies)
     receiver, sender = batch.edge_index
@@ -249,6 +249,17 @@ def test_rows_can_be_chosen_and_the_others_stay(table, tmp_path):
         chosen_rows("table9")
 
 
+def test_rows_whose_data_are_missing_are_named(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("MDANALYSIS_DATA", str(tmp_path))
+    rows = (*TABLES["table1"].rows, Row("protein", "adk", "linear", dropped=1.0))
+    monkeypatch.setitem(TABLES, "table1", Table("Small", "A note.", rows))
+    with pytest.warns(UserWarning, match="'protein' is left out: the AdK equilibrium trajectory"):
+        run_table("table1", budget=1e-9, output=tmp_path, data=tmp_path, progress=False)
+    assert set(read_results(tmp_path / "table1.json")) == {"small", "linear"}
+    with pytest.raises(DataError, match="AdK equilibrium"):
+        run_table("table1", budget=1e-9, output=tmp_path, data=tmp_path, only="protein", progress=False)
+
+
 def test_a_damaged_result_is_refused_and_kept(table, tmp_path):
     (tmp_path / "table1.json").write_text('{"rows": [')
     with pytest.raises(DataError, match="no result of a table"):
@@ -274,7 +285,7 @@ def test_a_device_that_is_not_there(table, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
-def test_every_row_names_data_and_a_network_that_can_be_built(name):
+def test_every_row_names_data_and_a_network_that_can_be_built(name, require):
     from fastegnn_md.tables.data import DATA
     from fastegnn_md.tables.train import build_network
 
@@ -285,4 +296,27 @@ def test_every_row_names_data_and_a_network_that_can_be_built(name):
     ).batch([0])
     for row in rows:
         assert row.data in DATA
+        if row.model in ("tfn", "fasttfn"):
+            require("e3nn")
         build_network(row, example)
+
+
+def test_relative_times_are_over_egnn_with_all_edges():
+    from fastegnn_md.models import available_models
+    from fastegnn_md.tables.timing import relative_times, short_adk
+
+    rows = {row["model"]: row for row in relative_times(short_adk(), repeats=1, dropped=(0.9, 1.0))}
+    assert {"egnn", "fastegnn", "linear", "rf", "schnet", "eghn"} <= set(rows) <= set(available_models())
+    assert rows["egnn"]["relative"]["0.9"] == 1.0
+    for row in rows.values():
+        for p in ("0.9", "1"):
+            assert row["relative"][p] == pytest.approx(row["ms"][p] / rows["egnn"]["ms"]["0.9"])
+
+
+def test_calls_are_made_in_turn():
+    from fastegnn_md.tables.timing import in_turn
+
+    made = []
+    times = in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 4)
+    assert made == ["a", "b"] * 7
+    assert [len(one) for one in times.values()] == [4, 4]

@@ -9,7 +9,10 @@ import typer
 
 
 def bench(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, eghn, or table1-times for relative times.")],
+    table: Annotated[
+        str,
+        typer.Argument(metavar="TABLE", help="table1, table2, table3, table7, eghn; table1-times for relative times."),
+    ],
     budget: Annotated[
         str, typer.Option("--budget", help='Time for training, shared by the rows: "90 min", "2 h".')
     ] = "1 h",

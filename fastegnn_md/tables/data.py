@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.motion_steps import RUN, WALK, MotionBenchmark, MotionSteps, motion_files, motion_steps
 from ..data.nbody import ChargedSystems, ChargedSystemsRecipe, charged_systems
 from ..data.protein import ProteinSteps, adk_equilibrium, protein_steps
 from ..data.water3d import RADIUS, Water3D
-from .graphs import FluidGraphs, GraphSet, complete_graphs, radius_graphs, with_speed
+from .graphs import FluidGraphs, GraphSet, complete_graphs, given_edges, radius_graphs, with_speed
 
 Splits = dict[str, GraphSet]
 _PROTEIN_RADIUS = 10.0  # Å
+_MOTIONS = {"mocap-walk": WALK, "mocap-run": RUN}
 
 
 def load_data(name: str, dropped: float, folder: Path, *, processes: int = 1, progress: bool = True) -> Splits:
@@ -45,6 +47,22 @@ def load_data(name: str, dropped: float, folder: Path, *, processes: int = 1, pr
     return DATA[name](dropped, folder, processes, progress)
 
 
+def check_data(name: str, folder: Path) -> None:
+    """Look for the files that the user has to have, without reading them.
+
+    Raises
+    ------
+    DataError
+        If they are missing; the message says which and from where.
+    """
+    if name == "adk":
+        adk_equilibrium(folder)
+    elif name == "water-3d":
+        Water3D(folder / "Water-3D" / "train.h5")
+    elif name in _MOTIONS:
+        motion_files(folder / "mocap", _MOTIONS[name])
+
+
 def _nbody(particles: int) -> Callable[[float, Path, int, bool], Splits]:
     def load(dropped: float, folder: Path, processes: int, progress: bool) -> Splits:
         systems = charged_systems(
@@ -72,8 +90,12 @@ def charged_graphs(systems: ChargedSystems, dropped: float) -> GraphSet:
 
 
 def mcomplex_graphs(systems: ChargedSystems) -> GraphSet:
-    """The same for M-complex systems, with q_i q_j and whether both ends belong to one complex as edge attributes."""
+    """Complete graphs of M-complex systems; the node feature is the speed, as in the code of EGHN.
+
+    Edge attributes beside the length: q_i q_j, and 1 where both ends belong to one complex.
+    """
     graphs = charged_graphs(systems, 0.0)
+    graphs.h = graphs.h[:, :1]
     charges, bodies = torch.from_numpy(systems.charges), torch.from_numpy(systems.bodies)
 
     def attributes(nodes: torch.Tensor) -> torch.Tensor:
@@ -117,11 +139,46 @@ def _water3d(dropped: float, folder: Path, processes: int, progress: bool) -> Sp
     }
 
 
+def motion_graphs(steps: MotionSteps) -> GraphSet:
+    """Joints joined along one bone and along two; the node feature is the speed.
+
+    Edge attributes beside the length: the number of bones, and 1 for one bone.
+    """
+    systems, joints, _ = steps.x.shape
+    one = np.zeros((joints, joints), dtype=bool)
+    one[tuple(steps.bones.T)] = one[tuple(steps.bones.T[::-1])] = True
+    two = (one @ one) & ~one & ~np.eye(joints, dtype=bool)
+    hops = torch.from_numpy(one + 2 * two)
+    x, v, target = (part.reshape(-1, 3) for part in (steps.x, steps.v, steps.target))
+
+    def attributes(nodes: torch.Tensor) -> torch.Tensor:
+        bones = hops[nodes[0] % joints, nodes[1] % joints]
+        return torch.stack([bones, (bones == 1).to(bones)], dim=1)
+
+    return GraphSet(
+        x,
+        v,
+        target,
+        np.linalg.norm(v, axis=1, keepdims=True),
+        np.full(systems, joints),
+        given_edges(np.argwhere(one | two).T),
+        attributes=attributes,
+    )
+
+
+def _motion(benchmark: MotionBenchmark) -> Callable[[float, Path, int, bool], Splits]:
+    def load(dropped: float, folder: Path, processes: int, progress: bool) -> Splits:
+        return {split: motion_graphs(one) for split, one in motion_steps(folder / "mocap", benchmark).items()}
+
+    return load
+
+
 DATA: dict[str, Callable[[float, Path, int, bool], Splits]] = {
     "nbody-5": _nbody(5),
     "nbody-100": _nbody(100),
     "adk": _protein,
     "water-3d": _water3d,
+    **{name: _motion(benchmark) for name, benchmark in _MOTIONS.items()},
     **{f"mcomplex-{m}-{n}-1": _mcomplex(m, n, 1) for m, n in ((3, 3), (5, 5), (5, 10), (10, 10))},
     **{f"mcomplex-{m}-{n}-5": _mcomplex(m, n, 5) for m, n in ((3, 3), (5, 5), (5, 10), (10, 10))},
 }

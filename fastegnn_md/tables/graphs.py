@@ -75,16 +75,9 @@ class GraphSet:
     dropped : float
         Edge dropping rate p: the longest share p of the edges of each system is left out.
     attributes : callable, optional
-        Attributes of edges beside their length, given the nodes they join.
-
-    Attributes
-    ----------
-    local : int or None
-        Column of the edge attributes that is not 0 for the edges a network pools along; None to leave them out, which
-        networks without pooling ask for.
+        Attributes of edges beside their length, given the nodes they join. The last one is not 0 for the edges along
+        which networks pool.
     """
-
-    local: int | None = None
 
     def __init__(
         self,
@@ -106,8 +99,8 @@ class GraphSet:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:
-        """Some systems by their numbers, in that order."""
+    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu", *, local: bool = False) -> Batch:
+        """Some systems by their numbers, in that order; with the edges along which networks pool if asked for."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         counts = self.counts[chosen]
         system = torch.repeat_interleave(counts)
@@ -128,9 +121,9 @@ class GraphSet:
         if self.attributes is not None:
             more = self.attributes(nodes[index.cpu()]).to(x)
             attributes = torch.cat([attributes, more], dim=1)
-        if self.local is None:
+        if not local:
             return Batch(h, x, v, index, attributes, system, len(chosen), target)
-        near = attributes[:, self.local].nonzero()[:, 0]
+        near = attributes[:, -1].nonzero()[:, 0]
         return Batch(
             h, x, v, index, attributes, system, len(chosen), target, index[:, near], attributes.index_select(0, near)
         )

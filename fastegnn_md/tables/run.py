@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, MissingDependencyError
 from ..files import write_atomically
-from .data import Splits, load_data
+from .data import Splits, check_data, load_data
 from .definitions import TABLES, Table
 from .rows import Row
 from .train import RowTraining
@@ -84,8 +85,8 @@ def run_table(
     ------
     ConfigError
         If the table, the device or all rows are unknown.
-    DataError
-        If no row has its data; rows that lack theirs are named otherwise.
+    DataError, MissingDependencyError
+        If no row has its data and its packages; where some have, the others are only named.
     CheckpointError, TrainingError
         From a row.
     """
@@ -95,22 +96,27 @@ def run_table(
         rows = [row.with_settings(batch_size=batch_size) for row in rows]
     output.mkdir(parents=True, exist_ok=True)
     results = read_results(output / f"{name}.json")
-    missing: DataError | None = None
+    missing: dict[str, DataError | MissingDependencyError] = {}
+    for row in rows:
+        try:
+            check_data(row.data, data)
+        except DataError as error:
+            missing[row.name] = error
+    chosen = [row for row in rows if row.name not in missing]
     loaded: tuple[tuple[str, float], Splits] | None = None
-    for index, row in enumerate(rows):
-        if loaded is None or loaded[0] != (row.data, row.dropped):
-            try:
-                loaded = (
-                    (row.data, row.dropped),
-                    load_data(row.data, row.dropped, data, processes=processes, progress=progress),
-                )
-            except DataError as error:
-                missing, loaded = error, None
-                continue
+    for index, row in enumerate(chosen):
         checkpoint = output / "checkpoints" / f"{file_name(row.name)}.safetensors"
+        try:
+            if loaded is None or loaded[0] != (row.data, row.dropped):
+                loaded = None  # two data sets at a time may not fit into memory
+                splits = load_data(row.data, row.dropped, data, processes=processes, progress=progress)
+                loaded = (row.data, row.dropped), splits
+            training = RowTraining(row, loaded[1], checkpoint, device=device, progress=progress)
+        except (DataError, MissingDependencyError) as error:
+            missing[row.name] = error
+            continue
         begun = time.monotonic()
-        training = RowTraining(row, loaded[1], checkpoint, device=device, progress=progress)
-        result = training.run(budget / (len(rows) - index))
+        result = training.run(budget / (len(chosen) - index))
         budget = max(0.0, budget - (time.monotonic() - begun))
         results[row.name] = {
             "paper": row.paper,
@@ -126,10 +132,10 @@ def run_table(
             "machine": describe_machine(device),
         }
         write_results(output, name, table, results)
-    if missing is not None:
-        if not any(row.name in results for row in rows):
-            raise missing
-        print(f"rows without data: {missing}")
+    if len(missing) == len(rows):
+        raise next(iter(missing.values()))
+    for row_name, reason in missing.items():
+        warnings.warn(f"{row_name!r} is left out: {reason}", stacklevel=2)
     return output / f"{name}.md"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class RowTraining:
     ):
         self.row, self.data, self.checkpoint, self.device, self.progress = row, data, checkpoint, device, progress
         self.settings = row.settings
-        first = data["train"].batch([0])
+        self.pools = "clusters" in hyperparameters_of(row.model)
+        first = self._batch("train", [0])
         self.model = build_network(row, first).to(device)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
@@ -150,7 +151,7 @@ class RowTraining:
 
     def _step(self) -> float:
         """One update; the loss without its other terms."""
-        batch = self.data["train"].batch(self.order[self.update], self.device)
+        batch = self._batch("train", self.order[self.update])
         self.model.train()
         self.optimiser.zero_grad()
         output = self.model(**batch.inputs)
@@ -164,6 +165,9 @@ class RowTraining:
             )
         self.optimiser.step()
         return value
+
+    def _batch(self, split: str, indices: Sequence[int]) -> Batch:
+        return self.data[split].batch(indices, self.device, local=self.pools)
 
     def _other_terms(self, output: ModelOutput, batch: Batch) -> Tensor | float:
         if output.connectivity_loss is not None:
@@ -211,7 +215,7 @@ class RowTraining:
         total = 0.0
         with torch.no_grad():
             for begin in range(0, len(data), size):
-                batch = data.batch(range(begin, min(len(data), begin + size)), self.device)
+                batch = self._batch(split, range(begin, min(len(data), begin + size)))
                 square = (self.model(**batch.inputs).x - batch.target).square().mean(1)
                 sums = square.new_zeros(batch.systems).index_add_(0, batch.batch, square)
                 total += float((sums / torch.bincount(batch.batch, minlength=batch.systems)).sum())
@@ -241,8 +245,8 @@ class RowTraining:
             self.model.load_state_dict(parts["model"])
         except RuntimeError as error:
             raise CheckpointError(
-                f"{self.checkpoint} does not fit the network {self.row.model!r} of this version ({error}); delete it to "
-                "train the row anew"
+                f"{self.checkpoint} does not fit the network {self.row.model!r} of this version ({error}); delete it "
+                "to train the row anew"
             ) from error
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["adam"].items():
