@@ -320,3 +320,30 @@ def test_calls_are_made_in_turn():
     times = in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 4)
     assert made == ["a", "b"] * 7
     assert [len(one) for one in times.values()] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table9"], "unknown table 'table9'"),
+        (["table1", "--budget", "soon"], "cannot read the budget 'soon'"),
+        (["table1", "--only", "nothing"], "no row of table1 fits 'nothing'"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, message, capsys):
+    from fastegnn_md.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_what_it_wrote(table, tmp_path, capsys, monkeypatch):
+    from fastegnn_md.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "table1", "--budget", "0.001 s", "--only", "linear", "-o", "results", "--data", "."])
+    assert ended.value.code == 0
+    assert (tmp_path / "results" / "table1.md").read_text() in capsys.readouterr().out

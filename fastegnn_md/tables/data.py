@@ -174,7 +174,6 @@ def _motion(benchmark: MotionBenchmark) -> Callable[[float, Path, int, bool], Sp
 
 
 DATA: dict[str, Callable[[float, Path, int, bool], Splits]] = {
-    "nbody-5": _nbody(5),
     "nbody-100": _nbody(100),
     "adk": _protein,
     "water-3d": _water3d,
