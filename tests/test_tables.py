@@ -251,13 +251,13 @@ def test_rows_can_be_chosen_and_the_others_stay(table, tmp_path):
 
 def test_rows_whose_data_are_missing_are_named(table, tmp_path, monkeypatch):
     monkeypatch.setenv("MDANALYSIS_DATA", str(tmp_path))
-    rows = (*TABLES["table1"].rows, Row("protein", "adk", "linear", dropped=1.0))
+    rows = (*TABLES["table1"].rows, *(Row(f"protein {p}", "adk", "linear", dropped=p) for p in (0.5, 1.0)))
     monkeypatch.setitem(TABLES, "table1", Table("Small", "A note.", rows))
-    with pytest.warns(UserWarning, match="'protein' is left out: the AdK equilibrium trajectory"):
+    with pytest.warns(UserWarning, match="'protein 0.5' and 1 more rows: the AdK equilibrium"):
         run_table("table1", budget=1e-9, output=tmp_path, data=tmp_path, progress=False)
     assert set(read_results(tmp_path / "table1.json")) == {"small", "linear"}
     with pytest.raises(DataError, match="AdK equilibrium"):
-        run_table("table1", budget=1e-9, output=tmp_path, data=tmp_path, only="protein", progress=False)
+        run_table("table1", budget=1e-9, output=tmp_path, data=tmp_path, only="protein *", progress=False)
 
 
 def test_a_damaged_result_is_refused_and_kept(table, tmp_path):
@@ -347,3 +347,8 @@ def test_the_command_prints_what_it_wrote(table, tmp_path, capsys, monkeypatch):
         main(["bench", "table1", "--budget", "0.001 s", "--only", "linear", "-o", "results", "--data", "."])
     assert ended.value.code == 0
     assert (tmp_path / "results" / "table1.md").read_text() in capsys.readouterr().out
+
+
+def test_a_row_of_fewer_epochs_than_lie_between_validations(data, tmp_path):
+    result = RowTraining(ROW.with_settings(epochs=1), data, tmp_path / "row", progress=False).run(FOREVER)
+    assert (result.updates, result.best_epoch, result.finished) == (3, 1.2, True)

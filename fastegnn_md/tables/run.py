@@ -134,8 +134,10 @@ def run_table(
         write_results(output, name, table, results)
     if len(missing) == len(rows):
         raise next(iter(missing.values()))
-    for row_name, reason in missing.items():
-        warnings.warn(f"{row_name!r} is left out: {reason}", stacklevel=2)
+    for reason in dict.fromkeys(str(error) for error in missing.values()):
+        names = [row_name for row_name, error in missing.items() if str(error) == reason]
+        more = f" and {len(names) - 1} more rows" if len(names) > 1 else ""
+        warnings.warn(f"left out: {names[0]!r}{more}: {reason}", stacklevel=2)
     return output / f"{name}.md"
 
 

@@ -193,7 +193,7 @@ class RowTraining:
     def _result(self) -> RowResult:
         """The best so far; weights between two validations count, but do not change how training goes on."""
         best = self.best
-        if not self.finished:
+        if not self.finished or not best:
             valid = self.mean_squared_error("valid")
             if not best or valid < best["valid"]:
                 best = {"epoch": self.epoch, "valid": valid, "test": self.mean_squared_error("test")}
