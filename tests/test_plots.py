@@ -95,3 +95,23 @@ def test_the_command_writes_both_files(backbone, state, tmp_path, require):
         done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+def test_clusters_of_a_network_that_pools(backbone, state, tmp_path, require):
+    require("matplotlib")
+    from fastegnn_md.cli import main
+
+    options = {"architecture": "eghn", "architecture_options": {"clusters": 3}, "mode": "position"}
+    propagator = propagator_of(state, **options)
+    shares = propagator.clusters(state)
+    assert shares.shape == (855, 3)
+    torch.testing.assert_close(shares.sum(1), torch.ones(855))
+    assert propagator.virtual_nodes(state) is None
+    propagator.save(tmp_path / "model.safetensors")
+    arguments = ["clusters", tmp_path / "model.safetensors", DCD, "--topology", PSF, "--select", "backbone"]
+    with pytest.raises(SystemExit) as ended:
+        main(["plot", *map(str, arguments), "-o", str(tmp_path / "c.png")])
+    assert ended.value.code == 0
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+    found = load_universe(tmp_path / "c.pdb").atoms.tempfactors
+    np.testing.assert_array_equal(found, shares.argmax(1).numpy() + 1)
