@@ -25,6 +25,9 @@ def bench(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Systems per update, in place of the paper's.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="On a CPU, compile the kernel of messages first (C++ compiler, ninja).")
+    ] = False,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that simulate data.")] = 1,
 ) -> None:
     """Train what a table of the papers names and write it down beside the paper's figures.
@@ -46,6 +49,7 @@ def bench(
         device=device,
         only=only,
         batch_size=batch_size,
+        compiled=compiled,
         processes=processes,
     )
     typer.echo(written.read_text(encoding="utf-8"))
