@@ -18,7 +18,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from fastegnn_md.graph import neighbour_list, shortest_edges
 from fastegnn_md.models import build_model
 from fastegnn_md.nn import cpu_kernel
+from fastegnn_md.tables.timing import in_turn
 
 HIDDEN, LAYERS, VIRTUAL = 64, 4, 3
 
@@ -106,18 +106,6 @@ def without_gradient(forward: Callable[[], Tensor]) -> Callable[[], None]:
             forward()
 
     return call
-
-
-def in_turn(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of calls made in turn, after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 3):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            call()
-            if repeat >= 3:
-                times[name].append(1e3 * (time.perf_counter() - begun))
-    return times
 
 
 def mixed_precision(repeats: int) -> dict[str, object]:

@@ -14,15 +14,18 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.bench import bench
 from .commands.demo import demo
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
+from .commands.plot import plot
 from .commands.run import run
 from .commands.train import train
 from .errors import FastEGNNMDError
 
 _PROGRAM = "fastegnn-md"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_CONTINUE = {"train": "; continue with --resume", "bench": "; the same command continues"}
 # click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
 _CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -61,6 +64,14 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
+    (plot, "fastegnn-md plot virtual-nodes model.safetensors start.pdb -o virtual.png"),
+    (
+        bench,
+        """
+        fastegnn-md bench table1 --budget "2 h" --processes 2
+        fastegnn-md bench table1 --only "nbody fastegnn * p=1" --budget "30 min" --batch-size 10
+        """,
+    ),
     (
         demo,
         """
@@ -126,8 +137,8 @@ def _run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED  # newer versions of typer return it
     if code == _INTERRUPTED:
-        resume = "; continue with --resume" if "train" in arguments[:2] else ""
-        typer.echo(f"\n{_PROGRAM}: interrupted{resume}", err=True)
+        known = [how for command, how in _CONTINUE.items() if command in arguments[:2]]
+        typer.echo(f"\n{_PROGRAM}: interrupted{known[0] if known else ''}", err=True)
     return code if isinstance(code, int) else 0
 
 

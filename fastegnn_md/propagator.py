@@ -194,6 +194,36 @@ class Propagator(nn.Module):
             forces=None,
         )
 
+    @torch.no_grad()
+    def virtual_nodes(self, state: State) -> Tensor | None:
+        """Where the virtual nodes come to lie at the end of a step, shape (B, C, 3), Å; None without such nodes.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        self.check(state)
+        return self._predict(state)[2]
+
+    @torch.no_grad()
+    def clusters(self, state: State) -> Tensor | None:
+        """Share of each atom in each cluster, shape (N, P), for networks that pool; None for others.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        self.check(state)
+        seen: list[Tensor | None] = []
+        hook = self.network.register_forward_hook(lambda module, inputs, output: seen.append(output.clusters))
+        try:
+            self._predict(state)
+        finally:
+            hook.remove()
+        return seen[0]
+
     def compile(self) -> None:
         """Translate the jump; the first jump of a small system afterwards takes about half a minute.
 

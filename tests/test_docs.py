@@ -130,6 +130,20 @@ def test_the_table_of_architectures_is_what_they_are():
             from_reference(name, {})
 
 
+@pytest.mark.parametrize(
+    ("containing", "printed"),
+    [
+        ("charged_systems(", "20 (160, 3) (160, 3) (160, 3)"),
+        ("protein_steps(", "(50, 855, 3)"),
+        ("write_water_box(", ""),
+    ],
+)
+def test_data_sets_are_made_as_documented(require, tmp_path, containing, printed):
+    require("openmm")
+    (code,) = blocks("docs/datasets.md", "python", containing)
+    assert run_python(code, tmp_path).strip() == printed
+
+
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
     (simulation,) = blocks("docs/openmm.md", "python", "LearnedSimulation(")
