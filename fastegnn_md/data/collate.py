@@ -36,27 +36,6 @@ class Identity:
             self.types = torch.from_numpy(np.searchsorted(type_names, topology.types).astype(np.int64))
 
 
-class Fields:
-    """Arrays of one batched state while it is filled."""
-
-    def __init__(self, n_atoms: int, n_systems: int, forces: bool, cell: bool):
-        self.positions = np.empty((n_atoms, 3), dtype=np.float32)
-        self.velocities = np.zeros((n_atoms, 3), dtype=np.float32)
-        self.forces = np.empty((n_atoms, 3), dtype=np.float32) if forces else None
-        self.cell = np.empty((n_systems, 3, 3), dtype=np.float32) if cell else None
-
-    def state(self, identity: dict[str, Tensor | None], periodic: bool) -> State:
-        """The filled arrays as a state."""
-        return State(
-            positions=torch.from_numpy(self.positions),
-            velocities=torch.from_numpy(self.velocities),
-            forces=None if self.forces is None else torch.from_numpy(self.forces),
-            cell=None if self.cell is None else torch.from_numpy(self.cell),
-            pbc=torch.tensor(periodic),
-            **identity,  # type: ignore[arg-type]
-        )
-
-
 def join(systems: list[Identity], offsets: np.ndarray, sizes: np.ndarray) -> dict[str, Tensor | None]:
     """Identity fields of a batch; ``offsets`` (B + 1,) and ``sizes`` (B,) count atoms."""
     joined: dict[str, Tensor | None] = {}
@@ -93,6 +72,7 @@ class StateReader:
         charges = all(one.topology.charges is not None for one in stores)
         self._identity = [Identity(one, names, bonds=bonds, charges=charges) for one in stores]
         self._last_joined: tuple[int, dict[str, Tensor | None]] = (0, {})
+        self._last_state: State | None = None
 
     def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:
         """Velocities of frames of one store, shape (n, N, 3), Å/ps, stored or from differences."""
@@ -112,22 +92,49 @@ class StateReader:
         """First and second states of pairs: their stores, frames, and whether time runs backwards, each (B,)."""
         sizes = np.array([one.n_atoms for one in self.stores])[which]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
-        fields = [Fields(offsets[-1], len(which), self._forces, self._periodic) for _ in range(2)]
+        identity = self._joined(which, offsets, sizes)
+        if len(self.stores) == 1:
+            shift = self._home(0, start)
+            first, second = (self._moving(0, frames, shift, backwards) for frames in (start, end))
+            return self._state(first, identity), self._state(second, identity)
+        both: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         for index in np.unique(which):
             systems = np.flatnonzero(which == index)
-            atoms = offsets[systems][:, None] + np.arange(self.stores[index].n_atoms)
+            atoms = (offsets[systems][:, None] + np.arange(self.stores[index].n_atoms)).ravel()
             shift = self._home(index, start[systems])
-            for field, frames in zip(fields, (start[systems], end[systems]), strict=True):
-                field.positions[atoms] = self._positions(index, frames, shift)
-                if self.velocities != "none":
-                    v = self.velocities_at(index, frames)
-                    field.velocities[atoms] = np.where(backwards[systems, None, None], -v, v)
-                if field.forces is not None:
-                    field.forces[atoms] = self.stores[index].forces[frames] * np.float32(units.KJ_PER_MOL)
-                if field.cell is not None:
-                    field.cell[systems] = self.stores[index].cells[frames]
-        identity = self._joined(which, offsets, sizes)
-        return fields[0].state(identity, self._periodic), fields[1].state(identity, self._periodic)
+            for arrays, frames in zip(both, (start[systems], end[systems]), strict=True):
+                for name, values in self._moving(index, frames, shift, backwards[systems]).items():
+                    count = len(which) if name == "cell" else offsets[-1]
+                    whole = arrays.setdefault(name, np.empty((count, *values.shape[1:]), dtype=np.float32))
+                    whole[systems if name == "cell" else atoms] = values
+        return self._state(both[0], identity), self._state(both[1], identity)
+
+    def _moving(
+        self, index: int, frames: np.ndarray, shift: np.ndarray | None, backwards: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What changes with time, of frames of one store; per atom but for the cell."""
+        store = self.stores[index]
+        fields = {"positions": self._positions(index, frames, shift)}
+        if self.velocities == "none":
+            fields["velocities"] = np.zeros_like(fields["positions"])
+        else:
+            v = self.velocities_at(index, frames)
+            fields["velocities"] = np.where(backwards[:, None, None], -v, v) if backwards.any() else v
+        if self._forces:
+            fields["forces"] = store.forces[frames] * np.float32(units.KJ_PER_MOL)
+        fields = {name: values.reshape(-1, 3).astype(np.float32, copy=False) for name, values in fields.items()}
+        if self._periodic:
+            fields["cell"] = store.cells[frames].astype(np.float32)
+        return fields
+
+    def _state(self, fields: dict[str, np.ndarray], identity: dict[str, Tensor | None]) -> State:
+        tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
+        last = self._last_state
+        if last is not None and "cell" not in tensors and last.numbers is identity["numbers"]:
+            return last.replace(**tensors)  # the same atoms, which are not checked again
+        state = State(**tensors, pbc=torch.tensor(self._periodic), **identity)  # type: ignore[arg-type]
+        self._last_state = state if "cell" not in tensors else None
+        return state
 
     def _joined(self, which: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> dict[str, Tensor | None]:
         if len(self.stores) > 1:
