@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import build_network
-from .compilers import require_compiler
+from .compilers import CompiledMove, Move, require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass, representative
 from .errors import CompatibilityError, DataError
@@ -25,12 +24,6 @@ from .units import format_time
 
 if TYPE_CHECKING:
     from .data import TrajectoryPairs
-
-
-# Edges up to which a jump that is compiled as a whole is faster on the CPU than one with the C++ kernel.
-_COMPILED_EDGES = 4096
-# On a GPU, where a CUDA graph is recorded for each number of edges, it is filled up to a multiple of this.
-_PADDED_EDGES = 1024
 
 
 class Residual(NamedTuple):
@@ -86,7 +79,7 @@ class Propagator(nn.Module):
         self._checked: tuple[Tensor | None, ...] | None = None  # numbers, masses and pbc that were found fit
         self._neighbours = NeighbourSearch(config.cutoff)
         self._bond_distance: BondDistance | None = None  # of the last system
-        self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor | None]] | None = None
+        self._compiled: CompiledMove | None = None
         self.metrics: dict[str, Any] = {}
         self.linear = LinearPredictor(len(self.species), timestep)
         with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
@@ -244,10 +237,7 @@ class Propagator(nn.Module):
         if on_cpu:
             cpu_kernel.build()
         if self.predicts_velocities:
-            # Called from C++, the kernels of a small molecule take half the time they take when called from Python; on
-            # a GPU they are recorded in a CUDA graph.
-            options: Any = {"cpp_wrapper": True} if on_cpu else {"triton.cudagraphs": True}
-            self._compiled = torch.compile(self._move, dynamic=True, fullgraph=True, options=options)
+            self._compiled = CompiledMove(self._move, self.config.cutoff, on_cpu=on_cpu)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own to compile, and lists of neighbours are found anew.
@@ -282,14 +272,10 @@ class Propagator(nn.Module):
         edges = self._neighbours(state)
         if not self.predicts_velocities:
             return self._displace(state, edges)
-        on_gpu, move = state.device.type == "cuda", self._move
-        compiled = self._compiled is not None and (on_gpu or edges.edge_index.shape[1] <= _COMPILED_EDGES)
-        if compiled and on_gpu:
-            edges = edges.padded(_PADDED_EDGES, self.config.cutoff, state.n_atoms)
-            torch.compiler.cudagraph_mark_step_begin()
-        if compiled and self._compiled is not None:
-            move = self._compiled
-        moved = move(
+        move: Move = self._move
+        if self._compiled is not None and self._compiled.pays(edges):
+            move, edges = self._compiled, self._compiled.sized(edges, state.n_atoms)
+        displacement, velocities, z = move(
             state.positions,
             state.velocities,
             state.forces if self.needs_forces else None,
@@ -300,10 +286,6 @@ class Propagator(nn.Module):
             edges,
             self._hops(state, edges),
         )
-        displacement, velocities, z = moved
-        if compiled and on_gpu:  # what a graph returns is its own, and overwritten by its next run
-            displacement, velocities = displacement.clone(), velocities.clone()
-            z = None if z is None else z.clone()
         return Prediction(displacement, velocities, z)
 
     def _displace(self, state: State, edges: EdgeList) -> Prediction:

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
+from fastegnn_md.compilers import CompiledMove
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.models import architectures_for, available_models, hyperparameters_of
@@ -352,7 +353,7 @@ def test_a_compiled_jump_equals_the_plain_one():
 @pytest.mark.parametrize("mode", ["full", "position"])
 def test_large_systems_have_the_kernel_after_compile(mode, monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
-    monkeypatch.setattr("fastegnn_md.propagator._COMPILED_EDGES", 0)
+    monkeypatch.setattr("fastegnn_md.compilers._COMPILED_EDGES", 0)
     propagator = make(MemoryPairs(), mode=mode)
     state = MemoryPairs().batch([0, 1])[0]
     (plain, *_), _ = propagator._predict(state), propagator.compile()
@@ -454,21 +455,32 @@ def test_options_of_an_architecture_reach_it():
 
 
 @pytest.mark.parametrize("periodic", [False, True])
-def test_padded_edges_change_nothing(periodic):
+def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic, monkeypatch):
+    """All but the recording: lists of edges are filled up, results are copies."""
     pairs = MemoryPairs(periodic=periodic)
     propagator, state = make(pairs), pairs.batch([0, 1, 2])[0]
     with torch.no_grad():
         for parameter in propagator.parameters():  # biases that start at zero are anything after training
             parameter.add_(0.01)
-    plain = propagator(state)
-    search = propagator._neighbours
-    propagator._neighbours = lambda given: search(given).padded(64, search.cutoff, given.n_atoms)
-    edges = propagator._neighbours(state)
-    assert edges.edge_index.shape[1] % 64 == 0
-    assert edges.edge_index.shape[1] > search(state).edge_index.shape[1]
-    padded = propagator(state)
-    torch.testing.assert_close(padded.velocities, plain.velocities, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(padded.positions, plain.positions, rtol=1e-12, atol=1e-12)
+    plain, seen = propagator(state), []
+
+    def recorded(*inputs):
+        results = propagator._move(*inputs)
+        seen.append((inputs[7].edge_index.shape[1], results))
+        return results
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr("fastegnn_md.compilers._PADDED_EDGES", 64)
+    propagator._compiled = CompiledMove(recorded, propagator.config.cutoff, on_cpu=False)
+    moved = propagator._predict(state)
+    ((edges, results),) = seen
+    assert edges % 64 == 0
+    assert edges > propagator._neighbours(state).edge_index.shape[1]
+    assert moved.displacement is not results[0]
+    assert moved.velocities is not results[1]
+    found = propagator(state)
+    torch.testing.assert_close(found.velocities, plain.velocities, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.positions, plain.positions, rtol=1e-12, atol=1e-12)
 
 
 class HostReads(TorchDispatchMode):
