@@ -13,6 +13,7 @@ from types import ModuleType
 import hypothesis
 import pytest
 
+from fastegnn_md.nn import cpu_kernel
 from fastegnn_md.optional import EXTRA_OF
 
 # Deterministic examples and no time limit per example: a busy machine must not fail a test.
@@ -89,3 +90,9 @@ def _locale_is_kept() -> Iterator[None]:
     yield
     if locale.setlocale(locale.LC_ALL) != before:
         locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.fixture(autouse=True)
+def _kernel_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that compiles the C++ kernel must not change how the next ones round."""
+    monkeypatch.setattr(cpu_kernel, "_loaded", cpu_kernel._loaded)

@@ -224,6 +224,7 @@ def test_the_kernel_is_kept_for_the_next_process(tmp_path, monkeypatch, require)
 
 def test_what_hinders_a_build_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
+    monkeypatch.setattr(cpu_kernel, "_registered", lambda: False)  # as in a new process
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr("fastegnn_md.compilers.shutil.which", lambda name: None)

@@ -47,18 +47,22 @@ def build() -> None:
         If ninja (extra ``compile``) is not installed.
     """
     global _loaded
-    if _loaded:
-        return
-    source = (files("fastegnn_md.nn") / "message_sums.cpp").read_text(encoding="utf-8")
-    capability = torch.backends.cpu.get_cpu_capability()
-    flags = [*_FLAGS, *_INSTRUCTIONS.get(capability, [])]
-    key = hashlib.sha256("\n".join([source, torch.__version__, *flags]).encode()).hexdigest()[:16]
-    kept = _cache() / f"message-sums-{key}.so"
-    if not kept.exists():
-        _compile(source, flags, kept)
-    else:
-        torch.ops.load_library(str(kept))
+    if not _registered():
+        source = (files("fastegnn_md.nn") / "message_sums.cpp").read_text(encoding="utf-8")
+        capability = torch.backends.cpu.get_cpu_capability()
+        flags = [*_FLAGS, *_INSTRUCTIONS.get(capability, [])]
+        key = hashlib.sha256("\n".join([source, torch.__version__, *flags]).encode()).hexdigest()[:16]
+        kept = _cache() / f"message-sums-{key}.so"
+        if kept.exists():
+            torch.ops.load_library(str(kept))
+        else:
+            _compile(source, flags, kept)
     _loaded = True
+
+
+def _registered() -> bool:
+    """Whether torch has the kernel; it can be given to it once per process."""
+    return hasattr(torch.ops.fastegnn_md, "message_sums")
 
 
 def _cache() -> Path:
