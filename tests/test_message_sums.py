@@ -130,6 +130,15 @@ def test_no_edges_give_zeros(implementation, kind):
     assert not any(one.any() for one in (sums, *gradients))
 
 
+@pytest.mark.parametrize("node", [-1, NODES])
+@pytest.mark.parametrize("end", [0, 1])
+def test_edges_of_nodes_that_are_not_there_are_refused(implementation, node, end):
+    inputs, index = case(KINDS[0])
+    index[end, 5] = node
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)|edges name nodes"):
+        message_sums._forward(inputs, index)
+
+
 def test_numbers_that_are_not_finite_stay_so(implementation):
     inputs, index = case(KINDS[0], dtype=torch.float32)
     values = inputs.at_receiver.detach().clone()

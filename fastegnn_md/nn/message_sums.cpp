@@ -87,6 +87,17 @@ struct Inputs {
   int64_t width() const { return at_receiver.size(1); }
 };
 
+// Rows are read and written without a further look.
+void check(const Inputs& inputs) {
+  if (inputs.edges() == 0) return;
+  for (const Tensor& index : {inputs.receiver, inputs.sender}) {
+    const auto [low, high] = at::aminmax(index);
+    TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < inputs.nodes(),
+                      "edges name nodes from ", low.item<int64_t>(), " to ", high.item<int64_t>(), "; there are ",
+                      inputs.nodes());
+  }
+}
+
 // Hidden values of a block of edges. Rows are read through pointers: a look into a Tensor costs as much as a short row.
 template <typename T>
 class Block {
@@ -294,6 +305,7 @@ Tensor forward(const Tensor& at_receiver, const Tensor& at_sender, const Tensor&
                const Tensor& sums) {
   const Inputs inputs{at_receiver, at_sender, receiver, sender, features, weight, column,
                       second, second_bias, gate, gate_bias, third, third_bias, head};
+  check(inputs);
   const Tensor outputs = at::empty({receiver.size(0), head.size(1)}, at_receiver.options());
   AT_DISPATCH_FLOATING_TYPES(at_receiver.scalar_type(), "message_sums",
                              [&] { forward_as<scalar_t>(inputs, sums, outputs); });
@@ -308,6 +320,7 @@ std::vector<Tensor> backward(const Tensor& at_receiver, const Tensor& at_sender,
                              const Tensor& of_sums, const Tensor& of_outputs) {
   const Inputs inputs{at_receiver, at_sender, receiver, sender, features, weight, column,
                       second, second_bias, gate, gate_bias, third, third_bias, head};
+  check(inputs);
   const auto zeros = [](const OptionalTensor& one) {
     return one ? at::zeros(one->sizes(), one->options()) : Tensor();
   };
