@@ -5,7 +5,8 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
-# The release of openmmtorch on PyPI runs with the torch it was built for alone: an environment of its own.
+# The release of openmmtorch on PyPI runs with the torch it was built for alone, and that with its own Triton: an
+# environment of its own.
 PLUGIN_VENV ?= .venv-openmm-torch
 PLUGIN_TORCH := 2.9.0
 BIN := $(VENV)/bin
@@ -91,7 +92,7 @@ $(PLUGIN_VENV)/.stamp: $(INPUTS) Makefile
 	@[ -n "$(PYTHON)" ] || { echo 'No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	@echo '==> $(PLUGIN_VENV): openmmtorch with torch $(PLUGIN_TORCH)'
 	@$(PYTHON) -m venv $(PLUGIN_VENV)
-	@sed 's/^torch==.*/torch==$(PLUGIN_TORCH)/' constraints.txt > $(PLUGIN_VENV)/constraints.txt
+	@sed 's/^torch==.*/torch==$(PLUGIN_TORCH)/; /^triton==/d' constraints.txt > $(PLUGIN_VENV)/constraints.txt
 	@$(PLUGIN_VENV)/bin/python -m pip --disable-pip-version-check install -c $(PLUGIN_VENV)/constraints.txt \
 		-e '.[openmm-torch]' hypothesis pytest pytest-xdist $(progress)
 	@touch $@
