@@ -18,6 +18,7 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
+from .commands.models import models
 from .commands.plot import plot
 from .commands.run import run
 from .commands.train import train
@@ -64,6 +65,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
+    (models, "fastegnn-md models --json"),
     (plot, "fastegnn-md plot virtual-nodes model.safetensors start.pdb -o virtual.png"),
     (
         bench,

@@ -403,10 +403,23 @@ class Propagator(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Propagator:
-        """Read a saved propagator; raises :class:`~fastegnn_md.errors.CheckpointError` for a file that is not one."""
+        """Read a saved propagator.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file, or the name of a model that comes with the package (``fastegnn-md models`` lists them).
+        device : torch.device or str
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such file or name, or the file is not a propagator.
+        """
+        from .catalogue import find_model
         from .checkpoint import load_propagator
 
-        return load_propagator(path).to(device)
+        return load_propagator(find_model(path)).to(device)
 
     @classmethod
     def from_pairs(
@@ -449,10 +462,11 @@ class Propagator(nn.Module):
 
     def describe(self) -> str:
         """One line for people."""
-        kind = "force-informed" if self.needs_forces else "force-free"
-        kind = kind if self.predicts_velocities else "position-only"
         where = "periodic" if self.periodic else "isolated"
-        return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        return (
+            f"{self.config.kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, "
+            f"elements {self.species}"
+        )
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

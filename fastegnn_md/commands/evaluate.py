@@ -59,9 +59,10 @@ def evaluate(
 
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model file says about itself: time step, elements, training data, errors."""
+    from ..catalogue import find_model
     from ..checkpoint import read_manifest
 
-    manifest = read_manifest(model).model_dump(mode="json")
+    manifest = read_manifest(find_model(model)).model_dump(mode="json")
     if as_json:
         typer.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
         return

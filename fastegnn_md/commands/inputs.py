@@ -22,7 +22,12 @@ Trajectories = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[TRAJECTORY]...", help="Trajectories, read one after the other; none with a store."),
 ]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Trained propagator (.safetensors).")]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help='Trained propagator (.safetensors), or a name that "fastegnn-md models" lists.'
+    ),
+]
 Select = Annotated[str, typer.Option("--select", help="MDAnalysis selection of the atoms.")]
 Dt = Annotated[str | None, typer.Option("--dt", help='Time between frames, as "2 ps"; only where the file has none.')]
 Velocities = Annotated[
