@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
     from MDAnalysis import AtomGroup
 
+    from ..committee import Committee
     from ..propagator import Propagator
     from ..state import State
 
 
 def run_openmm(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     group: AtomGroup,
     start: State,
     moving: bool,
