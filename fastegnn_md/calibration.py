@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,20 @@ def calibrate(errors: np.ndarray, spreads: np.ndarray, bins: int = 10) -> Calibr
         within_two=float((z <= 2).mean()),
         z_rms=float(np.sqrt(np.square(z).mean())),
     )
+
+
+def calibration_table(calibrations: Mapping[str, Calibration]) -> str:
+    """Lines of text with what :func:`one_step_calibration` returns, beside what a perfect spread would give."""
+    rows: list[tuple[str, ...]] = [
+        ("error against spread", "RMS error / spread", "slope", "rank correlation", "within 1", "within 2")
+    ]
+    rows += [
+        (key, *(f"{v:.3f}" for v in (one.z_rms, one.slope, one.rank_correlation, one.within_one, one.within_two)))
+        for key, one in calibrations.items()
+    ]
+    rows.append(("perfect", "1", "1", "", "0.683", "0.954"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def one_step_calibration(

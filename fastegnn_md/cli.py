@@ -62,6 +62,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """
         fastegnn-md evaluate model.safetensors topology.pdb other.xtc
         fastegnn-md evaluate model.safetensors other.h5md --json
+        fastegnn-md evaluate one.safetensors other.h5md --committee two.safetensors --committee three.safetensors
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
