@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from .checkpoint import Manifest, read_manifest
 from .errors import CheckpointError
@@ -41,6 +41,12 @@ class CatalogueEntry(BaseModel):
     )
     command: _Text = Field(description="what made the file")
     seed: int = Field(ge=0, description="of its training")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> CatalogueEntry:
+        if self.temperature_K[0] > self.temperature_K[1]:
+            raise ValueError("temperature_K is upside down; expected the lowest temperature first")
+        return self
 
 
 class Catalogue:

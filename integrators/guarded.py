@@ -118,7 +118,7 @@ class GuardedStep:
     Raises
     ------
     ConfigError
-        If an option is out of range.
+        If an option is out of range, or the spread guard is asked for and the propagator is no Committee.
     """
 
     propagator: Propagator | Committee

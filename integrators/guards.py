@@ -60,8 +60,9 @@ class GuardSettings:
         Largest |ΔU| of the potential energy accepted, in kT of the whole system. It costs an energy evaluation per
         jump; None does not look. In equilibrium |ΔU| stays below about 6 √f for f degrees of freedom.
     spread : float, optional
-        Largest :class:`~fastegnn_md.committee.Spread` of an atom accepted, of positions or of velocities, in units of
-        the residual scale. It needs a :class:`~fastegnn_md.Committee`; None does not look.
+        Largest :class:`~fastegnn_md.committee.Spread` of an atom accepted, of positions or of velocities as predicted
+        (before constraints), in units of the residual scale. It needs a :class:`~fastegnn_md.Committee`; None does not
+        look.
 
     Raises
     ------
@@ -204,7 +205,7 @@ def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
 
 
 def check_spread(spread: Spread, settings: GuardSettings) -> GuardReport:
-    """The guard that asks how far the members of a committee differ."""
+    """The guard that asks how far the members of a committee differ; names the atom they differ about most."""
     if settings.spread is None or bool((spread.largest <= settings.spread).all()):  # false for NaN
         return PASSED
     atom = int(spread.largest.argmax())
