@@ -1,7 +1,7 @@
 """How well the spread of a committee foretells its error, on the pairs of a demo that no member was trained on.
 
     fastegnn-md demo --updates 5 --output demo-output
-    python benchmarks/committee.py demo-output --members 3 --updates 300
+    python benchmarks/committee.py demo-output --members 3 --updates 100
 
 Members differ in the seed of their weights and of the order of their batches.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="output folder of a demo")
     parser.add_argument("--members", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=300, help="of each member")
+    parser.add_argument("--updates", type=int, default=100, help="of each member")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""Several propagators that predict together; how far they differ tells how sure they are.
+"""Several propagators that predict together, and how far they differ.
 
-Members are trained alike from different seeds or on different halves of the data. Where training data was dense they
-agree, where they extrapolate they differ (query by committee: Seung, Opper, Sompolinsky, COLT 1992; for potentials
-Schran, Brezina, Marsalek, J. Chem. Phys. 153, 104105, 2020).
+Members are trained alike from different seeds or on different parts of the data, and differ where the data leaves them
+free (query by committee: Seung, Opper, Sompolinsky, COLT 1992; for potentials Schran, Brezina, Marsalek, J. Chem. Phys.
+153, 104105, 2020). Errors that all of them share do not show: :mod:`fastegnn_md.calibration` compares.
 """
 
 from __future__ import annotations
