@@ -18,6 +18,7 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
+from .commands.models import models
 from .commands.plot import plot
 from .commands.run import run
 from .commands.train import train
@@ -61,9 +62,11 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """
         fastegnn-md evaluate model.safetensors topology.pdb other.xtc
         fastegnn-md evaluate model.safetensors other.h5md --json
+        fastegnn-md evaluate one.safetensors other.h5md --committee two.safetensors --committee three.safetensors
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
+    (models, "fastegnn-md models --json"),
     (plot, "fastegnn-md plot virtual-nodes model.safetensors start.pdb -o virtual.png"),
     (
         bench,

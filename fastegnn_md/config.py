@@ -35,6 +35,13 @@ class PropagatorConfig(BaseModel):
     forces: bool = Field(default=False, description="force-informed: the force at the start is an input")
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
+    @property
+    def kind(self) -> str:
+        """``force-free``, ``force-informed`` or ``position-only``."""
+        if self.mode == "position":
+            return "position-only"
+        return "force-informed" if self.forces else "force-free"
+
     @model_validator(mode="after")
     def _fits_mode(self) -> PropagatorConfig:
         if self.mode == "position" and self.forces:

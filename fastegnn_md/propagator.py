@@ -43,6 +43,31 @@ class Prediction(NamedTuple):
     z: Tensor | None  # (B, C, 3), Å, virtual nodes
     connectivity: Tensor | None = None  # as in Residual
 
+    def end(self, state: State, generator: torch.Generator | None, temperature: float | None) -> State:
+        """Where the state comes to; arguments, dtype and errors of :meth:`Propagator.forward`."""
+        velocities = self.velocities
+        if velocities is None:
+            if generator is None or temperature is None:
+                raise CompatibilityError(
+                    "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
+                )
+            velocities = thermal_velocities(state.masses, temperature, generator)
+        return state.replace(
+            positions=state.positions + self.displacement.to(state.dtype),
+            velocities=velocities.to(state.dtype),
+            forces=None,
+        )
+
+    def residual(self, start: State, end: State, scale: Tensor) -> Residual:
+        """Errors in units of a scale (N, 2); ``start`` and ``end`` as in :meth:`Propagator.residual`."""
+        dtype = scale.dtype
+        weight = start.masses.sqrt()[:, None].to(dtype) / scale
+        error_x = (self.displacement - (end.positions - start.positions).to(dtype)) * weight[:, :1]
+        error_v = None
+        if self.velocities is not None:
+            error_v = (self.velocities - end.velocities.to(dtype)) * weight[:, 1:]
+        return Residual(error_x, error_v, self.z, self.connectivity)
+
 
 class Propagator(nn.Module):
     """Advance systems by the time step it was trained for.
@@ -177,15 +202,18 @@ class Propagator(nn.Module):
         StateError
             If the network gives values that are not finite.
         """
+        return self.predict(state).end(state, generator, temperature)
+
+    def predict(self, state: State) -> Prediction:
+        """What the network says of a state, with gradients; velocities are not redrawn.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
         self.check(state)
-        displacement, velocities, *_ = self._predict(state)
-        if velocities is None:
-            velocities = self._redraw(state, generator, temperature)
-        return state.replace(
-            positions=state.positions + displacement.to(state.dtype),
-            velocities=velocities.to(state.dtype),
-            forces=None,
-        )
+        return self._predict(state)
 
     @torch.no_grad()
     def virtual_nodes(self, state: State) -> Tensor | None:
@@ -196,8 +224,7 @@ class Propagator(nn.Module):
         CompatibilityError
             As :meth:`check`.
         """
-        self.check(state)
-        return self._predict(state)[2]
+        return self.predict(state).z
 
     @torch.no_grad()
     def clusters(self, state: State) -> Tensor | None:
@@ -255,13 +282,7 @@ class Propagator(nn.Module):
         start, end : State
             The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
         """
-        displacement, velocities, z, connectivity = self._predict(start)
-        weight = start.masses.sqrt()[:, None].to(self.dtype) / self.residual_scale(start)
-        error_x = (displacement - (end.positions - start.positions).to(self.dtype)) * weight[:, :1]
-        error_v = None
-        if velocities is not None:
-            error_v = (velocities - end.velocities.to(self.dtype)) * weight[:, 1:]
-        return Residual(error_x, error_v, z, connectivity)
+        return self._predict(start).residual(start, end, self.residual_scale(start))
 
     def residual_scale(self, state: State) -> Tensor:
         """Unit of :meth:`residual` for each atom, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
@@ -388,13 +409,6 @@ class Propagator(nn.Module):
             self._bond_distance = BondDistance(state.bonds, state.n_atoms)
         return self._bond_distance(index)
 
-    def _redraw(self, state: State, generator: torch.Generator | None, temperature: float | None) -> Tensor:
-        if generator is None or temperature is None:
-            raise CompatibilityError(
-                "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
-            )
-        return thermal_velocities(state.masses, temperature, generator)
-
     def save(self, path: str | Path) -> None:
         """Write weights and manifest to a safetensors file, replacing it only when the new one is complete."""
         from .checkpoint import save_propagator
@@ -403,10 +417,23 @@ class Propagator(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Propagator:
-        """Read a saved propagator; raises :class:`~fastegnn_md.errors.CheckpointError` for a file that is not one."""
+        """Read a saved propagator.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file, or the name of a model that comes with the package (``fastegnn-md models`` lists them).
+        device : torch.device or str
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such file or name, or the file is not a propagator.
+        """
+        from .catalogue import find_model
         from .checkpoint import load_propagator
 
-        return load_propagator(path).to(device)
+        return load_propagator(find_model(path)).to(device)
 
     @classmethod
     def from_pairs(
@@ -449,10 +476,11 @@ class Propagator(nn.Module):
 
     def describe(self) -> str:
         """One line for people."""
-        kind = "force-informed" if self.needs_forces else "force-free"
-        kind = kind if self.predicts_velocities else "position-only"
         where = "periodic" if self.periodic else "isolated"
-        return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        return (
+            f"{self.config.kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, "
+            f"elements {self.species}"
+        )
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

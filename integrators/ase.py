@@ -24,6 +24,7 @@ with naming_extras(__name__):
     from ase.md.md import MolecularDynamics
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 
@@ -41,7 +42,7 @@ class LearnedDynamics(MolecularDynamics):
     Parameters
     ----------
     atoms : ase.Atoms
-    propagator : Propagator
+    propagator : Propagator or Committee
     timestep : float, optional
         ASE time units. A propagator has one time step; giving it checks it.
     temperature_K : float, optional
@@ -94,7 +95,7 @@ class LearnedDynamics(MolecularDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         timestep: float | None = None,
         *,
         temperature_K: float | None = None,
@@ -215,7 +216,7 @@ class LearnedDynamics(MolecularDynamics):
         cls,
         path: str | Path,
         atoms: Atoms,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         *,
         trajectory: str | Path | None = None,
         logfile: IO | str | Path | None = None,
@@ -232,7 +233,7 @@ class LearnedDynamics(MolecularDynamics):
             Written by :meth:`save_restart`.
         atoms : ase.Atoms
             The same system in any geometry, with its constraints and calculator. Positions, momenta and cell are set.
-        propagator : Propagator
+        propagator : Propagator or Committee
             The same.
         trajectory, logfile : optional
             Those of the interrupted run, or None.
@@ -266,7 +267,7 @@ class JumpLogger(MDLogger):
         return self.atoms.get_potential_energy() if wanted else float("nan")
 
 
-def _check_timestep(propagator: Propagator, timestep: float | None) -> None:
+def _check_timestep(propagator: Propagator | Committee, timestep: float | None) -> None:
     learned = propagator.timestep * PICOSECOND
     if timestep is not None and abs(timestep - learned) > 1e-6 * learned:
         raise CompatibilityError(
@@ -275,7 +276,9 @@ def _check_timestep(propagator: Propagator, timestep: float | None) -> None:
         )
 
 
-def _thermostat(propagator: Propagator, temperature_K: float | None, friction: float | None) -> LangevinHalfStep | None:
+def _thermostat(
+    propagator: Propagator | Committee, temperature_K: float | None, friction: float | None
+) -> LangevinHalfStep | None:
     if temperature_K is None:
         if not propagator.predicts_velocities:
             raise ConfigError("this propagator predicts positions only and redraws velocities: give temperature_K")

@@ -29,6 +29,7 @@ with naming_extras(__name__):
     from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 # They go on from positions of their own, not from those of the atoms.
@@ -46,7 +47,7 @@ class HybridDynamics(MolecularDynamics):
     ----------
     atoms : ase.Atoms
         With a calculator.
-    propagator : Propagator
+    propagator : Propagator or Committee
     classical : ase.md.md.MolecularDynamics
         Of the same atoms; only its ``step`` is called, so its observers are not. Not a Nosé-Hoover chain, MTK or
         Melchionna barostat: they keep positions of their own.
@@ -94,7 +95,7 @@ class HybridDynamics(MolecularDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         classical: MolecularDynamics,
         classical_steps: int = 5,
         jumps: int | None = 1,
@@ -223,7 +224,7 @@ def _check_classical(classical: MolecularDynamics, atoms: Atoms) -> None:
         raise CompatibilityError("classical steps need forces; attach a calculator: atoms.calc = ...")
 
 
-def _thermostat(classical: MolecularDynamics, propagator: Propagator) -> LangevinHalfStep | None:
+def _thermostat(classical: MolecularDynamics, propagator: Propagator | Committee) -> LangevinHalfStep | None:
     if not isinstance(classical, Langevin) or not propagator.predicts_velocities:
         return None
     return LangevinHalfStep(classical.temp / units.kB, float(np.mean(classical.fr)) * PICOSECOND, propagator.timestep)

@@ -16,7 +16,7 @@ from fastegnn_md.errors import CompatibilityError, ConstraintError
 from fastegnn_md.optional import naming_extras
 from fastegnn_md.state import State
 
-from .guarded import Classical, GuardedStep
+from .guarded import Classical, GuardedStep, Predicted
 from .guards import GuardReport
 
 with naming_extras(__name__):
@@ -32,7 +32,7 @@ class PreparedJump(NamedTuple):
     state: State
     constraints: Constraints
     drawn: Mapping[str, Any]  # state of the random numbers before
-    predicted: State | None = None
+    predicted: Predicted | None = None
 
 
 class AtomsJump:

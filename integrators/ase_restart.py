@@ -20,6 +20,7 @@ from .guards import GuardSettings
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
     from .ase import LearnedDynamics
@@ -73,7 +74,7 @@ def resume(
     kind: type[LearnedDynamics],
     path: str | Path,
     atoms: Atoms,
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     trajectory: str | Path | None,
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
@@ -92,7 +93,7 @@ def _resume(
     arrays: dict[str, np.ndarray],
     header: dict[str, Any],
     atoms: Atoms,
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     trajectory: str | Path | None,
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
@@ -154,7 +155,9 @@ def _set_atoms(atoms: Atoms, arrays: dict[str, np.ndarray]) -> None:
     atoms.set_momenta(arrays["momenta"], apply_constraint=False)
 
 
-def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: Atoms, propagator: Propagator) -> None:
+def _check_same(
+    arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: Atoms, propagator: Propagator | Committee
+) -> None:
     present = {
         "numbers": atoms.get_atomic_numbers(),
         "masses": atoms.get_masses(),
@@ -174,7 +177,7 @@ def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: At
         raise CompatibilityError("the restart file was written with another propagator; load the same model file")
 
 
-def _identity(propagator: Propagator) -> dict[str, Any]:
+def _identity(propagator: Propagator | Committee) -> dict[str, Any]:
     """What makes two propagators the same map: time step and weights."""
     digest = hashlib.sha256()
     if isinstance(propagator, torch.nn.Module):

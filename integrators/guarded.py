@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from fastegnn_md.committee import Committee, Spread
 from fastegnn_md.constraints import Constraints
 from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, StateError
-from fastegnn_md.jump import advance
+from fastegnn_md.jump import advance, advance_with_spread
 from fastegnn_md.state import State
 
 from .conservation import conserve_momentum
@@ -24,6 +25,7 @@ from .guards import (
     check_energy,
     check_finite,
     check_motion,
+    check_spread,
     report_of_error,
 )
 from .thermostats import LangevinHalfStep
@@ -31,6 +33,13 @@ from .verlet import Forces, velocity_verlet
 
 if TYPE_CHECKING:
     from fastegnn_md.propagator import Propagator
+
+
+class Predicted(NamedTuple):
+    """State that the propagator predicts, and the spread where it is a committee."""
+
+    state: State
+    spread: Spread | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +96,7 @@ class GuardedStep:
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     thermostat : LangevinHalfStep, optional
         None is NVE.
     temperature : float, optional
@@ -109,10 +118,10 @@ class GuardedStep:
     Raises
     ------
     ConfigError
-        If an option is out of range.
+        If an option is out of range, or the spread guard is asked for and the propagator is no Committee.
     """
 
-    propagator: Propagator
+    propagator: Propagator | Committee
     thermostat: LangevinHalfStep | None = None
     temperature: float | None = None
     guard: GuardSettings | None = dataclasses.field(default_factory=GuardSettings)
@@ -139,6 +148,10 @@ class GuardedStep:
             self.temperature = self.thermostat.temperature
         if self.guards_energy and self.temperature is None:
             raise ConfigError("the energy guard counts in kT: give a temperature, or energy_change=None")
+        if self.guard is not None and self.guard.spread is not None and not isinstance(self.propagator, Committee):
+            raise ConfigError(
+                "the spread guard asks how far several propagators differ: give a Committee, or spread=None"
+            )
 
     @property
     def guards_energy(self) -> bool:
@@ -179,7 +192,7 @@ class GuardedStep:
         constraints: Constraints,
         rng: np.random.Generator,
         classical: Classical | None = None,
-        predicted: State | None = None,
+        predicted: Predicted | None = None,
     ) -> State:
         """What :meth:`__call__` does after :meth:`prepare`; ``predicted`` is the prediction, where it is known."""
         ended, report = self._propose(state, constraints, rng, classical, predicted)
@@ -227,16 +240,17 @@ class GuardedStep:
         constraints: Constraints,
         rng: np.random.Generator,
         classical: Classical | None,
-        predicted: State | None = None,
+        predicted: Predicted | None = None,
     ) -> tuple[State, GuardReport]:
         """The learned jump, and what the guards say of it."""
-        propagator = self.propagator
         try:
-            ended = advance(propagator, state, rng, self.temperature) if predicted is None else predicted
+            ended, spread = self._predict(state, rng) if predicted is None else predicted
             if self._conserves(constraints):
-                ended = conserve_momentum(state, ended, propagator.timestep)
+                ended = conserve_momentum(state, ended, self.propagator.timestep)
             ranges = self._ranges_of(state)
             report = check_motion(state, ended, ranges) if ranges else check_finite(ended.positions, ended.velocities)
+            if report.ok and self.guard is not None and spread is not None:
+                report = check_spread(spread, self.guard)
             if not report.ok:
                 return state, report
             ended = constraints.project(state, ended)
@@ -247,6 +261,11 @@ class GuardedStep:
         except (StateError, ConstraintError) as error:
             return state, report_of_error(error)
         return ended, report
+
+    def _predict(self, state: State, rng: np.random.Generator) -> Predicted:
+        if isinstance(self.propagator, Committee):
+            return Predicted(*advance_with_spread(self.propagator, state, rng, self.temperature))
+        return Predicted(advance(self.propagator, state, rng, self.temperature))
 
     def _settle(
         self, state: State, ended: State, constraints: Constraints, classical: Classical

@@ -27,6 +27,7 @@ with naming_extras(__name__):
     from openmm import unit
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 
@@ -37,7 +38,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     temperature : Quantity or float, optional
         Of the thermostat, and of the velocities that a position-only propagator redraws; K.
     friction : Quantity or float, optional
@@ -70,7 +71,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         temperature: Any = None,
         friction: Any = None,
         timestep: Any = None,
@@ -167,7 +168,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     classical : openmm.Integrator
         VerletIntegrator, LangevinMiddleIntegrator, LangevinIntegrator, NoseHooverIntegrator or a CustomIntegrator. It
         belongs to this integrator from now on; its temperature may still be changed.
-    propagator : Propagator
+    propagator : Propagator or Committee
     classical_steps, jumps : int
         Of a cycle; ``jumps=None`` jumps until a guard refuses. See :class:`Schedule`.
     temperature : Quantity or float, optional
@@ -213,7 +214,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     def __init__(
         self,
         classical: openmm.Integrator,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         classical_steps: int = 5,
         jumps: int | None = 1,
         *,

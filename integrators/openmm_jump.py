@@ -26,6 +26,7 @@ with naming_extras(__name__):
     from openmm import unit
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 _TOLERANCE = 1e-7  # of velocities along fixed bonds
@@ -190,7 +191,7 @@ class ContextJump:
         return context.getState(energy=True, groups=self._groups).getPotentialEnergy()._value * KJ_PER_MOL
 
 
-def free_flight(propagator: Propagator) -> float:
+def free_flight(propagator: Propagator | Committee) -> float:
     """Time in ps over which a jump is close to free flight; zero where velocities say nothing about it."""
     return propagator.timestep if propagator.predicts_velocities else 0.0
 

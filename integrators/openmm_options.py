@@ -17,6 +17,7 @@ with naming_extras(__name__):
     from openmm import unit
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 
@@ -40,7 +41,7 @@ def step_generator(seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
 
 
-def thermostat_like(classical: openmm.Integrator, propagator: Propagator) -> LangevinHalfStep | None:
+def thermostat_like(classical: openmm.Integrator, propagator: Propagator | Committee) -> LangevinHalfStep | None:
     """Thermostat around jumps that goes with a classical integrator; none unless that is a Langevin integrator."""
     friction = friction_of(classical)
     if friction is None or not propagator.predicts_velocities:
@@ -49,7 +50,7 @@ def thermostat_like(classical: openmm.Integrator, propagator: Propagator) -> Lan
 
 
 def thermostat_for(
-    propagator: Propagator, temperature: float | None, friction: float | None
+    propagator: Propagator | Committee, temperature: float | None, friction: float | None
 ) -> LangevinHalfStep | None:
     """Thermostat around jumps from temperature (K) and friction (1/ps); raises ConfigError where they do not fit."""
     if not propagator.predicts_velocities:
@@ -65,7 +66,7 @@ def thermostat_for(
     return LangevinHalfStep(temperature, friction, propagator.timestep)
 
 
-def check_timestep(propagator: Propagator, timestep: float | None) -> None:
+def check_timestep(propagator: Propagator | Committee, timestep: float | None) -> None:
     """Refuse a time step (ps) that is not the propagator's; raises CompatibilityError."""
     if timestep is not None and abs(timestep - propagator.timestep) > 1e-6 * propagator.timestep:
         raise CompatibilityError(

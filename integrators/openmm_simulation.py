@@ -103,7 +103,7 @@ class LearnedStateReporter:
         If the interval is not positive.
     """
 
-    GUARDS = ("displacement", "speed", "bond", "constraints", "energy")
+    GUARDS = ("displacement", "speed", "bond", "constraints", "energy", "spread")
 
     def __init__(self, file: str | Path | IO[str], reportInterval: int, *, append: bool = False):
         if reportInterval < 1:

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from fastegnn_md import __version__
+from fastegnn_md import Committee, __version__
 from fastegnn_md.baselines import one_step_errors
+from fastegnn_md.calibration import one_step_calibration
 from fastegnn_md.cli import main
 from fastegnn_md.commands.forcefields import calculator_factory, openmm_system
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
 from fastegnn_md.propagator import Propagator
 
-COMMANDS = ["train", "harvest", "run", "evaluate", "inspect", "demo"]
+COMMANDS = ["train", "harvest", "run", "evaluate", "inspect", "models", "demo"]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -199,6 +200,51 @@ def test_evaluate_prints_the_one_step_errors(cli: Cli, model: Path, store: Path)
     for name, error in errors.items():
         assert report["one_step"][name] == pytest.approx({"x": error.x, "v": error.v}, rel=1e-6)
     assert report["over_best_baseline"]["x"] == pytest.approx(errors["learned"].x / errors["best linear"].x, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def second(model: Path) -> Path:
+    """The model with its weights a little changed."""
+    propagator = Propagator.load(model)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in propagator.network.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    propagator.save(path := model.with_name("second.safetensors"))
+    return path
+
+
+def test_evaluate_holds_the_spread_of_a_committee_against_its_errors(
+    cli: Cli, model: Path, second: Path, store: Path
+) -> None:
+    pairs = TrajectoryPairs(store, lag="3 fs", progress=False)
+    several = Committee.load([model, second])
+    code, out, err = cli("evaluate", model, store, "--committee", second, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["one_step"]["learned"]["v"] == pytest.approx(one_step_errors(several, pairs)["learned"].v, rel=1e-6)
+    expected = one_step_calibration(several, pairs)
+    assert report["calibration"].keys() == {"x", "v"}
+    assert report["calibration"]["v"]["z_rms"] == pytest.approx(expected["v"].z_rms, rel=1e-6)
+    assert len(report["calibration"]["x"]["spread"]) == 10
+    code, out, _ = cli("evaluate", model, store, "--committee", second)
+    assert code == 0
+    assert out.startswith("committee of 2: force-free")
+    assert f"{expected['x'].z_rms:.3f}" in out
+
+
+def test_run_refuses_steps_about_which_a_committee_differs(
+    cli: Cli, mistake: Callable[..., str], model: Path, second: Path, molecule: Path, tmp_path: Path
+) -> None:
+    arguments = ["--steps", 3, "--temperature", 200, "--calculator", "emt", "-o", tmp_path / "out.xtc"]
+    code, out, err = cli("run", model, molecule, *arguments, "--committee", second, "--spread", 1e-9)
+    assert code == 0, err
+    assert "3 refused, 3 by the spread guard, 18 classical sub-steps" in out
+    code, out, err = cli("run", model, molecule, *arguments, "--committee", second, "--spread", 1e9)
+    assert code == 0, err
+    assert "by the spread guard" not in out
+    assert "--committee" in mistake("run", model, molecule, *arguments, "--spread", 0.5)
+    assert "spread is 0.0" in mistake("run", model, molecule, *arguments, "--committee", second, "--spread", 0)
 
 
 def test_inspect_shows_the_manifest(cli: Cli, model: Path) -> None:

@@ -89,6 +89,7 @@ def test_commands_make_what_they_promise(folder):
         ("README.md", "fit(", "force-informed.safetensors"),
         ("README.md", "HybridIntegrator(", "state.csv"),
         ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
+        ("docs/propagator.md", "Committee.load(", "member-2.safetensors"),
         ("docs/openmm.md", "HybridIntegrator(", "hybrid.xtc"),
     ],
 )

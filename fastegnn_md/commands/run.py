@@ -19,7 +19,7 @@ from .forcefields import (
     calculator_factory,
     openmm_system,
 )
-from .inputs import Model, Select, open_universe
+from .inputs import Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ def run(
     calculator: CalculatorName = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Write every n-th step.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of velocities and thermostat.")] = 0,
+    committee: Members = None,
+    spread: Annotated[
+        float | None,
+        typer.Option("--spread", help="Refuse steps about which the committee differs by more, in residual scales."),
+    ] = None,
 ) -> None:
     """Step a molecule with a trained propagator, guarded.
 
@@ -83,12 +88,14 @@ def run(
     from ..data.topology import select_atoms
     from ..engines.ase import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
-    from ..integrators import LearnedDynamics
-    from ..propagator import Propagator
+    from ..integrators import GuardSettings, LearnedDynamics
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
-    propagator = Propagator.load(model)
+    if spread is not None and not committee:
+        raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
+    guard = GuardSettings(spread=spread)
+    propagator = open_model(model, committee)
     if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
@@ -123,6 +130,7 @@ def run(
             cutoff=cutoff,
             platform=platform,
             seed=seed,
+            guard=guard,
         )
         return
     state = state_from_universe(group, velocities="stored" if moving else "zero")
@@ -145,6 +153,7 @@ def run(
         friction=parse_quantity(friction, "friction") / PICOSECOND if thermostat else None,
         rng=rng,
         bonds=bonds,
+        guard=guard,
     )
     temperatures = []
     with RolloutWriter(output, group) as writer:

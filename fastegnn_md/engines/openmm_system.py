@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import openmm
     from openmm.app import Topology
 
+    from ..committee import Committee
     from ..propagator import Propagator
 
 NM = 10.0  # Å
@@ -126,7 +127,7 @@ class JumpSystem:
 
 
 def read_system(
-    system: openmm.System, topology: Topology, propagator: Propagator, atoms: Iterable[Any] | None = None
+    system: openmm.System, topology: Topology, propagator: Propagator | Committee, atoms: Iterable[Any] | None = None
 ) -> JumpSystem:
     """Look whether a propagator fits a System, and describe the atoms that it moves.
 
@@ -135,7 +136,7 @@ def read_system(
     system : openmm.System
     topology : openmm.app.Topology
         Elements, and bonds beside those of the System.
-    propagator : Propagator
+    propagator : Propagator or Committee
     atoms : iterable of int or of openmm.app.topology.Atom, optional
         Atoms that jump; the others stand still meanwhile. Default: all but virtual sites.
 
@@ -279,7 +280,7 @@ def _constraints(system: openmm.System, place: np.ndarray, masses: np.ndarray, f
     )
 
 
-def _check(part: JumpSystem, propagator: Propagator, system: openmm.System) -> None:
+def _check(part: JumpSystem, propagator: Propagator | Committee, system: openmm.System) -> None:
     zeros = torch.zeros(len(part.atoms), 3, dtype=torch.float64)
     box = None
     if system.usesPeriodicBoundaryConditions():
