@@ -205,7 +205,7 @@ def ratios(errors: Mapping[str, Errors]) -> dict[str, float]:
 
 def _batches(
     pairs: TrajectoryPairs, chosen: Sequence[int], size: int, bar: tqdm[NoReturn]
-) -> Iterator[tuple[State, State]]:
+) -> Iterator[tuple[State, ...]]:
     # Large systems come in smaller batches, so that memory does not grow with the system.
     size = max(1, min(size, _ATOMS_PER_BATCH // pairs.n_atoms))
     for begin in range(0, len(chosen), size):
