@@ -20,6 +20,7 @@ from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
 from .commands.plot import plot
 from .commands.run import run
+from .commands.suggest_lag import suggest_lag
 from .commands.train import train
 from .errors import FastEGNNMDError
 
@@ -45,6 +46,13 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md harvest topology.pdb md.xtc --forcefield amber14-all.xml --constraints HBonds \\
             --burst "24 fs" --interval "8 fs" --temperature 300 --processes 2 -o pairs.h5md
         fastegnn-md harvest cluster.xyz md.xyz --engine ase --calculator emt -o pairs.h5md
+        """,
+    ),
+    (
+        suggest_lag,
+        """
+        fastegnn-md suggest-lag topology.pdb short.trr
+        fastegnn-md suggest-lag pairs.h5md --json
         """,
     ),
     (

@@ -295,7 +295,7 @@ def test_a_run_with_several_jumps_and_noise_continues_to_the_same_files(
     monkeypatch.setattr(PropagatorModule, "training_step", step)
     with pytest.raises(ConfigError, match=r"noise was 0\.05, is now 0\.1"):
         quick(parts, halves, initial=initial, resume=True, **{**keys, "noise": 0.1})
-    with pytest.raises(ConfigError, match="initial weights was '.*', is now None"):
+    with pytest.raises(ConfigError, match=r"initial weights was '.*', is now None"):
         quick(parts, halves, resume=True, **keys)
     quick(parts, halves, initial=Propagator.load(tmp_path / "initial.safetensors"), resume=True, **keys)
     assert halves.read_bytes() == whole.read_bytes()
@@ -328,10 +328,9 @@ def test_the_error_after_several_jumps_stands_beside_that_of_one(
 
 
 @needs_lightning
-def test_several_jumps_learn_what_one_jump_alone_does_not_punish(parts: tuple[TrajectoryPairs, ...]) -> None:
-    """From the same model and with as many updates, the error after four jumps falls further."""
-    first = quick(parts, updates=150, batch_size=32, learning_rate=1e-2, validate_every=150).propagator
-    keys = {"updates": 100, "batch_size": 32, "learning_rate": 2e-3, "validate_every": 100, "initial": first}
+def test_training_on_four_jumps_lowers_the_error_after_four_jumps(parts: tuple[TrajectoryPairs, ...]) -> None:
+    keys = {"batch_size": 32, "learning_rate": 1e-2, "validate_every": 100}
+    first = quick(parts, updates=30, **keys).propagator
     runs = parts[2].sequences(4)
     start, *ends = runs.batch(range(len(runs)))
 
@@ -340,7 +339,8 @@ def test_several_jumps_learn_what_one_jump_alone_does_not_punish(parts: tuple[Tr
             *_, residual = unrolled_residuals(propagator, start, ends)
         return float(residual_loss(residual))
 
-    assert error(quick(parts, unroll=4, **keys).propagator) < 0.9 * error(quick(parts, **keys).propagator)
+    tuned = quick(parts, updates=60, unroll=4, initial=first, **keys).propagator
+    assert error(tuned) < 0.3 * error(first)
 
 
 @pytest.mark.parametrize("changes", [{"unroll": 2}, {"noise": 0.1}])
@@ -401,7 +401,8 @@ import sys
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.training import TrainingConfig, fit
 
-train, validation, _ = TrajectoryPairs(sys.argv[1], lag=0.002, time_reversal=True, progress=False).split((0.6, 0.2, 0.2))
+pairs = TrajectoryPairs(sys.argv[1], lag=0.002, time_reversal=True, progress=False)
+train, validation, _ = pairs.split((0.6, 0.2, 0.2))
 fit(train, validation, TrainingConfig.from_yaml(sys.argv[2]), sys.argv[3], progress=False)
 """
 
