@@ -118,7 +118,7 @@ def test_frames_too_far_apart_to_tell_a_vibration_from_a_faster_one_give_no_lag(
 
 def test_velocities_forgotten_within_a_frame_give_no_lag(tmp_path: Path) -> None:
     forgotten = np.random.default_rng(0).standard_normal((400, 4, 3)) * 15.0
-    found = suggestion(write(tmp_path / "b.h5md", numbers, forgotten, 1.0), 1.0)
+    found = suggestion(write(tmp_path / "b.h5md", [1] * 4, forgotten, 1.0), 1.0)
     assert found.lag is None
     assert found.periods == {"H": None}
     assert "harvest bursts with a shorter interval" in found.reason
@@ -139,7 +139,7 @@ def test_several_stores_and_particles_at_rest(tmp_path: Path) -> None:
 
 def test_pairs_without_velocities_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5md", [1] * 2, vibrations([1] * 2, [0.01] * 2, 0.001, 8, 10), 0.001, 8)
-    with pytest.raises(DataError, match="chosen from velocities and these pairs have none"):
+    with pytest.raises(DataError, match="chosen from velocities, these pairs have none"):
         suggest_lag(TrajectoryPairs(path, lag=0.001, velocities="none", progress=False))
 
 
@@ -182,7 +182,8 @@ def test_the_command_reads_trajectories_and_says_what_positions_alone_lack(tmp_p
     universe.add_TopologyAttr("elements", ["H", "O"])
     universe.add_TopologyAttr("masses", [MASSES[1], MASSES[8]])
     for name, kept in (("with.trr", v), ("without.xtc", None)):
-        universe.load_new(np.zeros((200, 2, 3)) + [[[0, 0, 0], [3, 0, 0]]], dt=0.001, velocities=kept)
+        positions = np.broadcast_to(np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]]), v.shape)
+        universe.load_new(positions, dt=0.001, velocities=kept)
         universe.atoms.write(tmp_path / name, frames="all")
     (tmp_path / "oh.xyz").write_text("2\n\nH 0 0 0\nO 3 0 0\n")
     code, out, err = command(tmp_path / "oh.xyz", tmp_path / "with.trr")

@@ -127,9 +127,7 @@ def suggest_lag(pairs: TrajectoryPairs, *, friction: float | None = None) -> Lag
         If the pairs have no velocities.
     """
     if not pairs.has_velocities:
-        raise DataError(
-            "a lag is chosen from velocities and these pairs have none; harvest bursts, or store velocities"
-        )
+        raise DataError("a lag is chosen from velocities, these pairs have none; harvest bursts, or save velocities")
     rows = [row for multiple in range(1, _MOST_LAGS + 1) if (row := _row(pairs, multiple, friction)) is not None]
     elements = list(rows[0].correlation)
     periods: dict[str, float | None] = dict.fromkeys(elements)
@@ -165,12 +163,12 @@ def _row(pairs: TrajectoryPairs, multiple: int, friction: float | None) -> LagRo
         terms += [(here**2).sum((0, 2)), np.full(len(atoms), len(starts))]
         for number in np.unique(numbers).tolist():
             of_element = np.array([term[numbers == number].sum() for term in terms])
-            sums[number] = sums.get(number, 0.0) + of_element
+            sums[number] = sums.get(number, np.zeros(5)) + of_element
     correlation = {  # 1 for atoms at rest
         number: float(one[0] / math.sqrt(one[1] * one[2])) if one[1] * one[2] > 0 else 1.0
         for number, one in sorted(sums.items())
     }
-    total = sum(sums.values())
+    total = np.sum(list(sums.values()), axis=0)
     left = sum(one[2] * (1.0 - correlation[number] ** 2) for number, one in sums.items())
     lag = multiple * pairs.lag
     return LagRow(
