@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .pairs import TrajectoryPairs
 
 _MOST_LAGS = 40
-_REBOUND = 0.05  # a minimum of C_v counts if C_v rises by as much after it, several standard errors of the estimate
+# A minimum of C_v counts if C_v rises by as much after it: absolutely, and in standard errors of independent samples.
+_REBOUND, _REBOUND_ERRORS = 0.05, 6.0
 _SAMPLES, _ATOM_SAMPLES, _MAX_ATOMS = 2000, 1_000_000, 2000
 
 
@@ -31,6 +32,8 @@ class LagRow:
     lag : float, ps
     correlation : dict of str to float
         C_v(lag) of each element.
+    samples : dict of str to int
+        Velocities (of an atom at an instant) of each element that it was estimated from.
     explained : float
         Share of the mean square of √m v′ that a predictor linear in v explains.
     free_flight : float, Å
@@ -41,6 +44,7 @@ class LagRow:
 
     lag: float
     correlation: dict[str, float]
+    samples: dict[str, int]
     explained: float
     free_flight: float
     noise_floor: float | None
@@ -103,8 +107,8 @@ def suggest_lag(pairs: TrajectoryPairs, *, friction: float | None = None) -> Lag
 
     - at most half of the period of its fastest vibration, twice the lag of the first minimum of C_v (cos ωτ of one
       vibration has it at half a period; slower vibrations of the same element put it later). The minimum is that of the
-      parabola through three lags, and counts if C_v rises by 0.05 after it. A minimum at the first lag may be a later
-      one of a faster vibration, so no lag is suggested then;
+      parabola through three lags, and counts if C_v rises by 0.05 and by six standard errors after it. A minimum at the
+      first lag may be a later one of a faster vibration, so no lag is suggested then;
     - where there is no vibration, not beyond the memory of the velocity: C_v² ≥ 0.05.
 
     Half of the period is also where impulse methods of several time steps become resonant (Bishop, Skeel and Schulten,
@@ -133,7 +137,9 @@ def suggest_lag(pairs: TrajectoryPairs, *, friction: float | None = None) -> Lag
     periods: dict[str, float | None] = dict.fromkeys(elements)
     limits = {}
     for element in elements:
-        place = _first_minimum([row.correlation[element] for row in rows])
+        error = 1.0 / math.sqrt(3 * min(row.samples[element] for row in rows))
+        rebound = max(_REBOUND, _REBOUND_ERRORS * error)
+        place = _first_minimum([row.correlation[element] for row in rows], rebound)
         if place is None:
             limits[element] = _memory(rows, element)
         elif place == 1:
@@ -174,18 +180,19 @@ def _row(pairs: TrajectoryPairs, multiple: int, friction: float | None) -> LagRo
     return LagRow(
         lag=lag,
         correlation={Z2SYMB[number]: value for number, value in correlation.items()},
+        samples={Z2SYMB[number]: int(sums[number][4]) for number in correlation},
         explained=float(1.0 - left / total[2]),
         free_flight=float(lag * math.sqrt(total[3] / total[4])),
         noise_floor=None if friction is None else langevin_floor(friction, lag),
     )
 
 
-def _first_minimum(correlation: Iterable[float]) -> float | None:
+def _first_minimum(correlation: Iterable[float], rebound: float) -> float | None:
     """Place of the first minimum in units of the lag, None without one; 1 stands for the first lag or before it."""
     values = np.array([1.0, *correlation])
     for k in range(1, len(values) - 1):
         before, here, after = values[k - 1 : k + 2]
-        if here <= before and here < after and values[k + 1 :].max() - here > _REBOUND:
+        if here <= before and here < after and values[k + 1 :].max() - here > rebound:
             return 1.0 if k == 1 else float(k + 0.5 * (before - after) / (before - 2.0 * here + after))
     return None
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import shutil
-import tempfile
 import warnings
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +21,7 @@ from ..state import State
 from .collate import NEIGHBOURS, StateReader, Velocities
 from .frames import check_velocities
 from .noise import NoiseFloorWarning, noise_floor
+from .scratch import Scratch
 from .split import frames_per_lag, split_windows
 from .store import Store
 from .topology import select_atoms
@@ -123,7 +121,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.velocities = velocities
         self.time_reversal = time_reversal
         self.steps = 1
-        self._scratch: _Scratch | None = None
+        self._scratch: Scratch | None = None
         options = {"select": select, "dt": dt, "stride": stride, "unwrap": unwrap, "progress": progress}
         sources = list(source) if isinstance(source, (list, tuple)) else [source]
         if not sources:
@@ -149,7 +147,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             return None
         if store is None:
             if self._scratch is None:
-                self._scratch = _Scratch()
+                self._scratch = Scratch()
             return self._scratch.folder / f"pairs.{index}.h5md"
         path = Path(store)
         return path if len(sources) == 1 else path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
@@ -398,19 +396,6 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
             f"velocities {self.velocities!r})"
         )
-
-
-class _Scratch:
-    """A temporary folder that goes with the last data set that refers to it, in the process that made it."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="fastegnn_md-"))
-        weakref.finalize(self, _remove, self.folder, os.getpid())
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked worker has a copy of the reference, not of the folder
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_velocities(atoms: mda.AtomGroup) -> bool:
