@@ -185,15 +185,20 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
 
     def _set_windows(self, windows: list[np.ndarray]) -> None:
         """Count the pairs of each window, so that an index is found by bisection and not from a list of all pairs."""
-        before, after = NEIGHBOURS[self.velocities]
         self._windows = windows
         tables = []
-        for index, (window, frames) in enumerate(zip(windows, self.lag_frames, strict=True)):
-            first = window[:, 0] + before
-            count = np.maximum(window[:, 1] - after - self.steps * frames - first, 0)
-            tables.append(np.stack([np.full(len(window), index), first, count], axis=1)[count > 0])
+        for index in range(len(windows)):
+            first, count = self._starts(index, self.steps)
+            tables.append(np.stack([np.full(len(first), index), first, count], axis=1)[count > 0])
         self._table = np.concatenate(tables)  # store, first start frame, number of pairs
         self._ends = np.cumsum(self._table[:, 2])
+
+    def _starts(self, index: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """First frame of each window of a store that a run of so many lags can begin at, and how many do."""
+        before, after = NEIGHBOURS[self.velocities]
+        window = self._windows[index]
+        first = window[:, 0] + before
+        return first, np.maximum(window[:, 1] - after - steps * self.lag_frames[index] - first, 0)
 
     def _check_velocities(self) -> None:
         if self.velocities != "stored":
@@ -326,14 +331,11 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
 
     def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:
         """Up to ``limit`` evenly spread frames of one store with a frame ``multiple`` lags later in the same window."""
-        before, after = NEIGHBOURS[self.velocities]
-        window = self._windows[index]
-        first = window[:, 0] + before
-        ends = np.cumsum(np.maximum(window[:, 1] - after - multiple * self.lag_frames[index] - first, 0))
+        first, counts = self._starts(index, multiple)
+        ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
         chosen = np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64)
         row = np.searchsorted(ends, chosen, side="right")
-        counts = np.diff(ends, prepend=0)
         return first[row] + chosen - (ends[row] - counts[row])
 
     def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def perturbed(propagator: Propagator, state: State, noise: float, generator: tor
     propagator : Propagator
         Knows the scales.
     state : State
-        One system or a batch; not modified.
+        One system or a batch; not modified. The result has no forces, which nobody knows there.
     noise : float
         ε; a jump with an error of 0.05 of the best linear predictor's leaves noise of 0.05.
     generator : torch.Generator
@@ -75,4 +75,4 @@ def perturbed(propagator: Propagator, state: State, noise: float, generator: tor
     velocities = state.velocities
     if propagator.predicts_velocities:
         velocities = velocities + shift[:, 3:]
-    return state.replace(positions=state.positions + shift[:, :3], velocities=velocities)
+    return state.replace(positions=state.positions + shift[:, :3], velocities=velocities, forces=None)
