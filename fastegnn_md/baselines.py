@@ -206,7 +206,7 @@ def ratios(errors: Mapping[str, Errors]) -> dict[str, float]:
 
 def batches(
     pairs: TrajectoryPairs, chosen: Sequence[int], size: int, bar: tqdm[NoReturn]
-) -> Iterator[tuple[State, State]]:
+) -> Iterator[tuple[State, ...]]:
     """Batches of the chosen pairs, counted by a progress bar; smaller ones of large systems, to bound memory."""
     size = max(1, min(size, _ATOMS_PER_BATCH // pairs.n_atoms))
     for begin in range(0, len(chosen), size):

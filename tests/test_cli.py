@@ -25,7 +25,7 @@ from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
 from fastegnn_md.propagator import Propagator
 
-COMMANDS = ["train", "harvest", "run", "evaluate", "inspect", "models", "demo"]
+COMMANDS = ["train", "harvest", "suggest-lag", "run", "evaluate", "inspect", "models", "demo"]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -186,6 +186,21 @@ def test_settings_come_from_a_file_and_the_command_line_wins(cli: Cli, store: Pa
     assert loaded.needs_forces
     assert loaded.metrics["updates"] == 3
     assert "batch_size: 2" in (tmp_path / "model.training" / "config.yaml").read_text()
+
+
+def test_fine_tuning_takes_the_network_over(
+    cli: Cli, mistake: Callable[..., str], store: Path, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tuned.safetensors"
+    arguments = ["train", store, "--lag", "3 fs", "--from", model, "--updates", 3, "--set", "accelerator=cpu"]
+    code, _, err = cli(*arguments, "--set", "unroll=2", "-o", path)
+    assert code == 0, err
+    tuned, first = Propagator.load(path), Propagator.load(model)
+    assert tuned.config == first.config
+    assert tuned.metrics["unrolled"]["jumps"] == 2
+    assert torch.equal(tuned.linear.coefficients, first.linear.coefficients)
+    assert "hidden is 8, not 12" in mistake(*arguments, "--set", "propagator.hidden=12", "-o", path)
+    assert "no model file at" in mistake(*arguments[:4], "--from", tmp_path / "none.safetensors", "-o", path)
 
 
 def test_evaluate_prints_the_one_step_errors(cli: Cli, model: Path, store: Path) -> None:

@@ -122,6 +122,22 @@ def open_pairs(
     )
 
 
+def frame_distance(topology: Path, trajectories: list[Path] | None, dt: str | None = None) -> float:
+    """Time between frames of the files named on the command line, ps.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or unreadable.
+    """
+    from ..data import Store
+
+    written = _written_store(topology, trajectories or [])
+    if written is not None:
+        return Store(written).dt
+    return parse_quantity(dt, "time") if dt is not None else float(open_universe(topology, trajectories).trajectory.dt)
+
+
 def _written_store(topology: Path, trajectories: list[Path]) -> Path | None:
     """The store among the arguments: the topology itself, or the only trajectory."""
     if topology.suffix == ".h5md" and trajectories:
