@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..config import PropagatorConfig
 from ..errors import ConfigError
@@ -43,6 +43,9 @@ class TrainingConfig(BaseModel):
         The average is what is evaluated and exported; 0 evaluates the weights themselves.
     time_reversal : bool
         Train on the reversed pairs (x', -v') -> (x, -v) too. Read where the data set is built.
+    force_updates : int
+        Updates, the first ones, on the forces of the pairs alone instead of the pairs, mode "kick-drift": one call of
+        the network each in place of one per kick.
     velocity_weight : float
         Weight of the velocity residual beside the position residual.
     mmd_weight : float
@@ -91,6 +94,7 @@ class TrainingConfig(BaseModel):
     gradient_clip: float | None = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     time_reversal: bool = True
+    force_updates: int = Field(default=0, ge=0)
     velocity_weight: float = Field(default=1.0, ge=0)
     mmd_weight: float = Field(default=0.0, ge=0)
     mmd_sigma: float = Field(default=1.5, gt=0)
@@ -107,6 +111,14 @@ class TrainingConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     logger: Literal["csv", "tensorboard", "none"] = "csv"
     num_workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> TrainingConfig:
+        if self.force_updates and self.propagator.mode != "kick-drift":
+            raise ValueError(
+                f"force_updates needs mode 'kick-drift', the mode is {self.propagator.mode!r}: set it to 0"
+            )
+        return self
 
     if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
 

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError, TrainingError
 from ..propagator import Propagator
 from ..state import State
 from .config import TrainingConfig
-from .losses import residual_loss, virtual_node_mmd
+from .losses import force_loss, residual_loss, virtual_node_mmd
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate
 
 if TYPE_CHECKING:
@@ -199,6 +199,19 @@ class PropagatorModule(LightningModule):
         TrainingError
             If the loss is not finite.
         """
+        on_forces = self.progress.update < self.config.force_updates
+        loss = force_loss(self.propagator, batch.start) if on_forces else self._pair_loss(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at update {self.progress.update + 1} "
+                f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
+                "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
+            )
+        self._losses.append(value)
+        return loss
+
+    def _pair_loss(self, batch: Batch) -> Tensor:
         residual = self.propagator.residual(batch.start, batch.end)
         loss = residual_loss(residual, self.config.velocity_weight)
         if self.config.mmd_weight:
@@ -208,14 +221,6 @@ class PropagatorModule(LightningModule):
                 name = self.propagator.config.architecture
                 raise ConfigError(f"connectivity_weight is for 'eghn', this is {name!r}; set connectivity_weight=0")
             loss = loss + self.config.connectivity_weight * residual.connectivity
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at update {self.progress.update + 1} "
-                f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
-                "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
-            )
-        self._losses.append(value)
         return loss
 
     def _mmd(self, virtual: Tensor | None, end: State) -> Tensor:
