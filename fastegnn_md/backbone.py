@@ -35,8 +35,8 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
     ------
     ConfigError
         If the architecture or one of its options is unknown or out of range; if it cannot predict velocities (any mode
-        but "position"), or needs positions that periodic systems do not have; if a setting was changed that it does not have,
-        or ``architecture_options`` names one that the propagator sets.
+        but "position"), or needs positions that periodic systems do not have; if a setting was changed that it does
+        not have, or ``architecture_options`` names one that the propagator sets.
     """
     try:
         return _build(config, domain, node_features, edge_features)

@@ -31,8 +31,8 @@ class PropagatorConfig(BaseModel):
     )
     mode: Literal["full", "position", "kick-drift"] = Field(
         default="full",
-        description="'full' maps (x, v) to (x', v'); 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) to "
-        "(x', v') by kicks and drifts, reversible and volume preserving",
+        description="'full' maps (x, v) to (x', v'); 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) "
+        "to (x', v') by kicks and drifts, reversible and volume preserving",
     )
     kicks: int = Field(default=4, ge=1, description="learned kicks per jump, mode 'kick-drift'")
     forces: bool = Field(default=False, description="force-informed: the force at the start is an input")

@@ -21,9 +21,9 @@ _SKIN = 0.5
 
 
 class KickDriftPropagator(Propagator):
-    """Advance systems by n kicks that are learned and n + 1 drifts that are not, with δ = Δt/n:
+    """Advance systems by n kicks that are learned and n + 1 drifts that are not.
 
-    x ← x + v δ/2,   then   v ← v + a_k(x) δ,  x ← x + v δ   for k = 1..n,  where the last drift takes δ/2,
+    x ← x + v δ/2,  then  v ← v + a_k(x) δ,  x ← x + v δ  for k = 1..n,  the last of these drifts over δ/2;  δ = Δt/n,
 
     √m a_k = σ_f ŷ_k: ŷ is the network's output for positions alone, σ_f the scale of mass-scaled forces of the element.
     Where the training data conserves momentum the mean force on each system is taken off. The network is one for all
