@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import torch
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.config import PropagatorConfig
+from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.domain import Domain
-from fastegnn_md.errors import ConfigError, StateError
+from fastegnn_md.errors import ConfigError, DataError, StateError
 from fastegnn_md.graph import NeighbourSearch
 from fastegnn_md.integrators.guarded import GuardedStep
 from fastegnn_md.kick_drift import KickDriftPropagator
 from fastegnn_md.limits import JumpLimits
-from fastegnn_md.training import TrainingConfig
+from fastegnn_md.training import TrainingConfig, fit
 
 MASS = {1: 1.008, 6: 12.011, 8: 15.999, 29: 63.546}
 CUBIC = 3.61  # Å, lattice constant of copper
@@ -42,7 +44,7 @@ def network(
     )
     propagator = KickDriftPropagator(config, 0.01, domain, seed=seed).double()
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in propagator.network.named_parameters():
+    for parameter in propagator.network.parameters():
         if float(parameter.detach().abs().mean()) < 0.06 and parameter.dim() == 2:  # what starts close to zero
             torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     propagator.requires_grad_(False)
@@ -208,9 +210,7 @@ def test_systems_of_a_batch_do_not_see_each_other():
 def test_momentum_is_kept_exactly_and_a_uniform_motion_is_carried_along():
     propagator, state = network(), molecule()
     ended = propagator(state)
-    torch.testing.assert_close(
-        state.masses @ ended.velocities, state.masses @ state.velocities, rtol=0, atol=1e-11
-    )
+    torch.testing.assert_close(state.masses @ ended.velocities, state.masses @ state.velocities, rtol=0, atol=1e-11)
     drift = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
     carried = propagator(state.replace(velocities=state.velocities + drift))
     torch.testing.assert_close(carried.positions, ended.positions + 0.01 * drift, rtol=0, atol=1e-10)
@@ -247,10 +247,10 @@ def test_kicks_are_smooth_where_an_atom_crosses_the_cutoff():
 
 @pytest.mark.parametrize("cutoff", [3.2, 5.5])
 def test_the_list_an_edge_comes_from_means_nothing(cutoff):
-    propagator, fresh = network(periodic=True, cutoff=cutoff), network(periodic=True, cutoff=cutoff)
+    propagator, fresh = network(periodic=True, cutoff=cutoff, kicks=2), network(periodic=True, cutoff=cutoff, kicks=2)
     fresh.skin = 0.0
     state, other = copper(), copper()
-    for _ in range(6):
+    for _ in range(3):
         state, other = propagator(state), fresh(other)
     torch.testing.assert_close(phase(state), phase(other), rtol=0, atol=1e-10)
 
@@ -314,3 +314,94 @@ def test_configurations_that_exclude_each_other_are_refused():
         KickDriftPropagator(PropagatorConfig(), 0.01, domain)
     with pytest.raises(ConfigError, match="kick-drift"):
         network(architecture="rf", hidden=64, layers=4, radial_functions=12)
+
+
+OH, STIFFNESS, LAG = np.array([1.008, 15.999]), 2e5, 0.004  # amu, amu/ps², ps: a period of 13.7 fs
+
+
+@pytest.fixture(scope="module")
+def oscillators(tmp_path_factory):
+    """Pairs of an O-H oscillator at 300 K in any orientation, with forces, in closed form."""
+    path = tmp_path_factory.mktemp("store") / "oscillators.h5md"
+    rng, omega = np.random.default_rng(7), math.sqrt(STIFFNESS * OH.sum() / OH.prod())
+    topology = Topology(numbers=np.array([1, 8]), masses=OH, bonds=np.array([[0, 1]]))
+    options = {
+        "velocities": True,
+        "forces": True,
+        "cells": False,
+        "kind": "bursts",
+        "provenance": {"made by": "a test"},
+    }
+    share = np.array([[OH[1]], [-OH[0]]]) / OH.sum()
+    with StoreWriter(path, topology, 400, **options) as writer:
+        for burst in range(200):
+            axis = rng.standard_normal(3)
+            axis /= np.linalg.norm(axis)
+            a, b = rng.standard_normal(2) * math.sqrt(2494.3 / STIFFNESS)
+            for time in (0.0, LAG):
+                stretch = a * math.cos(omega * time) + b * math.sin(omega * time)
+                speed = omega * (b * math.cos(omega * time) - a * math.sin(omega * time))
+                writer.write(
+                    share * (1.0 + stretch) * axis,
+                    burst + time,
+                    velocities=share * speed * axis,
+                    forces=np.array([[-1.0], [1.0]]) * STIFFNESS * stretch * axis,
+                    cell=None,
+                )
+        writer.finish(LAG, 2 * np.arange(200)[:, None] + [0, 2])
+    return TrajectoryPairs(path, lag=LAG, progress=False).split((0.6, 0.2, 0.2))
+
+
+def trained(parts, **changes):
+    propagator = {"mode": "kick-drift", "kicks": 2, "hidden": 16, "layers": 1, "cutoff": 3.0}
+    values = {"updates": 60, "batch_size": 16, "validate_every": 60, "warmup": 5, "learning_rate": 0.01}
+    config = TrainingConfig.from_mapping(
+        {**values, "accelerator": "cpu", "logger": "none", **changes, "propagator": propagator}
+    )
+    return fit(parts[0], parts[1], config, progress=False)
+
+
+@pytest.mark.parametrize("force_updates", [0, 60], ids=["on pairs", "on forces alone"])
+def test_training_lowers_the_error(oscillators, force_updates, require):
+    require("lightning")
+    result = trained(oscillators, force_updates=force_updates)
+    assert isinstance(result.propagator, KickDriftPropagator)
+    # leapfrog with the true force has 0.11 and 0.12
+    assert max(result.metrics["over_best_baseline"].values()) < 0.4
+
+
+def test_scales_come_from_forces_or_from_changes_of_velocity(oscillators):
+    start, end = oscillators[0].batch(list(range(len(oscillators[0]))))
+    config = PropagatorConfig(mode="kick-drift", hidden=8, layers=1)
+    propagator = Propagator.from_pairs(oscillators[0], config)
+    for index, number in enumerate((1, 8)):
+        chosen = start.numbers == number
+        expected = (start.forces[chosen] / start.masses[chosen].sqrt()[:, None]).square().mean().sqrt()
+        assert float(propagator.force_scale[index]) == pytest.approx(float(expected), rel=1e-6)
+    propagator.measure(dataclasses.replace(start, forces=None), end)
+    for index, number in enumerate((1, 8)):
+        chosen = start.numbers == number
+        change = (end.velocities - start.velocities)[chosen] * start.masses[chosen].sqrt()[:, None] / LAG
+        assert float(propagator.force_scale[index]) == pytest.approx(float(change.square().mean().sqrt()), rel=1e-6)
+
+
+def test_the_force_residual_is_the_kick_minus_the_force():
+    propagator, state = network(), molecule()
+    kick = propagator._acceleration(state, torch.zeros(state.n_atoms, dtype=torch.int64))
+    exact = state.replace(forces=kick * state.masses[:, None])
+    torch.testing.assert_close(propagator.force_residual(exact), torch.zeros(7, 3).double(), rtol=0, atol=1e-12)
+    nothing = propagator.force_residual(state.replace(forces=torch.zeros_like(kick)))
+    scale = propagator.force_scale[propagator._species_index[state.numbers]][:, None]
+    torch.testing.assert_close(nothing, kick * state.masses.sqrt()[:, None] / scale, rtol=0, atol=1e-12)
+
+
+def test_force_updates_need_forces(oscillators):
+    class Without:
+        has_forces, lag = False, LAG
+
+        def __len__(self):
+            return 3
+
+    config = TrainingConfig(propagator=PropagatorConfig(mode="kick-drift"), force_updates=1)
+    with pytest.raises(DataError, match="force_updates"):
+        fit(Without(), Without(), config, progress=False)
