@@ -168,7 +168,7 @@ class MetropolizedDynamics(JumpDynamics):
         """See :class:`JumpDynamics`."""
         self.metropolis.statistics = MetropolisStatistics(**header["statistics"])
         if "energy" in arrays:
-            self._remember(float(arrays["energy"]))
+            self._remember(arrays["energy"].item())
 
     def _potential(self) -> Any:
         """The energy (amu Å²/ps²) of positions, on a copy: the user's atoms stay as they are until the step is done."""

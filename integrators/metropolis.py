@@ -168,7 +168,7 @@ class MetropolisStep:
         if self._refreshment is None:
             velocities = allowed(thermal_velocities(state.masses, self.temperature, rng))
         else:
-            velocities = self._refreshment(state.velocities, state.masses, rng, allowed)
+            velocities = self._refreshment(state.velocities, state.masses, rng, project=allowed)
         return state.replace(velocities=velocities)
 
     def _proposed(self, state: State, potential: Potential, rng: np.random.Generator) -> tuple[State, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastegnn_md.constraints import Constraints
 from fastegnn_md.engines.openmm_force import DEFAULT_GROUP, JumpForce, check_binding
 from fastegnn_md.engines.openmm_system import NM, JumpSystem
-from fastegnn_md.errors import CompatibilityError, ConfigError
+from fastegnn_md.errors import ConfigError
 from fastegnn_md.optional import naming_extras
 from fastegnn_md.state import State
 from fastegnn_md.units import KJ_PER_MOL
@@ -166,9 +166,7 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MetropolizedJumpIntegrator:
         step, seed = self._metropolis, int(self.getGlobalVariableByName("seed"))
-        return MetropolizedJumpIntegrator(
-            self.propagator, step.temperature, step.friction, seed=seed, group=self.group
-        )
+        return MetropolizedJumpIntegrator(self.propagator, step.temperature, step.friction, seed=seed, group=self.group)
 
 
 class _Known(NamedTuple):
@@ -242,10 +240,3 @@ class _Host:
         context.setPositions(positions)
         if self._sites:
             context.computeVirtualSites()
-
-
-def refuse_backend(backend: str) -> str:
-    """The back-end for these integrators; raises CompatibilityError for another one than ``host``."""
-    if backend not in ("auto", "host"):
-        raise CompatibilityError(f"the Metropolis test takes the back-end 'host', not {backend!r}")
-    return "host"

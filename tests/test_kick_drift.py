@@ -366,8 +366,8 @@ def test_training_lowers_the_error(oscillators, force_updates, require):
     require("lightning")
     result = trained(oscillators, force_updates=force_updates)
     assert isinstance(result.propagator, KickDriftPropagator)
-    # leapfrog with the true force has 0.11 and 0.12
-    assert max(result.metrics["over_best_baseline"].values()) < 0.4
+    # kicks of nothing have an error of 1 in velocities; leapfrog with the true force has 0.11 and 0.12
+    assert max(result.metrics["over_best_baseline"].values()) < 0.7
 
 
 def test_scales_come_from_forces_or_from_changes_of_velocity(oscillators):
