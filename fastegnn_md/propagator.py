@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .backbone import build_network
 from .compilers import CompiledMove, Move, require_compiler
 from .config import PropagatorConfig
-from .domain import Domain, centre_of_mass, representative
-from .errors import CompatibilityError, DataError
+from .domain import Domain, centre_of_mass
+from .errors import CompatibilityError, ConfigError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from .limits import JumpLimits
 from .linear import LinearPredictor
@@ -92,12 +92,20 @@ class Propagator(nn.Module):
         SHA-256 of the training data, empty before training.
     metrics : dict
         Errors on held-out pairs, as reported at the end of training.
+    reversible, volume_preserving : bool
+        Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
     """
 
+    reversible: ClassVar[bool] = False
+    volume_preserving: ClassVar[bool] = False
+    modes: ClassVar[tuple[str, ...]] = ("full", "position")
+    _more_features: ClassVar[int] = 0  # of a node, beside element and mass
     _species_index: Tensor
 
     def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
         super().__init__()
+        if config.mode not in self.modes:
+            raise ConfigError(f"{type(self).__name__} has no mode {config.mode!r}; expected one of {self.modes}")
         self.config, self.timestep, self.domain = config, timestep, domain
         self.species = domain.species
         self.fingerprint = ""
@@ -110,7 +118,10 @@ class Propagator(nn.Module):
         with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
             torch.manual_seed(seed)  # noqa: TID251 - nn.Module initialisers take no generator
             self.network = build_network(
-                config, domain, node_features=len(self.species) + 1, edge_features=config.radial_functions + 4
+                config,
+                domain,
+                node_features=len(self.species) + 1 + self._more_features,
+                edge_features=config.radial_functions + 4,
             )
         index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
         index[list(self.species)] = torch.arange(len(self.species))
@@ -124,7 +135,7 @@ class Propagator(nn.Module):
     @property
     def predicts_velocities(self) -> bool:
         """False in position mode, where velocities are redrawn."""
-        return self.config.mode == "full"
+        return self.config.mode != "position"
 
     @property
     def uses_bonds(self) -> bool:
@@ -264,7 +275,7 @@ class Propagator(nn.Module):
         if on_cpu:
             cpu_kernel.build()
         if self.predicts_velocities:
-            self._compiled = CompiledMove(self._move, self.config.cutoff, on_cpu=on_cpu)
+            self._compiled = CompiledMove(self._arithmetic(), self.config.cutoff, on_cpu=on_cpu)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own to compile, and lists of neighbours are found anew.
@@ -308,6 +319,10 @@ class Propagator(nn.Module):
             self._hops(state, edges),
         )
         return Prediction(displacement, velocities, z)
+
+    def _arithmetic(self) -> Move:
+        """What is compiled."""
+        return self._move
 
     def _displace(self, state: State, edges: EdgeList) -> Prediction:
         """Position mode: the network as its paper has it, in Å, with velocities of zero."""
@@ -439,7 +454,7 @@ class Propagator(nn.Module):
     def from_pairs(
         cls, pairs: TrajectoryPairs, config: PropagatorConfig, *, seed: int = 0, sample: int = 4096
     ) -> Propagator:
-        """Make an untrained propagator that fits a data set.
+        """Make an untrained propagator that fits a data set, of the class its mode asks for.
 
         Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
         systems, and at least one of each system.
@@ -449,30 +464,23 @@ class Propagator(nn.Module):
         DataError
             If the configuration asks for velocities or forces that the pairs lack.
         """
-        if config.mode == "full" and not pairs.has_velocities:
-            raise DataError(
-                "mode 'full' needs velocities, these pairs have none: harvest bursts, or use mode 'position'"
-            )
-        if config.forces and not pairs.has_forces:
-            raise DataError(
-                "forces=True needs forces at each frame, these pairs have none: harvest bursts, or forces=False"
-            )
-        start, end = pairs.batch(representative(pairs, sample, seed))
-        domain = Domain.from_pairs(start, end, config)
-        propagator = cls(config, pairs.lag, domain, seed=seed)
-        species = propagator._species_index[start.numbers]
+        from .untrained import untrained_propagator
+
+        return untrained_propagator(pairs, config, seed=seed, sample=sample)
+
+    @torch.no_grad()
+    def measure(self, start: State, end: State) -> None:
+        """Fit the linear predictor, and with it the residual scale, to one batch of pairs."""
         drift = centre_of_mass(start.velocities, start)
-        if not domain.conserves_momentum:
+        if not self.domain.conserves_momentum:
             drift = torch.zeros_like(drift)
-        propagator.linear.fit(
+        self.linear.fit(
             start.replace(velocities=start.velocities - drift),
-            end.replace(positions=end.positions - pairs.lag * drift, velocities=end.velocities - drift),
-            species,
-            velocities=config.mode == "full",
-            forces=config.forces,
+            end.replace(positions=end.positions - self.timestep * drift, velocities=end.velocities - drift),
+            self._species_index[start.numbers],
+            velocities=self.predicts_velocities,
+            forces=self.needs_forces,
         )
-        propagator.fingerprint = pairs.fingerprint
-        return propagator
 
     def describe(self) -> str:
         """One line for people."""

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from .ase import LearnedDynamics
     from .ase_ensemble import LearnedEnsemble
     from .ase_hybrid import HybridDynamics
+    from .ase_metropolis import MetropolizedDynamics
     from .guarded import JumpStatistics
     from .guards import GuardSettings, check_jump
+    from .metropolis import MetropolisStatistics
     from .openmm import HybridIntegrator, LearnedJumpIntegrator
+    from .openmm_metropolis import MetropolizedJumpIntegrator
     from .openmm_simulation import LearnedSimulation, LearnedStateReporter
     from .schedule import Schedule
     from .thermostats import LangevinHalfStep
@@ -32,6 +35,9 @@ __all__ = [
     "LearnedJumpIntegrator",
     "LearnedSimulation",
     "LearnedStateReporter",
+    "MetropolisStatistics",
+    "MetropolizedDynamics",
+    "MetropolizedJumpIntegrator",
     "Schedule",
     "check_jump",
 ]
@@ -47,6 +53,9 @@ _HOME = {
     "LearnedJumpIntegrator": ".openmm",
     "LearnedSimulation": ".openmm_simulation",
     "LearnedStateReporter": ".openmm_simulation",
+    "MetropolisStatistics": ".metropolis",
+    "MetropolizedDynamics": ".ase_metropolis",
+    "MetropolizedJumpIntegrator": ".openmm_metropolis",
     "Schedule": ".schedule",
     "check_jump": ".guards",
 }

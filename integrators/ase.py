@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ import numpy as np
 
 from fastegnn_md.engines.ase_atoms import PICOSECOND
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
-from fastegnn_md.jump import as_generator
 from fastegnn_md.optional import naming_extras
 
+from .ase_dynamics import JumpDynamics, check_timestep
 from .ase_jump import AtomsJump
 from .guarded import GuardedStep, JumpStatistics
 from .guards import GuardSettings, guard_settings
@@ -20,15 +21,13 @@ from .thermostats import LangevinHalfStep
 
 with naming_extras(__name__):
     from ase import Atoms, units
-    from ase.md.logger import MDLogger
-    from ase.md.md import MolecularDynamics
 
 if TYPE_CHECKING:
     from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 
-class LearnedDynamics(MolecularDynamics):
+class LearnedDynamics(JumpDynamics):
     """Molecular dynamics by learned jumps: NVE, or Langevin with half steps of the thermostat around each jump.
 
     One step is O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the propagator, O the exact Ornstein-Uhlenbeck process (absent without
@@ -116,7 +115,7 @@ class LearnedDynamics(MolecularDynamics):
         restart_file: str | Path | None = None,
         restart_interval: int | None = None,
     ):
-        _check_timestep(propagator, timestep)
+        check_timestep(propagator, timestep)
         thermostat = _thermostat(propagator, temperature_K, friction)
         if log_energy and atoms.calc is None:
             raise CompatibilityError("log_energy=True needs a calculator; attach one: atoms.calc = ...")
@@ -131,44 +130,25 @@ class LearnedDynamics(MolecularDynamics):
             relax_steps=relax_steps,
             momentum=conserve_momentum,
         )
-        self.propagator = propagator
         self.temperature_K, self.friction, self.log_energy = temperature_K, friction, log_energy
-        self.loginterval, self.restart_file = loginterval, restart_file
-        self.restart_interval = max(1, loginterval) if restart_interval is None else restart_interval
-        if self.restart_interval < 1:
-            raise ConfigError(f"restart_interval is {self.restart_interval}; expected a number of steps >= 1")
-        self.begun = False  # whether observers have seen step 0
         self.jump = AtomsJump(atoms, self.guarded, bonds, types)
-        self.rng, self.seed = as_generator(rng)
-        if rng is None and (thermostat is not None or not propagator.predicts_velocities):
-            print(f"LearnedDynamics: random seed {self.seed}")
-        # Only now: the base class removes an earlier trajectory of that name.
         super().__init__(
             atoms,
-            propagator.timestep * PICOSECOND,
+            propagator,
+            rng=rng,
+            draws=thermostat is not None or not propagator.predicts_velocities,
             trajectory=trajectory,
+            logfile=logfile,
             loginterval=loginterval,
             append_trajectory=append_trajectory,
+            restart_file=restart_file,
+            restart_interval=restart_interval,
         )
-        if logfile:
-            self.attach_logfile(logfile)
-        if restart_file is not None:
-            self.attach_restart(restart_file)
 
     @property
     def statistics(self) -> JumpStatistics:
         """What became of the jumps so far."""
         return self.guarded.statistics
-
-    def attach_logfile(self, logfile: IO | str | Path, header: bool = True) -> None:
-        """Write time, energies and temperature to a file (or ``"-"``) every ``loginterval`` steps."""
-        target = str(logfile) if isinstance(logfile, Path) else logfile
-        self.attach(self.closelater(JumpLogger(self, self.atoms, target, header=header)), self.loginterval)
-
-    def attach_restart(self, restart_file: str | Path) -> None:
-        """Save a restart file every ``restart_interval`` steps."""
-        self.restart_file = restart_file
-        self.attach(self.save_restart, self.restart_interval, restart_file)
 
     def step(self) -> None:
         """One jump, or what replaces it.
@@ -194,86 +174,49 @@ class LearnedDynamics(MolecularDynamics):
             **super().todict(),
             "temperature_K": self.temperature_K,
             "friction": self.friction,
-            "seed": self.seed,
             "fallback": self.guarded.fallback,
-            "training-data": self.propagator.fingerprint,
         }
 
-    def save_restart(self, path: str | Path) -> None:
-        """Write everything :meth:`restart` needs; the previous file survives a full disk.
-
-        Raises
-        ------
-        CheckpointError
-            If the file cannot be written.
-        """
-        from .ase_restart import save
-
-        save(self, path)
+    def restart_options(self) -> dict[str, Any]:
+        """See :class:`JumpDynamics`."""
+        guarded = self.guarded
+        return {
+            **super().restart_options(),
+            "temperature_K": self.temperature_K,
+            "friction": self.friction,
+            "guard": None if guarded.guard is None else dataclasses.asdict(guarded.guard),
+            "fallback": guarded.fallback,
+            "fallback_timestep": self.fallback_timestep,
+            "relax_steps": guarded.relax_steps,
+            "conserve_momentum": guarded.momentum,
+            "log_energy": self.log_energy,
+        }
 
     @classmethod
-    def restart(
-        cls,
-        path: str | Path,
-        atoms: Atoms,
-        propagator: Propagator | Committee,
-        *,
-        trajectory: str | Path | None = None,
-        logfile: IO | str | Path | None = None,
-        restart_file: str | Path | None = None,
-    ) -> LearnedDynamics:
-        """Continue a simulation as if it had never stopped (bit for bit on the CPU).
+    def restart_keywords(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """See :class:`JumpDynamics`."""
+        guard = options["guard"]
+        return {**options, "guard": False if guard is None else GuardSettings(**guard)}
 
-        Steps, time, random numbers and options continue; a trajectory is appended to without a frame given twice, and
-        frames written after the restart file (by a run that was killed) are removed first. Lines of a log are not.
+    def restart_arrays(self) -> dict[str, np.ndarray | None]:
+        """See :class:`JumpDynamics`."""
+        return {"bonds": self.jump.bonds, "types": self.jump.types, "forces": self.jump.known_forces()}
 
-        Parameters
-        ----------
-        path : str or Path
-            Written by :meth:`save_restart`.
-        atoms : ase.Atoms
-            The same system in any geometry, with its constraints and calculator. Positions, momenta and cell are set.
-        propagator : Propagator or Committee
-            The same.
-        trajectory, logfile : optional
-            Those of the interrupted run, or None.
-        restart_file : str or Path, optional
-            Where to save further restarts; default ``path`` if the interrupted run saved them automatically.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is truncated or foreign, or the trajectory has fewer frames than it should.
-        CompatibilityError
-            If atoms, constraints or propagator are others.
-        """
-        from .ase_restart import resume
-
-        return resume(cls, path, atoms, propagator, trajectory, logfile, restart_file)
+    def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """See :class:`JumpDynamics`."""
+        self.guarded.statistics = JumpStatistics(**header["statistics"])
+        if "forces" in arrays:
+            self.jump.remember_forces(arrays["forces"])
 
     def _refresh_properties(self) -> None:
-        # The base class would call the calculator after every step, whoever needs the result.
-        self.begun = True
+        super()._refresh_properties()
         if self.log_energy:
             self.jump.forces()
             self.atoms.get_potential_energy()
 
-
-class JumpLogger(MDLogger):
-    """ASE's log lines, with nan for a potential energy that nobody asked to be computed."""
-
-    def _potential_energy(self) -> float:
-        wanted = self.dyn is not None and self.dyn.log_energy
-        return self.atoms.get_potential_energy() if wanted else float("nan")
-
-
-def _check_timestep(propagator: Propagator | Committee, timestep: float | None) -> None:
-    learned = propagator.timestep * PICOSECOND
-    if timestep is not None and abs(timestep - learned) > 1e-6 * learned:
-        raise CompatibilityError(
-            f"timestep is {timestep / units.fs:g} fs but this propagator advances by {learned / units.fs:g} fs; "
-            "leave timestep out, or load a propagator trained for it (ASE time steps are given as 8 * ase.units.fs)"
-        )
+    def logged_energy(self) -> float:
+        """See :class:`JumpDynamics`."""
+        return self.atoms.get_potential_energy() if self.log_energy else float("nan")
 
 
 def _thermostat(

@@ -13,7 +13,7 @@ from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 from fastegnn_md.jump import as_generator
 from fastegnn_md.optional import naming_extras
 
-from .ase import JumpLogger
+from .ase_dynamics import JumpLogger
 from .ase_jump import AtomsJump
 from .guarded import GuardedStep, JumpStatistics
 from .guards import GuardSettings, guard_settings
@@ -203,6 +203,10 @@ class HybridDynamics(MolecularDynamics):
         for _ in range(steps):
             self.classical.step()  # type: ignore[attr-defined]  # ASE's base class does not declare it
         self._time += steps * self.classical.dt
+
+    def logged_energy(self) -> float:
+        """Potential energy for a line of the log, eV; nan if nobody asked for it."""
+        return self.atoms.get_potential_energy() if self.log_energy else float("nan")
 
     def _refresh_properties(self) -> None:
         # The base class would call the calculator after every step, whoever needs the result.

@@ -296,6 +296,24 @@ def test_run_writes_the_steps_asked_for(
     assert output.read_bytes() != first
 
 
+def test_kick_drift_from_the_shell(
+    cli: Cli, store: Path, molecule: Path, mistake: Callable[..., str], tmp_path: Path, require: Any
+) -> None:
+    require("lightning")
+    model, output = tmp_path / "kick-drift.safetensors", tmp_path / "out.xtc"
+    kicks = ["--mode", "kick-drift", "--kicks", 2, "--set", "force_updates=2", "--updates", 4]
+    code, out, err = cli("train", store, "--lag", "3 fs", *kicks, *SMALL, "-o", model)
+    assert code == 0, err
+    assert "kick-drift fastegnn of 2 kicks" in out
+    arguments = ["--steps", 6, "--temperature", 200, "-o", output, "--metropolis"]
+    code, out, err = cli("run", model, molecule, *arguments, "--calculator", "emt")
+    assert code == 0, err
+    assert out.startswith("6 jumps of 3 fs, ")
+    assert " accepted; mean temperature" in out
+    assert "--metropolis needs" in mistake("run", model, molecule, *arguments)
+    assert "--metropolis needs" in mistake("run", model, molecule, *arguments, "--calculator", "emt", "--nve")
+
+
 def test_train_from_a_trajectory_reads_it_once_into_the_store_asked_for(
     cli: Cli, store: Path, molecule: Path, tmp_path: Path, require: Any
 ) -> None:
@@ -374,6 +392,7 @@ def test_mistakes_with_models_end_with_one_line(
     assert "out.nonsense" in mistake("run", model, molecule, *out[2:], "-o", tmp_path / "out.nonsense")
     assert "no unit" in mistake("run", model, molecule, *out, "--friction", "10")
     assert "--calculator" in mistake("run", model, molecule, *out, "--calculator", "emt", "--forcefield", "a.xml")
+    assert "kick-drift" in mistake("run", model, molecule, *out, "--calculator", "emt", "--metropolis")
     absent = tmp_path / "absent" / "out.xtc"
     assert "absent" in mistake("run", model, molecule, *out[2:], "-o", absent, "--calculator", "emt")
 

@@ -62,6 +62,7 @@ def folder(require, tmp_path_factory):
     system.write_topology(path / "topology.pdb")
     system.write_reference(path / "md.dcd", DemoSettings(frames=60, equilibration=500), progress=False)
     (commands,) = blocks("README.md", "console", "fastegnn-md harvest")
+    commands += blocks("docs/propagator.md", "console", "--mode kick-drift")[0]
     for line in commands.replace("\\\n", " ").strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "fastegnn-md"
@@ -91,6 +92,8 @@ def test_commands_make_what_they_promise(folder):
         ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
         ("docs/propagator.md", "Committee.load(", "member-2.safetensors"),
         ("docs/openmm.md", "HybridIntegrator(", "hybrid.xtc"),
+        ("docs/ase.md", "MetropolizedDynamics(", "exact.traj"),
+        ("docs/openmm.md", "MetropolizedJumpIntegrator(", "exact.dcd"),
     ],
 )
 def test_python_blocks_run(folder, page, containing, made):
@@ -147,7 +150,7 @@ def test_data_sets_are_made_as_documented(require, tmp_path, containing, printed
 
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
-    (simulation,) = blocks("docs/openmm.md", "python", "LearnedSimulation(")
+    (simulation,) = blocks("docs/openmm.md", "python", "HybridIntegrator(")
     before, _, _ = simulation.partition("simulation =")
     given = "propagator, topology = integrator.propagator, pdb.topology\n"
     after = "context.setPositions(pdb.positions)\nintegrator.step(11)\nprint(integrator.statistics.tried)"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from torch import Tensor
 
+    from ..integrators import JumpStatistics, MetropolisStatistics
     from ..state import State
 
 
@@ -44,6 +45,10 @@ def run(
     friction: Annotated[str, typer.Option("--friction", help="Of the Langevin thermostat.")] = "10/ps",
     nve: Annotated[
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
+    ] = False,
+    metropolis: Annotated[
+        bool,
+        typer.Option("--metropolis", help="Accept or reject jumps with the true energy: exact sampling (ase)."),
     ] = False,
     topology: Annotated[
         Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
@@ -79,8 +84,9 @@ def run(
     """Step a molecule with a trained propagator, guarded.
 
     With a force field (or --calculator) a refused step is replaced by classical ones, and force-informed models get
-    their forces; without, a refused step ends the run. With --engine openmm classical steps and jumps take turns inside
-    OpenMM, and only the atoms of --select jump.
+    their forces; without, a refused step ends the run. With --metropolis (models of mode kick-drift) each jump is
+    accepted or rejected with the true energy at --temperature instead. With --engine openmm classical steps and jumps
+    take turns inside OpenMM, and only the atoms of --select jump.
     """
     import numpy as np
     from tqdm import tqdm
@@ -88,7 +94,8 @@ def run(
     from ..data.topology import select_atoms
     from ..engines.ase import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
-    from ..integrators import GuardSettings, LearnedDynamics
+    from ..integrators import GuardSettings, LearnedDynamics, MetropolizedDynamics
+    from ..propagator import Propagator
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
@@ -96,6 +103,13 @@ def run(
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
     guard = GuardSettings(spread=spread)
     propagator = open_model(model, committee)
+    if metropolis and (engine != "ase" or nve or temperature is None or not (calculator or forcefield or system)):
+        raise ConfigError(
+            "--metropolis needs --engine ase, --temperature and true energies (--forcefield, --system or "
+            "--calculator), and excludes --nve"
+        )
+    if metropolis and (committee or spread is not None):
+        raise ConfigError("--metropolis takes one model and needs no guard; leave out --committee and --spread")
     if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
@@ -146,15 +160,22 @@ def run(
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
     uses_temperature = temperature is not None and not nve
     thermostat = uses_temperature and propagator.predicts_velocities
-    dynamics = LearnedDynamics(
-        atoms,
-        propagator,
-        temperature_K=temperature if uses_temperature else None,
-        friction=parse_quantity(friction, "friction") / PICOSECOND if thermostat else None,
-        rng=rng,
-        bonds=bonds,
-        guard=guard,
-    )
+    rate = parse_quantity(friction, "friction") / PICOSECOND
+    dynamics: LearnedDynamics | MetropolizedDynamics
+    if metropolis and temperature is not None:
+        dynamics = MetropolizedDynamics(
+            atoms, Propagator.load(model), temperature_K=temperature, friction=rate, rng=rng, bonds=bonds
+        )
+    else:
+        dynamics = LearnedDynamics(
+            atoms,
+            propagator,
+            temperature_K=temperature if uses_temperature else None,
+            friction=rate if thermostat else None,
+            rng=rng,
+            bonds=bonds,
+            guard=guard,
+        )
     temperatures = []
     with RolloutWriter(output, group) as writer:
         for step in tqdm(range(steps + 1), desc="run", unit="step"):
@@ -164,12 +185,23 @@ def run(
                 writer.write(atoms, time=step * propagator.timestep)
             temperatures.append(atoms.get_temperature())
     settled = np.mean(temperatures[len(temperatures) // 2 :])
-    tried, refused = dynamics.statistics.tried, dynamics.statistics.rejected
     typer.echo(
-        f"{tried} jumps of {1e3 * propagator.timestep:g} fs, {sum(refused.values())} refused"
+        f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {_became(dynamics.statistics)}"
+        f"; mean temperature of the second half {settled:.0f} K; saved {output}"
+    )
+
+
+def _became(statistics: JumpStatistics | MetropolisStatistics) -> str:
+    """What became of the jumps, in words."""
+    from ..integrators import MetropolisStatistics
+
+    if isinstance(statistics, MetropolisStatistics):
+        return f"{statistics.accepted} accepted"
+    refused = statistics.rejected
+    return (
+        f"{sum(refused.values())} refused"
         + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
-        + (f", {dynamics.statistics.fallback_steps} classical sub-steps" if refused else "")
-        + f"; mean temperature of the second half {settled:.0f} K; saved {output}"
+        + (f", {statistics.fallback_steps} classical sub-steps" if refused else "")
     )
 
 

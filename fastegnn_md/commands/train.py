@@ -40,8 +40,9 @@ def train(
         bool | None, typer.Option("--forces/--no-forces", help="Force-informed: forces are an input, too.")
     ] = None,
     mode: Annotated[
-        str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn.")
+        str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn; kick-drift.")
     ] = None,
+    kicks: Annotated[int | None, typer.Option("--kicks", help="Learned kicks per jump, mode kick-drift (4).")] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
@@ -65,6 +66,7 @@ def train(
         "propagator.architecture": architecture,
         "propagator.forces": forces,
         "propagator.mode": mode,
+        "propagator.kicks": kicks,
         "updates": updates,
         "batch_size": batch_size,
         "seed": seed,

@@ -49,6 +49,9 @@ class TrainingConfig(BaseModel):
     noise : float
         Noise on the states that training jumps begin from, as a share of the residual scale of each element:
         :func:`~fastegnn_md.training.unrolling.perturbed`. For force-free propagators.
+    force_updates : int
+        Updates, the first ones, on the forces of the pairs alone instead of the pairs, mode "kick-drift": one call of
+        the network each in place of one per kick.
     velocity_weight : float
         Weight of the velocity residual beside the position residual.
     mmd_weight : float
@@ -99,6 +102,7 @@ class TrainingConfig(BaseModel):
     time_reversal: bool = True
     unroll: int = Field(default=1, ge=1)
     noise: float = Field(default=0.0, ge=0)
+    force_updates: int = Field(default=0, ge=0)
     velocity_weight: float = Field(default=1.0, ge=0)
     mmd_weight: float = Field(default=0.0, ge=0)
     mmd_sigma: float = Field(default=1.5, gt=0)
@@ -117,11 +121,15 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _forces_are_known(self) -> TrainingConfig:
+    def _fits_mode(self) -> TrainingConfig:
         if self.propagator.forces and (self.unroll > 1 or self.noise):
             raise ValueError(
                 "unroll > 1 and noise are for force-free propagators: the data have no forces at predicted or "
                 "perturbed states; set propagator.forces=false, or unroll=1 and noise=0"
+            )
+        if self.force_updates and self.propagator.mode != "kick-drift":
+            raise ValueError(
+                f"force_updates needs mode 'kick-drift', the mode is {self.propagator.mode!r}: set it to 0"
             )
         return self
 

@@ -149,6 +149,8 @@ def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: Tr
                 f"the {name} set has no forces but propagator.forces is set; harvest bursts (they carry forces) "
                 "or set propagator.forces=false"
             )
+    if config.force_updates and not train.has_forces:
+        raise DataError("force_updates needs forces, the training set has none: harvest bursts, or set it to 0")
     if train.lag != validation.lag:
         raise DataError(
             f"training pairs are {format_time(train.lag)} apart, validation pairs {format_time(validation.lag)}; "

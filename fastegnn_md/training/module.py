@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError, TrainingError
 from ..propagator import Propagator, Residual
 from ..state import State
 from .config import TrainingConfig
-from .losses import residual_loss, virtual_node_mmd
+from .losses import force_loss, residual_loss, virtual_node_mmd
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
 from .unrolling import perturbed, unrolled_residuals
 
@@ -209,22 +209,33 @@ class PropagatorModule(LightningModule):
         TrainingError
             If the loss is not finite.
         """
+        if self.progress.update < self.config.force_updates:
+            loss = self._finite(force_loss(self.propagator, batch.start))
+        else:
+            loss = self._pair_loss(batch)
+        self._losses.append(float(loss.detach()))
+        return loss
+
+    def _pair_loss(self, batch: Batch) -> Tensor:
         generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
         start = batch.start
         if self.config.noise:
             start = perturbed(self.propagator, start, self.config.noise, generator)
-        losses: list[Tensor] = []
-        for residual, end in zip(unrolled_residuals(self.propagator, start, batch.ends), batch.ends, strict=True):
-            losses.append(self._step_loss(residual, end, generator))
-            if not math.isfinite(value := float(losses[-1].detach())):
-                raise TrainingError(
-                    f"the loss is {value} at update {self.progress.update + 1} "
-                    f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
-                    "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
-                )
-        loss = torch.stack(losses).mean()
-        self._losses.append(float(loss.detach()))
-        return loss
+        residuals = unrolled_residuals(self.propagator, start, batch.ends)
+        losses = [
+            self._finite(self._step_loss(residual, end, generator))
+            for residual, end in zip(residuals, batch.ends, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def _finite(self, loss: Tensor) -> Tensor:
+        if math.isfinite(value := float(loss.detach())):
+            return loss
+        raise TrainingError(
+            f"the loss is {value} at update {self.progress.update + 1} "
+            f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
+            "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
+        )
 
     def _step_loss(self, residual: Residual, end: State, generator: torch.Generator) -> Tensor:
         loss = residual_loss(residual, self.config.velocity_weight)
