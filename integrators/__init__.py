@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .openmm import HybridIntegrator, LearnedJumpIntegrator
     from .openmm_simulation import LearnedSimulation, LearnedStateReporter
     from .schedule import Schedule
-    from .thermostats import LangevinHalfStep
+    from .thermostats import LangevinHalfStep, StochasticVelocityRescaling
 
 __all__ = [
     "GuardSettings",
@@ -33,6 +33,7 @@ __all__ = [
     "LearnedSimulation",
     "LearnedStateReporter",
     "Schedule",
+    "StochasticVelocityRescaling",
     "check_jump",
 ]
 
@@ -48,6 +49,7 @@ _HOME = {
     "LearnedSimulation": ".openmm_simulation",
     "LearnedStateReporter": ".openmm_simulation",
     "Schedule": ".schedule",
+    "StochasticVelocityRescaling": ".thermostats",
     "check_jump": ".guards",
 }
 

@@ -53,14 +53,18 @@ def save(dynamics: LearnedDynamics, path: str | Path) -> None:
         "statistics": dataclasses.asdict(guarded.statistics),
         "propagator": _identity(dynamics.propagator),
         "automatic": dynamics.restart_file is not None,
+        "energy": None if guarded.energy is None else guarded.energy.target,
         "options": {
             "temperature_K": dynamics.temperature_K,
             "friction": dynamics.friction,
+            "taut": dynamics.taut,
             "guard": None if guarded.guard is None else dataclasses.asdict(guarded.guard),
             "fallback": guarded.fallback,
             "fallback_timestep": dynamics.fallback_timestep,
             "relax_steps": guarded.relax_steps,
             "conserve_momentum": guarded.momentum,
+            "conserve_angular_momentum": guarded.angular_momentum,
+            "conserve_energy": guarded.energy is not None,
             "log_energy": dynamics.log_energy,
             "loginterval": dynamics.loginterval,
             "restart_interval": dynamics.restart_interval,
@@ -99,7 +103,8 @@ def _resume(
 ) -> LearnedDynamics:
     _check_same(arrays, header, atoms, propagator)
     rng = restore_generator(header["rng"])
-    options = dict(header["options"])
+    # Files of format 1 know nothing of angular momentum: their runs did not conserve it.
+    options = {"conserve_angular_momentum": False, **header["options"]}
     guard = options.pop("guard")
     statistics = JumpStatistics(**header["statistics"])
     if restart_file is None and header["automatic"]:
@@ -129,6 +134,8 @@ def _resume(
         atoms.arrays.update(earlier.arrays)
         raise
     dynamics.seed, dynamics.nsteps, dynamics.guarded.statistics = seed, nsteps, statistics
+    if dynamics.guarded.energy is not None:
+        dynamics.guarded.energy.target = header["energy"]
     if "forces" in arrays:
         dynamics.jump.remember_forces(arrays["forces"])
     if logfile:
