@@ -167,7 +167,7 @@ class StochasticVelocityRescaling:
         kinetic = kinetic_energy(velocities, masses)
         if not kinetic > 0:
             raise StateError(
-                "the atoms do not move, so velocity rescaling has nothing to scale; give them velocities, or use friction"
+                "the atoms do not move, velocity rescaling has nothing to scale; give them velocities, or use friction"
             )
         kept = math.exp(-0.5 * self.timestep / self.tau) if self.tau > 0 else 0.0
         drawn = (1 - kept) * 0.5 * BOLTZMANN * self.temperature / kinetic

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..state import State
 
 
+_FRICTION = "10/ps"
+
+
 def run(
     model: Model,
     start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
@@ -39,9 +42,15 @@ def run(
     ],
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", help="K: of a Langevin thermostat, and of velocities where START has none."),
+        typer.Option("--temperature", help="K: of the thermostat, and of velocities where START has none."),
     ] = None,
-    friction: Annotated[str, typer.Option("--friction", help="Of the Langevin thermostat.")] = "10/ps",
+    friction: Annotated[
+        str | None, typer.Option("--friction", help=f"Of the Langevin thermostat; default {_FRICTION}.")
+    ] = None,
+    tau: Annotated[
+        str | None,
+        typer.Option("--tau", help="Stochastic velocity rescaling with this time in place of Langevin (ase)."),
+    ] = None,
     nve: Annotated[
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
     ] = False,
@@ -88,6 +97,10 @@ def run(
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
+    if tau is not None and (friction is not None or nve or temperature is None):
+        raise ConfigError("--tau is another thermostat: give it with --temperature, without --friction and --nve")
+    if tau is not None and engine == "openmm":
+        raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
     propagator = Propagator.load(model)
     if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
         raise ConfigError(
@@ -112,7 +125,7 @@ def run(
             steps=steps,
             every=every,
             temperature=temperature,
-            friction=friction,
+            friction=friction or _FRICTION,
             nve=nve,
             classical_steps=classical_steps,
             jumps=jumps,
@@ -137,12 +150,13 @@ def run(
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
     uses_temperature = temperature is not None and not nve
-    thermostat = uses_temperature and propagator.predicts_velocities
+    langevin = uses_temperature and propagator.predicts_velocities and tau is None
     dynamics = LearnedDynamics(
         atoms,
         propagator,
         temperature_K=temperature if uses_temperature else None,
-        friction=parse_quantity(friction, "friction") / PICOSECOND if thermostat else None,
+        friction=parse_quantity(friction or _FRICTION, "friction") / PICOSECOND if langevin else None,
+        taut=None if tau is None else parse_quantity(tau, "time") * PICOSECOND,
         rng=rng,
         bonds=bonds,
     )
@@ -153,7 +167,7 @@ def run(
                 dynamics.run(1)
             if step % every == 0:
                 writer.write(atoms, time=step * propagator.timestep)
-            temperatures.append(atoms.get_temperature())
+            temperatures.append(dynamics.get_temperature())
     settled = np.mean(temperatures[len(temperatures) // 2 :])
     tried, refused = dynamics.statistics.tried, dynamics.statistics.rejected
     typer.echo(
