@@ -103,17 +103,16 @@ def rigid_rotation(state: State, angular: Tensor) -> Tensor:
     """
     moments, axes = _inertia(state)
     inverse = torch.where(moments > 0, 1.0 / moments, 0.0)
-    along = (axes.transpose(1, 2) @ angular[:, :, None])[:, :, 0]
-    spin = (axes @ (inverse * along)[:, :, None])[:, :, 0]
-    return torch.linalg.cross(_systems(state).spread(spin), _arms(state)).to(state.dtype)
+    spin = axes @ (inverse[:, :, None] * (axes.mT @ angular[:, :, None]))
+    return torch.linalg.cross(_systems(state).spread(spin[:, :, 0]), _arms(state)).to(state.dtype)
 
 
 def _inertia(state: State) -> tuple[Tensor, Tensor]:
     """Principal moments (B, 3), exactly zero where they vanish, and axes (B, 3, 3) in columns; float64."""
     arms, masses, systems = _arms(state), state.masses.double(), _systems(state)
-    square = arms.square().sum(dim=1)[:, None, None] * torch.eye(3, dtype=torch.float64, device=state.device)
-    terms = masses[:, None, None] * (square - arms[:, :, None] * arms[:, None, :])
-    moments, axes = torch.linalg.eigh(systems.sum(terms))
+    second = systems.sum((masses[:, None] * arms)[:, :, None] * arms[:, None, :])  # Σ m r rᵀ
+    trace = second.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+    moments, axes = torch.linalg.eigh(trace * torch.eye(3, dtype=torch.float64, device=state.device) - second)
     least = torch.maximum(_SHARE * moments[:, -1:], _SQUARE * systems.sum(masses[:, None]))
     return torch.where(moments > least, moments, 0.0), axes
 

@@ -58,7 +58,7 @@ def conserve_angular_momentum(before: State, after: State) -> State:
 
 @dataclass
 class EnergyRescale:
-    """Total energy brought back to what it was before the first jump, by scaling velocities.
+    """Total energy brought back to what it was before the first accepted jump, by scaling velocities.
 
     With ΔE = U + K - H_0 after a jump, velocities become √(1 - ΔE / K) v. Where momenta are conserved K and v are those
     of the motion relative to the rigid motion that has them (:meth:`Freedom.conserved`), so that momenta stay exact.
@@ -69,7 +69,7 @@ class EnergyRescale:
     Attributes
     ----------
     target : float or None
-        H_0 in amu Å²/ps²; None before the first jump.
+        H_0 in amu Å²/ps²; None before that jump.
     """
 
     target: float | None = None
