@@ -148,8 +148,7 @@ class GuardedStep:
                 raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
         if not self.propagator.predicts_velocities and (self.angular_momentum or self.energy is not None):
             raise ConfigError(
-                "angular momentum and energy cannot be conserved where velocities are redrawn, as this position-only "
-                "propagator does"
+                "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
             )
         if self.energy is not None and self.thermostat is not None:
             raise ConfigError("conserve_energy is for NVE, a thermostat changes the energy; use one of them")
@@ -313,9 +312,8 @@ class GuardedStep:
             after = classical.energy(ended.positions)
             report = self.check_energy(before, after)
             if report.ok:
-                ended = self.conserve_energy(
-                    ended, before + kinetic_energy(state.velocities, state.masses), after, constraints
-                )
+                total = before + kinetic_energy(state.velocities, state.masses)
+                ended = self.conserve_energy(ended, total, after, constraints)
         if report.ok and self.relax_steps:
             ended = velocity_verlet(ended, classical.forces, self.substep, self.relax_steps, constraints)
             self.statistics.relax_steps += self.relax_steps
@@ -336,15 +334,10 @@ class GuardedStep:
         return check_energy(before, after, self.temperature, self.guard)
 
     def conserve_energy(self, ended: State, before: float, after: float, constraints: Constraints) -> State:
-        """The state after a jump with the energy conserved, for engines that evaluate energies themselves.
+        """The state ``ended`` after a jump with the energy conserved, for engines that evaluate energies themselves.
 
-        Parameters
-        ----------
-        ended : State
-            After the jump; returned as it is where energy is not conserved.
-        before, after : float
-            Total energy before the jump (used by the first one), potential energy after it, amu Å²/ps².
-        constraints : Constraints
+        ``before`` is the total energy before the jump, which the first one takes for its target, ``after`` the potential
+        energy after it, amu Å²/ps². Where energy is not conserved the state is returned as it is.
         """
         if self.energy is None:
             return ended

@@ -177,6 +177,7 @@ class StochasticVelocityRescaling:
 
     def half_step(self, state: State, freedom: Freedom, rng: np.random.Generator) -> Tensor:
         """Velocities (N, 3) of one system half a step later; motion that is conserved is not scaled."""
+        state = state.replace(velocities=freedom.project(state, state.velocities))  # they may have been set by hand
         degrees, conserved = freedom.degrees(state), freedom.conserved(state)
         if conserved is None:
             return self(state.velocities, state.masses, rng, degrees)

@@ -16,7 +16,7 @@ from ase.constraints import FixAtoms, FixBondLengths, FixCom
 from ase.md.bussi import Bussi
 
 from fastegnn_md import restart
-from fastegnn_md.constraints import no_constraints
+from fastegnn_md.constraints import Constraints, no_constraints
 from fastegnn_md.engines.ase import state_from_atoms
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
 from fastegnn_md.freedom import Freedom, kinetic_energy
@@ -181,7 +181,7 @@ def test_frozen_atoms_and_boxes_have_no_angular_momentum_to_conserve():
         with pytest.raises(error, match=words):
             LearnedDynamics(atoms, StandIn(leaky), conserve_angular_momentum=True)
     redraws = StandIn(leaky, predicts_velocities=False)
-    with pytest.raises(ConfigError, match="where velocities are redrawn"):
+    with pytest.raises(ConfigError, match="redraws velocities: neither"):
         LearnedDynamics(hot(), redraws, temperature_K=300, conserve_angular_momentum=True)
 
 
@@ -369,7 +369,7 @@ def test_energy_needs_a_calculator_and_velocities():
     np.testing.assert_array_equal(atoms.positions, before)
     with pytest.raises(CompatibilityError, match="conserve_energy=True needs the potential energy; attach"):
         LearnedDynamics(atoms, StandIn(leaky), conserve_energy=True)
-    with pytest.raises(ConfigError, match="where velocities are redrawn"):
+    with pytest.raises(ConfigError, match="redraws velocities: neither"):
         LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, conserve_energy=True)
 
 
@@ -456,6 +456,19 @@ def test_without_degrees_of_freedom_nothing_is_scaled_or_drawn():
     atoms = Atoms("Ar", momenta=[[1, 2, 3]])
     LearnedDynamics(atoms, StandIn(rest), temperature_K=300, taut=1.0, rng=1).run(3)
     np.testing.assert_allclose(atoms.get_momenta(), [[1, 2, 3]], rtol=1e-12)
+
+
+def test_velocities_that_constraints_forbid_have_no_temperature():
+    """Set by hand: a frozen atom that moves, a fixed bond that stretches."""
+    state = state_from_atoms(hot())
+    bonds, frozen = torch.tensor([[0, 2]]), torch.tensor([False, True, False, False, False, False])
+    lengths = (state.positions[bonds[:, 0]] - state.positions[bonds[:, 1]]).norm(dim=1)
+    freedom = Freedom(Constraints(state.masses, bonds, lengths, frozen))
+    half = StochasticVelocityRescaling(300.0, 0.1, DT)
+    found = half.half_step(state, freedom, np.random.default_rng(1))
+    torch.testing.assert_close(freedom.project(state, found), found)
+    allowed = freedom.project(state, state.velocities)
+    torch.testing.assert_close(found, half(allowed, state.masses, np.random.default_rng(1), 14))
 
 
 def test_atoms_that_do_not_move_cannot_be_scaled():
