@@ -336,8 +336,8 @@ class GuardedStep:
     def conserve_energy(self, ended: State, before: float, after: float, constraints: Constraints) -> State:
         """The state ``ended`` after a jump with the energy conserved, for engines that evaluate energies themselves.
 
-        ``before`` is the total energy before the jump, which the first one takes for its target, ``after`` the potential
-        energy after it, amu Å²/ps². Where energy is not conserved the state is returned as it is.
+        ``before`` is the total energy before the jump, which the first one takes for its target, ``after`` the
+        potential energy after it, amu Å²/ps². Where energy is not conserved the state is returned as it is.
         """
         if self.energy is None:
             return ended
