@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .openmm_metropolis import MetropolizedJumpIntegrator
     from .openmm_simulation import LearnedSimulation, LearnedStateReporter
     from .schedule import Schedule
-    from .thermostats import LangevinHalfStep
+    from .thermostats import LangevinHalfStep, StochasticVelocityRescaling
 
 __all__ = [
     "GuardSettings",
@@ -39,6 +39,7 @@ __all__ = [
     "MetropolizedDynamics",
     "MetropolizedJumpIntegrator",
     "Schedule",
+    "StochasticVelocityRescaling",
     "check_jump",
 ]
 
@@ -57,6 +58,7 @@ _HOME = {
     "MetropolizedDynamics": ".ase_metropolis",
     "MetropolizedJumpIntegrator": ".openmm_metropolis",
     "Schedule": ".schedule",
+    "StochasticVelocityRescaling": ".thermostats",
     "check_jump": ".guards",
 }
 

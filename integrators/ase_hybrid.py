@@ -68,8 +68,8 @@ class HybridDynamics(MolecularDynamics):
         as time.
     minimize_steps : int
         Most steps of ASE's FIRE after each jump of a position-only propagator, before relaxation.
-    conserve_momentum : bool, optional
-        As in :class:`LearnedDynamics`.
+    conserve_momentum, conserve_angular_momentum : bool, optional
+        As in :class:`LearnedDynamics`. There is no ``conserve_energy``: classical steps may change the energy.
     log_energy : bool
         Evaluate the calculator after jumps, so that logfile and trajectory hold energies; else those hold nan.
     trajectory, logfile, loginterval, append_trajectory
@@ -108,6 +108,7 @@ class HybridDynamics(MolecularDynamics):
         relax_steps: int = 0,
         minimize_steps: int = 0,
         conserve_momentum: bool | None = None,
+        conserve_angular_momentum: bool | None = None,
         log_energy: bool = False,
         trajectory: Any = None,
         logfile: IO | str | Path | None = None,
@@ -133,6 +134,7 @@ class HybridDynamics(MolecularDynamics):
             relax_steps=relax_steps,
             minimize_steps=minimize_steps,
             momentum=conserve_momentum,
+            angular_momentum=conserve_angular_momentum,
         )
         self.jump = AtomsJump(atoms, guarded, bonds, types)
         self.rng, self.seed = as_generator(rng)

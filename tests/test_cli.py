@@ -274,7 +274,11 @@ def test_inspect_shows_the_manifest(cli: Cli, model: Path) -> None:
     assert manifest["metrics"]["updates"] == 30
 
 
-@pytest.mark.parametrize("extra", [["--nve"], [], ["--friction", "1/ps"]], ids=["NVE", "Langevin", "friction"])
+@pytest.mark.parametrize(
+    "extra",
+    [["--nve"], [], ["--friction", "1/ps"], ["--tau", "0.1 ps"]],
+    ids=["NVE", "Langevin", "friction", "rescaling"],
+)
 def test_run_writes_the_steps_asked_for(
     cli: Cli, model: Path, molecule: Path, tmp_path: Path, extra: list[str]
 ) -> None:
@@ -391,6 +395,10 @@ def test_mistakes_with_models_end_with_one_line(
     assert "no velocities" in mistake("run", model, molecule, "-o", tmp_path / "out.xtc", "--steps", 3)
     assert "out.nonsense" in mistake("run", model, molecule, *out[2:], "-o", tmp_path / "out.nonsense")
     assert "no unit" in mistake("run", model, molecule, *out, "--friction", "10")
+    assert "no unit" in mistake("run", model, molecule, *out, "--tau", "10")
+    for other in (["--nve"], ["--friction", "1/ps"]):
+        assert "--tau is another thermostat" in mistake("run", model, molecule, *out, "--tau", "1 ps", *other)
+    assert "--tau is for --engine ase" in mistake("run", model, molecule, *out, "--tau", "1 ps", "--engine", "openmm")
     assert "--calculator" in mistake("run", model, molecule, *out, "--calculator", "emt", "--forcefield", "a.xml")
     assert "kick-drift" in mistake("run", model, molecule, *out, "--calculator", "emt", "--metropolis")
     absent = tmp_path / "absent" / "out.xtc"

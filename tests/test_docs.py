@@ -157,6 +157,20 @@ def test_a_jump_without_a_simulation(folder):
     assert run_python("\n".join((before, given, code, after)), folder).strip() == "1"
 
 
+def test_stochastic_velocity_rescaling(folder):
+    (code,) = blocks("docs/ase.md", "python", "taut")
+    (before,) = blocks("docs/ase.md", "python", "LearnedDynamics.restart(")
+    temperature = run_python("\n".join((before, code)), folder).splitlines()[-1]
+    assert re.fullmatch(r"\d+\.\d+ K", temperature)
+
+
+def test_ensembles_of_jumps_alone(folder):
+    (code,) = blocks("docs/openmm.md", "python", "LearnedJumpIntegrator(")
+    given = "from fastegnn_md import Propagator\npropagator = Propagator.load('model.safetensors')\n"
+    after = "print([one.getStepSize()._value for one in (nve, scaled, langevin, rescaling)])"
+    assert run_python("\n".join((given, code, after)), folder).strip() == "[0.008, 0.008, 0.008, 0.008]"
+
+
 def test_an_ensemble(folder):
     (code,) = blocks("docs/performance.md", "python", "LearnedEnsemble(")
     (single,) = blocks("README.md", "python", "LearnedDynamics(")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ..state import State
 
 
+_FRICTION = "10/ps"
+
+
 def run(
     model: Model,
     start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
@@ -40,9 +43,15 @@ def run(
     ],
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", help="K: of a Langevin thermostat, and of velocities where START has none."),
+        typer.Option("--temperature", help="K: of the thermostat, and of velocities where START has none."),
     ] = None,
-    friction: Annotated[str, typer.Option("--friction", help="Of the Langevin thermostat.")] = "10/ps",
+    friction: Annotated[
+        str | None, typer.Option("--friction", help=f"Of the Langevin thermostat; default {_FRICTION}.")
+    ] = None,
+    tau: Annotated[
+        str | None,
+        typer.Option("--tau", help="Stochastic velocity rescaling with this time in place of Langevin (ase)."),
+    ] = None,
     nve: Annotated[
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
     ] = False,
@@ -99,6 +108,10 @@ def run(
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
+    if tau is not None and (friction is not None or nve or temperature is None):
+        raise ConfigError("--tau is another thermostat: give it with --temperature, without --friction and --nve")
+    if tau is not None and engine == "openmm":
+        raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
     if spread is not None and not committee:
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
     guard = GuardSettings(spread=spread)
@@ -108,8 +121,11 @@ def run(
             "--metropolis needs --engine ase, --temperature and true energies (--forcefield, --system or "
             "--calculator), and excludes --nve"
         )
-    if metropolis and (committee or spread is not None):
-        raise ConfigError("--metropolis takes one model and needs no guard; leave out --committee and --spread")
+    if metropolis and (committee or spread is not None or tau is not None):
+        raise ConfigError(
+            "--metropolis takes one model and needs no guard, and refreshes velocities with --friction; leave out "
+            "--committee, --spread and --tau"
+        )
     if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
@@ -133,7 +149,7 @@ def run(
             steps=steps,
             every=every,
             temperature=temperature,
-            friction=friction,
+            friction=friction or _FRICTION,
             nve=nve,
             classical_steps=classical_steps,
             jumps=jumps,
@@ -159,8 +175,8 @@ def run(
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
     uses_temperature = temperature is not None and not nve
-    thermostat = uses_temperature and propagator.predicts_velocities
-    rate = parse_quantity(friction, "friction") / PICOSECOND
+    langevin = uses_temperature and propagator.predicts_velocities and tau is None
+    rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
     dynamics: LearnedDynamics | MetropolizedDynamics
     if metropolis and temperature is not None:
         dynamics = MetropolizedDynamics(
@@ -171,7 +187,8 @@ def run(
             atoms,
             propagator,
             temperature_K=temperature if uses_temperature else None,
-            friction=rate if thermostat else None,
+            friction=rate if langevin else None,
+            taut=None if tau is None else parse_quantity(tau, "time") * PICOSECOND,
             rng=rng,
             bonds=bonds,
             guard=guard,
@@ -183,7 +200,7 @@ def run(
                 dynamics.run(1)
             if step % every == 0:
                 writer.write(atoms, time=step * propagator.timestep)
-            temperatures.append(atoms.get_temperature())
+            temperatures.append(dynamics.get_temperature())
     settled = np.mean(temperatures[len(temperatures) // 2 :])
     typer.echo(
         f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {_became(dynamics.statistics)}"

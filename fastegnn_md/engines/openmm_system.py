@@ -48,6 +48,8 @@ class JumpSystem:
     constraints : Constraints
     periodic : bool
         Whether states carry the box.
+    isolated : bool
+        Whether they are all atoms of a System without a box.
     tree : ndarray or None
         How to put the molecule together, for isolated propagators in a periodic System.
     minimum_width : float
@@ -61,6 +63,7 @@ class JumpSystem:
     bonds: Tensor
     constraints: Constraints
     periodic: bool
+    isolated: bool
     tree: np.ndarray | None
     minimum_width: float
     _last: list[State] = field(init=False, repr=False, default_factory=list)  # what was checked before
@@ -189,6 +192,7 @@ def read_system(
         bonds=torch.from_numpy(bonds),
         constraints=constraints,
         periodic=periodic,
+        isolated=not system.usesPeriodicBoundaryConditions() and len(chosen) == len(_choose(system, n, None)),
         tree=tree,
         minimum_width=2 * propagator.config.cutoff if periodic else 0.0,
     )
