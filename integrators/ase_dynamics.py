@@ -110,6 +110,10 @@ class JumpDynamics(MolecularDynamics):
         """Take over the statistics of a restart header, and arrays."""
         raise NotImplementedError
 
+    def get_temperature(self) -> float:
+        """Temperature of the atoms in K."""
+        return self.atoms.get_temperature()
+
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
         return {**super().todict(), "seed": self.seed, "training-data": self.propagator.fingerprint}

@@ -402,6 +402,9 @@ def test_force_updates_need_forces(oscillators):
         def __len__(self):
             return 3
 
+        def sequences(self, length):
+            return self
+
     config = TrainingConfig(propagator=PropagatorConfig(mode="kick-drift"), force_updates=1)
     with pytest.raises(DataError, match="force_updates"):
         fit(Without(), Without(), config, progress=False)
