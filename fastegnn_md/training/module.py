@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..baselines import over_baseline
-from ..errors import CheckpointError, ConfigError, TrainingError
+from ..errors import CheckpointError, ConfigError, StateError, TrainingError
 from ..propagator import Propagator
 from ..state import State
 from .config import TrainingConfig
@@ -199,8 +199,10 @@ class PropagatorModule(LightningModule):
         TrainingError
             If the loss is not finite.
         """
-        on_forces = self.progress.update < self.config.force_updates
-        loss = force_loss(self.propagator, batch.start) if on_forces else self._pair_loss(batch)
+        try:
+            loss = self._loss(batch)
+        except StateError:  # positions between two kicks are not finite
+            loss = torch.tensor(math.nan)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -211,7 +213,9 @@ class PropagatorModule(LightningModule):
         self._losses.append(value)
         return loss
 
-    def _pair_loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
+        if self.progress.update < self.config.force_updates:
+            return force_loss(self.propagator, batch.start)
         residual = self.propagator.residual(batch.start, batch.end)
         loss = residual_loss(residual, self.config.velocity_weight)
         if self.config.mmd_weight:
