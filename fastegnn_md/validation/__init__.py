@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .rows import Row
     from .statistics import Sample, bootstrap_interval, compare
     from .temperature import ElementTemperatures, degrees_of_freedom
-    from .tica import TorsionComponents, fit_components
+    from .tica import TorsionComponents, TorsionFeatures, fit_components
     from .torsions import find_torsions, joint_histograms, torsion_angles, torsion_histograms
     from .validate import validate
     from .vdos import VelocityDensityOfStates
@@ -40,6 +40,7 @@ __all__ = [
     "Run",
     "Sample",
     "TorsionComponents",
+    "TorsionFeatures",
     "VelocityDensityOfStates",
     "bootstrap_interval",
     "compare",
@@ -71,6 +72,7 @@ _HOME = {
     "Run": ".case",
     "Sample": ".statistics",
     "TorsionComponents": ".tica",
+    "TorsionFeatures": ".tica",
     "VelocityDensityOfStates": ".vdos",
     "bootstrap_interval": ".statistics",
     "compare": ".statistics",

@@ -56,14 +56,16 @@ def round_trip(
     """
     rng = np.random.default_rng(0) if rng is None else rng
 
+    held = no_constraints(states[0].masses) if constraints is None else constraints
+
     def jump(state: State) -> State:
         if propagator.needs_forces and forces is not None:
             state = state.replace(forces=forces(state.positions))
-        held = no_constraints(state.masses) if constraints is None else constraints
         return held.project(state, advance(propagator, state, rng))
 
     x, v = [], []
-    for state in states:
+    for start in states:
+        state = start.replace(velocities=held.project_velocities(start, start.velocities))  # files round
         there = jump(state)
         back = jump(there.replace(velocities=-there.velocities, forces=None))
         x.append(_ratio(back.positions - state.positions, there.positions - state.positions, state.masses))

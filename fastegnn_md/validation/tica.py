@@ -50,7 +50,39 @@ def fit_components(series: Sequence[np.ndarray], lag: int, dimension: int = DIME
     return TICA(lagtime=lag, dim=dimension).fit([np.ascontiguousarray(one) for one in series]).fetch_model()
 
 
-class TorsionComponents(AnalysisBase):
+class TorsionFeatures(AnalysisBase):
+    """Sines and cosines of torsions.
+
+    Parameters
+    ----------
+    groups : sequence of AtomGroup
+        Of four atoms each.
+    verbose : bool
+        Show a progress bar.
+
+    Attributes
+    ----------
+    results.features : ndarray, shape (n_frames, 2 n_torsions)
+        Sines, then cosines.
+    """
+
+    def __init__(self, groups: Sequence[AtomGroup], *, verbose: bool = False):
+        super().__init__(groups[0].universe.trajectory, verbose=verbose)
+        self._quadruples = np.array([group.ix for group in groups])
+
+    def _prepare(self) -> None:
+        self._rows: list[np.ndarray] = []
+
+    def _single_frame(self) -> None:
+        a, b, c, d = self._ts.positions[self._quadruples.T]
+        angles = calc_dihedrals(a, b, c, d, box=self._ts.dimensions)
+        self._rows.append(np.concatenate([np.sin(angles), np.cos(angles)]))
+
+    def _conclude(self) -> None:
+        self.results.features = np.array(self._rows)
+
+
+class TorsionComponents(TorsionFeatures):
     """Time-lagged independent components of the sines and cosines of torsions.
 
     Parameters
@@ -60,7 +92,7 @@ class TorsionComponents(AnalysisBase):
     lag : int
         Frames; used without ``model``.
     dimension : int
-        Number of components.
+        Number of components; used without ``model``.
     model : optional
         From :func:`fit_components`, to project onto components known already; by default they are fitted to this run.
     verbose : bool
@@ -69,7 +101,6 @@ class TorsionComponents(AnalysisBase):
     Attributes
     ----------
     results.features : ndarray, shape (n_frames, 2 n_torsions)
-        Sines, then cosines.
     results.components : ndarray, shape (n_frames, dimension)
     results.model : deeptime.decomposition.TransferOperatorModel
     """
@@ -83,20 +114,11 @@ class TorsionComponents(AnalysisBase):
         *,
         verbose: bool = False,
     ):
-        super().__init__(groups[0].universe.trajectory, verbose=verbose)
-        self.groups, self.lag, self.dimension, self.model = list(groups), lag, dimension, model
-        self._quadruples = np.array([group.ix for group in self.groups])
-
-    def _prepare(self) -> None:
-        self._rows: list[np.ndarray] = []
-
-    def _single_frame(self) -> None:
-        a, b, c, d = self._ts.positions[self._quadruples.T]
-        angles = calc_dihedrals(a, b, c, d, box=self._ts.dimensions)
-        self._rows.append(np.concatenate([np.sin(angles), np.cos(angles)]))
+        super().__init__(groups, verbose=verbose)
+        self.lag, self.dimension, self.model = lag, dimension, model
 
     def _conclude(self) -> None:
-        self.results.features = np.array(self._rows)
+        super()._conclude()
         model = self.model
         if model is None:
             model = fit_components([self.results.features], self.lag, self.dimension)
