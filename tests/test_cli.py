@@ -24,7 +24,7 @@ from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
 from fastegnn_md.propagator import Propagator
 
-COMMANDS = ["train", "harvest", "run", "evaluate", "inspect", "demo"]
+COMMANDS = ["train", "harvest", "run", "evaluate", "validate", "inspect", "demo"]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]
 Cli = Callable[..., tuple[int, str, str]]
 

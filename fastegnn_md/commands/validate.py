@@ -88,6 +88,7 @@ def validate(
     replaced by classical steps and energies are known. Writes report.json and report.html.
     """
     with naming_extras("fastegnn-md validate"):  # named here, before minutes of work
+        import ase  # noqa: F401
         import deeptime  # noqa: F401
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -95,9 +96,8 @@ def validate(
 
     from ..data.topology import select_atoms
     from ..propagator import Propagator
-    from ..validation import roll_out
+    from ..validation import CHECKS, roll_out
     from ..validation import validate as judge
-    from ..validation.validate import CHECKS
 
     required = [name.strip() for one in require or [] for name in one.split(",")]
     unknown = sorted(set(required) - {check.name for check in CHECKS})

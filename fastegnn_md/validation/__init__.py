@@ -11,6 +11,7 @@ from ..optional import lazy_exports
 
 if TYPE_CHECKING:
     from .case import Case, Run
+    from .checks import CHECKS, Check, validate
     from .constraints import ConstraintViolation, RigidPairs
     from .diffusion import Diffusion
     from .distances import PairDistances, radial_distribution
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from .temperature import ElementTemperatures, degrees_of_freedom
     from .tica import TorsionComponents, TorsionFeatures, fit_components
     from .torsions import find_torsions, joint_histograms, torsion_angles, torsion_histograms
-    from .validate import validate
     from .vdos import VelocityDensityOfStates
 
 __all__ = [
+    "CHECKS",
     "Case",
+    "Check",
     "ConstraintViolation",
     "Diffusion",
     "ElementTemperatures",
@@ -60,7 +62,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "CHECKS": ".checks",
     "Case": ".case",
+    "Check": ".checks",
     "ConstraintViolation": ".constraints",
     "Diffusion": ".diffusion",
     "ElementTemperatures": ".temperature",
@@ -88,7 +92,7 @@ _HOME = {
     "round_trip": ".reversibility",
     "torsion_angles": ".torsions",
     "torsion_histograms": ".torsions",
-    "validate": ".validate",
+    "validate": ".checks",
 }
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME, globals())

@@ -261,7 +261,7 @@ def slow_components(case: Case) -> Finding:
 
     samples = case.samples("tica", measure)
     ours, theirs = (one.reshape((JOINT_BINS,) * dimension) for one in pools(samples))
-    scales = model.timescales(case.tica_lag)[:dimension]
+    scales = model.timescales(lagtime=case.tica_lag)[:dimension]
     table = Table(
         ["component", "time scale in the reference, ps"], [[k + 1, float(scale)] for k, scale in enumerate(scales)]
     )

@@ -132,6 +132,7 @@ class Finding:
     def row(self, name: str, quantity: str) -> Row:
         """The row; a value that is not finite lies outside."""
         inside = self.value >= self.limit if self.at_least else self.value <= self.limit
+        unsure = not inside and self.interval is not None and self.interval[0] <= self.limit
         return Row(
             name,
             quantity,
@@ -141,7 +142,7 @@ class Finding:
             self.interval,
             self.limit,
             self.spread,
-            self.note,
+            self.note + ("; the interval reaches the limit: longer learned runs decide" if unsure else ""),
             self.tables,
             self.plots,
         )

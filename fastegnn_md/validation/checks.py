@@ -184,8 +184,8 @@ def _facts(case: Case, seed: int) -> dict[str, object]:
 def _remarks(case: Case, trajectories: int) -> list[str]:
     remarks = [
         "A figure with reference runs is a distance of the pooled learned runs to the pooled reference. It is within "
-        f"if no larger than {case.factor:g} times the mean distance of a reference run to the pool of the others; figures "
-        "without are held against a stated limit. Intervals: 95 %, block bootstrap of the learned runs."
+        f"if no larger than {case.factor:g} times the mean distance of a reference run to the pool of the others; "
+        "figures without are held against a stated limit. Intervals: 95 %, block bootstrap of the learned runs."
     ]
     if trajectories == 1:
         remarks.append(
