@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from .optional import lazy_exports
 
 if TYPE_CHECKING:
+    from .committee import Committee
     from .propagator import Propagator
     from .state import State
 
 __version__ = version("fastegnn-md")
-__all__ = ["Propagator", "State", "__version__"]
+__all__ = ["Committee", "Propagator", "State", "__version__"]
 
 # On first use, so that `fastegnn-md --version` does not wait for torch.
-__getattr__, __dir__ = lazy_exports(__name__, {"Propagator": ".propagator", "State": ".state"}, globals())
+_HOME = {"Committee": ".committee", "Propagator": ".propagator", "State": ".state"}
+__getattr__, __dir__ = lazy_exports(__name__, _HOME, globals())

@@ -23,7 +23,7 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
     config : PropagatorConfig
     domain : Domain
         Periodic systems get virtual nodes without coordinates; the average number of neighbours is the constant that
-        sums over neighbours are divided by in mode "full".
+        sums over neighbours are divided by, but not in mode "position".
     node_features, edge_features : int
         Widths of the inputs.
 
@@ -34,9 +34,9 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
     Raises
     ------
     ConfigError
-        If the architecture or one of its options is unknown or out of range; if it cannot predict velocities (mode
-        "full"), or needs positions that periodic systems do not have; if a setting was changed that it does not have,
-        or ``architecture_options`` names one that the propagator sets.
+        If the architecture or one of its options is unknown or out of range; if it cannot predict velocities (any mode
+        but "position"), or needs positions that periodic systems do not have; if a setting was changed that it does
+        not have, or ``architecture_options`` names one that the propagator sets.
     """
     try:
         return _build(config, domain, node_features, edge_features)
@@ -45,11 +45,13 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
 
 
 def _build(config: PropagatorConfig, domain: Domain, node_features: int, edge_features: int) -> nn.Module:
-    name, full = config.architecture, config.mode == "full"
+    name, full = config.architecture, config.mode != "position"
     known = hyperparameters_of(name)
     if full and name not in architectures_for("full"):
         able = ", ".join(architectures_for("full"))
-        raise ConfigError(f"{name} predicts no velocities: set mode='position', or for mode 'full' take one of {able}")
+        raise ConfigError(
+            f"{name} predicts no velocities: set mode='position', or for mode {config.mode!r} take one of {able}"
+        )
     if domain.periodic and name not in architectures_for("periodic"):
         able = ", ".join(architectures_for("periodic"))
         raise ConfigError(f"{name} needs the positions of isolated systems, these are periodic: take one of {able}")

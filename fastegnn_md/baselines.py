@@ -14,6 +14,7 @@ from .linear import LeastSquares, LinearPredictor
 from .state import State
 
 if TYPE_CHECKING:
+    from .committee import Committee
     from .data import TrajectoryPairs
     from .propagator import Propagator
 
@@ -41,7 +42,7 @@ class Errors:
 
 
 def one_step_errors(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     pairs: TrajectoryPairs,
     indices: Sequence[int] | None = None,
     batch_size: int = 256,
@@ -55,7 +56,7 @@ def one_step_errors(
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     pairs : TrajectoryPairs
     indices : sequence of int, optional
         Pairs to use; all by default.
@@ -74,9 +75,9 @@ def one_step_errors(
     baselines = _Baselines(propagator.species, pairs.lag, velocities=full, forces=forces)
     sums = {"learned": _Sum()}
     with tqdm(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
-        for start, end in _batches(pairs, chosen, batch_size, bar):
+        for start, end in batches(pairs, chosen, batch_size, bar):
             baselines.add(start, end)
-        for start, end in _batches(pairs, chosen, batch_size, bar):
+        for start, end in batches(pairs, chosen, batch_size, bar):
             propagator.check(start)
             with torch.no_grad():
                 residual, scale = propagator.residual(start, end), propagator.residual_scale(start)
@@ -203,10 +204,10 @@ def ratios(errors: Mapping[str, Errors]) -> dict[str, float]:
     return over_baseline(learned, lowest_baseline(errors))
 
 
-def _batches(
+def batches(
     pairs: TrajectoryPairs, chosen: Sequence[int], size: int, bar: tqdm[NoReturn]
-) -> Iterator[tuple[State, State]]:
-    # Large systems come in smaller batches, so that memory does not grow with the system.
+) -> Iterator[tuple[State, ...]]:
+    """Batches of the chosen pairs, counted by a progress bar; smaller ones of large systems, to bound memory."""
     size = max(1, min(size, _ATOMS_PER_BATCH // pairs.n_atoms))
     for begin in range(0, len(chosen), size):
         yield pairs.batch(chosen[begin : begin + size])

@@ -22,6 +22,7 @@ from .errors import CheckpointError
 from .files import write_atomically
 from .limits import JumpLimits
 from .propagator import Propagator
+from .untrained import propagator_class
 
 FORMAT_VERSION = 2
 FORMAT_NAME = "fastegnn_md propagator"
@@ -173,7 +174,7 @@ def load_propagator(path: str | Path) -> Propagator:
             force_scale=manifest.force_scale,
         )
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
-        propagator = Propagator(manifest.config, manifest.timestep_ps, domain).to(dtype)
+        propagator = propagator_class(manifest.config)(manifest.config, manifest.timestep_ps, domain).to(dtype)
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         expected = propagator.state_dict()

@@ -18,8 +18,10 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
+from .commands.models import models
 from .commands.plot import plot
 from .commands.run import run
+from .commands.suggest_lag import suggest_lag
 from .commands.train import train
 from .commands.validate import validate
 from .errors import FastEGNNMDError
@@ -37,6 +39,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md train topology.pdb md.xtc --lag "10 fs" --select protein -o model.safetensors
         fastegnn-md train pairs.h5md --lag "8 fs" --forces --updates 4000 -o model.safetensors
         fastegnn-md train pairs.h5md --lag "8 fs" --config train.yaml --set learning_rate=2e-3
+        fastegnn-md train pairs.h5md --lag "8 fs" --from model.safetensors --set unroll=2 -o tuned.safetensors
         """,
     ),
     (
@@ -45,6 +48,13 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md harvest topology.pdb md.xtc --forcefield amber14-all.xml --constraints HBonds \\
             --burst "24 fs" --interval "8 fs" --temperature 300 --processes 2 -o pairs.h5md
         fastegnn-md harvest cluster.xyz md.xyz --engine ase --calculator emt -o pairs.h5md
+        """,
+    ),
+    (
+        suggest_lag,
+        """
+        fastegnn-md suggest-lag topology.pdb short.trr
+        fastegnn-md suggest-lag pairs.h5md --json
         """,
     ),
     (
@@ -62,6 +72,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """
         fastegnn-md evaluate model.safetensors topology.pdb other.xtc
         fastegnn-md evaluate model.safetensors other.h5md --json
+        fastegnn-md evaluate one.safetensors other.h5md --committee two.safetensors --committee three.safetensors
         """,
     ),
     (
@@ -73,6 +84,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),
+    (models, "fastegnn-md models --json"),
     (plot, "fastegnn-md plot virtual-nodes model.safetensors start.pdb -o virtual.png"),
     (
         bench,

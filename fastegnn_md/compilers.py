@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .errors import ConfigError
 from .graph import EdgeList
@@ -19,18 +18,16 @@ _COMPILED_EDGES = 4096
 # On a GPU, where a CUDA graph is recorded for each number of edges, it is filled up to a multiple of this.
 _PADDED_EDGES = 1024
 
-Moved = tuple[Tensor, Tensor, Tensor | None]  # displacements, velocities, virtual nodes
-Move = Callable[..., Moved]
+Move = Callable[..., tuple[Any, ...]]  # from tensors to tensors, or None in their place
 
 
 class CompiledMove:
-    """The arithmetic of a jump as one piece of compiled code.
+    """The arithmetic of a jump, or of a kick, as one piece of compiled code.
 
     Parameters
     ----------
     move : callable
-        From tensors to displacements, velocities and virtual nodes; messages must be weighted by an envelope that is
-        zero at the cutoff.
+        From tensors to a tuple of tensors; messages must be weighted by an envelope that is zero at the cutoff.
     cutoff : float
         Å.
     on_cpu : bool
@@ -51,14 +48,13 @@ class CompiledMove:
         """Edges to give: lists of a few sizes only where a graph is recorded for each size."""
         return edges if self._on_cpu else edges.padded(_PADDED_EDGES, self._cutoff, atoms)
 
-    def __call__(self, *inputs: Any) -> Moved:
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """What ``move`` gives."""
         if self._on_cpu:
             return self._move(*inputs)
         torch.compiler.cudagraph_mark_step_begin()
-        displacement, velocities, z = self._move(*inputs)
         # What a graph returns is its own, and overwritten by its next run.
-        return displacement.clone(), velocities.clone(), None if z is None else z.clone()
+        return tuple(None if one is None else one.clone() for one in self._move(*inputs))
 
 
 def require_compiler(on_cpu: bool) -> None:

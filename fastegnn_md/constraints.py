@@ -21,6 +21,7 @@ from .state import State
 # Newton's method converges quadratically from a predicted geometry: ten would be a bond that cannot be repaired.
 _ITERATIONS = 25
 _TOLERANCE = 1e-13
+_SINGULAR = 1e-10  # bonds of one group count as dependent below this share of the largest singular value
 
 
 class UnreachableLengthError(ConstraintError):
@@ -72,6 +73,7 @@ class Constraints:
     _mobility: Tensor = field(init=False, repr=False)  # of these: inverse masses, negative for second atoms, (2M, 1)
     _blocks: list[_Blocks] = field(init=False, repr=False, default_factory=list)
     _last_shifts: list[Tensor] = field(init=False, repr=False, default_factory=list)  # positions, cell, their shifts
+    _rank: list[int] = field(init=False, repr=False, default_factory=list)  # once it was counted
 
     def __post_init__(self) -> None:
         n, m = self.masses.shape[0], self.bonds.shape[0]
@@ -127,6 +129,15 @@ class Constraints:
         shifts = minimum_image(raw, state.cell[0].expand(m, 3, 3), state.pbc[0].expand(m, 3)) - raw
         self._last_shifts[:] = [state.positions, state.cell, shifts]
         return shifts
+
+    def rank(self, state: State) -> int:
+        """Number of bonds that do not follow from others, counted at the geometry that is asked first."""
+        if not self._rank:
+            vectors = self._vectors(state.positions.double(), self.image_shifts(state).double())
+            matrices = (self._matrix(block, vectors, vectors) for block in self._blocks)
+            ranks = (torch.linalg.matrix_rank(one, rtol=_SINGULAR, hermitian=True).sum() for one in matrices)
+            self._rank.append(sum(int(one) for one in ranks))
+        return self._rank[0]
 
     def project(self, before: State, after: State) -> State:
         """Put a predicted state back onto the constraints.
@@ -212,15 +223,23 @@ class Constraints:
         """Impulses along ``directions`` that change the bond vectors by ``wanted`` (M,) = r_k·Δr_k to first order."""
         multipliers = torch.empty_like(wanted)
         for block in self._blocks:
-            here, (groups, size, _) = block.bonds, block.coupling.shape
-            products = vectors[here].view(groups, size, 3) @ directions[here].view(groups, size, 3).transpose(1, 2)
-            matrix, right = block.coupling * products, wanted[here].view(groups, size, 1)
+            matrix, right = (
+                self._matrix(block, vectors, directions),
+                wanted[block.bonds].view(*block.coupling.shape[:2], 1),
+            )
             if block.redundant and bool(torch.isfinite(matrix).all()):
-                solution = torch.linalg.pinv(matrix, rtol=1e-10) @ right
+                solution = torch.linalg.pinv(matrix, rtol=_SINGULAR) @ right
             else:  # a singular matrix gives infinite multipliers, which do not converge
                 solution, _ = torch.linalg.solve_ex(matrix, right)
-            multipliers[here] = solution.flatten()
+            multipliers[block.bonds] = solution.flatten()
         return multipliers
+
+    @staticmethod
+    def _matrix(block: _Blocks, vectors: Tensor, directions: Tensor) -> Tensor:
+        """How impulses along the ``directions`` (M, 3) of a block change r_k·Δr_k of its bonds, shape (K, m, m)."""
+        here, (groups, size, _) = block.bonds, block.coupling.shape
+        products = vectors[here].view(groups, size, 3) @ directions[here].view(groups, size, 3).transpose(1, 2)
+        return block.coupling * products
 
     def _centre(self, x: Tensor) -> Tensor:
         masses = self.masses.double()

@@ -82,7 +82,7 @@ class Domain:
             limits=JumpLimits.from_pairs(start, end),
             periodic=start.periodic,
             bonds=config.use_bonds and start.bonds is not None and start.bonds.numel() > 0,
-            conserves_momentum=config.mode == "full" and gained < _MOMENTUM_TOLERANCE * thermal,
+            conserves_momentum=config.mode != "position" and gained < _MOMENTUM_TOLERANCE * thermal,
             neighbours=_average_neighbours(start, config.cutoff),
             velocity_scale=thermal,
             force_scale=force_scale,

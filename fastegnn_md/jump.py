@@ -11,6 +11,7 @@ from .errors import ConfigError
 from .state import State
 
 if TYPE_CHECKING:
+    from .committee import Committee, Spread
     from .propagator import Propagator
 
 
@@ -42,12 +43,14 @@ def as_generator(rng: np.random.Generator | int | None) -> tuple[np.random.Gener
     return np.random.default_rng(int(rng)), int(rng)
 
 
-def advance(propagator: Propagator, state: State, rng: np.random.Generator, temperature: float | None = None) -> State:
+def advance(
+    propagator: Propagator | Committee, state: State, rng: np.random.Generator, temperature: float | None = None
+) -> State:
     """State after one jump, on the device of the state.
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
         On any device.
     state : State
         On any device; it travels to that of the propagator and back.
@@ -63,13 +66,29 @@ def advance(propagator: Propagator, state: State, rng: np.random.Generator, temp
     CompatibilityError
         If the propagator does not fit the system.
     """
+    there, generator = _brought(propagator, state, rng)
+    with torch.no_grad():
+        ended = propagator(there, generator=generator, temperature=temperature)
+    return ended if ended.device == state.device else ended.to(state.device)
+
+
+def advance_with_spread(
+    committee: Committee, state: State, rng: np.random.Generator, temperature: float | None = None
+) -> tuple[State, Spread]:
+    """State after one jump and how far the members of a committee differ; as :func:`advance`."""
+    there, generator = _brought(committee, state, rng)
+    ended, spread = committee.with_spread(there, generator=generator, temperature=temperature)
+    return (ended, spread) if ended.device == state.device else (ended.to(state.device), spread.to(state.device))
+
+
+def _brought(
+    propagator: Propagator | Committee, state: State, rng: np.random.Generator
+) -> tuple[State, torch.Generator]:
+    """The state on the device of the propagator, and random numbers there."""
     device = state.device
     if isinstance(propagator, torch.nn.Module):
         tensor = next(propagator.parameters(), None)
         device = device if tensor is None else tensor.device
     generator = torch.Generator(device=device)
     generator.manual_seed(int(rng.integers(2**63)))
-    there = state if device == state.device else state.to(device)
-    with torch.no_grad():
-        ended = propagator(there, generator=generator, temperature=temperature)
-    return ended if device == state.device else ended.to(state.device)
+    return (state if device == state.device else state.to(device)), generator

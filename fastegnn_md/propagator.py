@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .backbone import build_network
 from .compilers import CompiledMove, Move, require_compiler
 from .config import PropagatorConfig
-from .domain import Domain, centre_of_mass, representative
-from .errors import CompatibilityError, DataError
+from .domain import Domain, centre_of_mass
+from .errors import CompatibilityError, ConfigError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from .limits import JumpLimits
 from .linear import LinearPredictor
@@ -43,6 +43,31 @@ class Prediction(NamedTuple):
     z: Tensor | None  # (B, C, 3), Å, virtual nodes
     connectivity: Tensor | None = None  # as in Residual
 
+    def end(self, state: State, generator: torch.Generator | None, temperature: float | None) -> State:
+        """Where the state comes to; arguments, dtype and errors of :meth:`Propagator.forward`."""
+        velocities = self.velocities
+        if velocities is None:
+            if generator is None or temperature is None:
+                raise CompatibilityError(
+                    "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
+                )
+            velocities = thermal_velocities(state.masses, temperature, generator)
+        return state.replace(
+            positions=state.positions + self.displacement.to(state.dtype),
+            velocities=velocities.to(state.dtype),
+            forces=None,
+        )
+
+    def residual(self, start: State, end: State, scale: Tensor) -> Residual:
+        """Errors in units of a scale (N, 2); ``start`` and ``end`` as in :meth:`Propagator.residual`."""
+        dtype = scale.dtype
+        weight = start.masses.sqrt()[:, None].to(dtype) / scale
+        error_x = (self.displacement - (end.positions - start.positions).to(dtype)) * weight[:, :1]
+        error_v = None
+        if self.velocities is not None:
+            error_v = (self.velocities - end.velocities.to(dtype)) * weight[:, 1:]
+        return Residual(error_x, error_v, self.z, self.connectivity)
+
 
 class Propagator(nn.Module):
     """Advance systems by the time step it was trained for.
@@ -67,12 +92,20 @@ class Propagator(nn.Module):
         SHA-256 of the training data, empty before training.
     metrics : dict
         Errors on held-out pairs, as reported at the end of training.
+    reversible, volume_preserving : bool
+        Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
     """
 
+    reversible: ClassVar[bool] = False
+    volume_preserving: ClassVar[bool] = False
+    modes: ClassVar[tuple[str, ...]] = ("full", "position")
+    _more_features: ClassVar[int] = 0  # of a node, beside element and mass
     _species_index: Tensor
 
     def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
         super().__init__()
+        if config.mode not in self.modes:
+            raise ConfigError(f"{type(self).__name__} has no mode {config.mode!r}; expected one of {self.modes}")
         self.config, self.timestep, self.domain = config, timestep, domain
         self.species = domain.species
         self.fingerprint = ""
@@ -85,7 +118,10 @@ class Propagator(nn.Module):
         with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
             torch.manual_seed(seed)  # noqa: TID251 - nn.Module initialisers take no generator
             self.network = build_network(
-                config, domain, node_features=len(self.species) + 1, edge_features=config.radial_functions + 4
+                config,
+                domain,
+                node_features=len(self.species) + 1 + self._more_features,
+                edge_features=config.radial_functions + 4,
             )
         index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
         index[list(self.species)] = torch.arange(len(self.species))
@@ -99,7 +135,7 @@ class Propagator(nn.Module):
     @property
     def predicts_velocities(self) -> bool:
         """False in position mode, where velocities are redrawn."""
-        return self.config.mode == "full"
+        return self.config.mode != "position"
 
     @property
     def uses_bonds(self) -> bool:
@@ -177,15 +213,18 @@ class Propagator(nn.Module):
         StateError
             If the network gives values that are not finite.
         """
+        return self.predict(state).end(state, generator, temperature)
+
+    def predict(self, state: State) -> Prediction:
+        """What the network says of a state, with gradients; velocities are not redrawn.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
         self.check(state)
-        displacement, velocities, *_ = self._predict(state)
-        if velocities is None:
-            velocities = self._redraw(state, generator, temperature)
-        return state.replace(
-            positions=state.positions + displacement.to(state.dtype),
-            velocities=velocities.to(state.dtype),
-            forces=None,
-        )
+        return self._predict(state)
 
     @torch.no_grad()
     def virtual_nodes(self, state: State) -> Tensor | None:
@@ -196,8 +235,7 @@ class Propagator(nn.Module):
         CompatibilityError
             As :meth:`check`.
         """
-        self.check(state)
-        return self._predict(state)[2]
+        return self.predict(state).z
 
     @torch.no_grad()
     def clusters(self, state: State) -> Tensor | None:
@@ -237,7 +275,7 @@ class Propagator(nn.Module):
         if on_cpu:
             cpu_kernel.build()
         if self.predicts_velocities:
-            self._compiled = CompiledMove(self._move, self.config.cutoff, on_cpu=on_cpu)
+            self._compiled = CompiledMove(self._arithmetic(), self.config.cutoff, on_cpu=on_cpu)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own to compile, and lists of neighbours are found anew.
@@ -255,13 +293,7 @@ class Propagator(nn.Module):
         start, end : State
             The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
         """
-        displacement, velocities, z, connectivity = self._predict(start)
-        weight = start.masses.sqrt()[:, None].to(self.dtype) / self.residual_scale(start)
-        error_x = (displacement - (end.positions - start.positions).to(self.dtype)) * weight[:, :1]
-        error_v = None
-        if velocities is not None:
-            error_v = (velocities - end.velocities.to(self.dtype)) * weight[:, 1:]
-        return Residual(error_x, error_v, z, connectivity)
+        return self._predict(start).residual(start, end, self.residual_scale(start))
 
     def residual_scale(self, state: State) -> Tensor:
         """Unit of :meth:`residual` for each atom, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
@@ -287,6 +319,10 @@ class Propagator(nn.Module):
             self._hops(state, edges),
         )
         return Prediction(displacement, velocities, z)
+
+    def _arithmetic(self) -> Move:
+        """What is compiled."""
+        return self._move
 
     def _displace(self, state: State, edges: EdgeList) -> Prediction:
         """Position mode: the network as its paper has it, in Å, with velocities of zero."""
@@ -388,13 +424,6 @@ class Propagator(nn.Module):
             self._bond_distance = BondDistance(state.bonds, state.n_atoms)
         return self._bond_distance(index)
 
-    def _redraw(self, state: State, generator: torch.Generator | None, temperature: float | None) -> Tensor:
-        if generator is None or temperature is None:
-            raise CompatibilityError(
-                "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
-            )
-        return thermal_velocities(state.masses, temperature, generator)
-
     def save(self, path: str | Path) -> None:
         """Write weights and manifest to a safetensors file, replacing it only when the new one is complete."""
         from .checkpoint import save_propagator
@@ -403,16 +432,29 @@ class Propagator(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Propagator:
-        """Read a saved propagator; raises :class:`~fastegnn_md.errors.CheckpointError` for a file that is not one."""
+        """Read a saved propagator.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file, or the name of a model that comes with the package (``fastegnn-md models`` lists them).
+        device : torch.device or str
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such file or name, or the file is not a propagator.
+        """
+        from .catalogue import find_model
         from .checkpoint import load_propagator
 
-        return load_propagator(path).to(device)
+        return load_propagator(find_model(path)).to(device)
 
     @classmethod
     def from_pairs(
         cls, pairs: TrajectoryPairs, config: PropagatorConfig, *, seed: int = 0, sample: int = 4096
     ) -> Propagator:
-        """Make an untrained propagator that fits a data set.
+        """Make an untrained propagator that fits a data set, of the class its mode asks for.
 
         Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
         systems, and at least one of each system.
@@ -422,37 +464,31 @@ class Propagator(nn.Module):
         DataError
             If the configuration asks for velocities or forces that the pairs lack.
         """
-        if config.mode == "full" and not pairs.has_velocities:
-            raise DataError(
-                "mode 'full' needs velocities, these pairs have none: harvest bursts, or use mode 'position'"
-            )
-        if config.forces and not pairs.has_forces:
-            raise DataError(
-                "forces=True needs forces at each frame, these pairs have none: harvest bursts, or forces=False"
-            )
-        start, end = pairs.batch(representative(pairs, sample, seed))
-        domain = Domain.from_pairs(start, end, config)
-        propagator = cls(config, pairs.lag, domain, seed=seed)
-        species = propagator._species_index[start.numbers]
+        from .untrained import untrained_propagator
+
+        return untrained_propagator(pairs, config, seed=seed, sample=sample)
+
+    @torch.no_grad()
+    def measure(self, start: State, end: State) -> None:
+        """Fit the linear predictor, and with it the residual scale, to one batch of pairs."""
         drift = centre_of_mass(start.velocities, start)
-        if not domain.conserves_momentum:
+        if not self.domain.conserves_momentum:
             drift = torch.zeros_like(drift)
-        propagator.linear.fit(
+        self.linear.fit(
             start.replace(velocities=start.velocities - drift),
-            end.replace(positions=end.positions - pairs.lag * drift, velocities=end.velocities - drift),
-            species,
-            velocities=config.mode == "full",
-            forces=config.forces,
+            end.replace(positions=end.positions - self.timestep * drift, velocities=end.velocities - drift),
+            self._species_index[start.numbers],
+            velocities=self.predicts_velocities,
+            forces=self.needs_forces,
         )
-        propagator.fingerprint = pairs.fingerprint
-        return propagator
 
     def describe(self) -> str:
         """One line for people."""
-        kind = "force-informed" if self.needs_forces else "force-free"
-        kind = kind if self.predicts_velocities else "position-only"
         where = "periodic" if self.periodic else "isolated"
-        return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        return (
+            f"{self.config.kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, "
+            f"elements {self.species}"
+        )
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

@@ -14,7 +14,7 @@ from .errors import CheckpointError
 from .files import write_atomically
 
 FORMAT_NAME = "fastegnn_md restart"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: stochastic velocity rescaling, conserved angular momentum and energy
 
 # Bit generators of NumPy whose state can be put back.
 _BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from .ase import LearnedDynamics
     from .ase_ensemble import LearnedEnsemble
     from .ase_hybrid import HybridDynamics
+    from .ase_metropolis import MetropolizedDynamics
     from .guarded import JumpStatistics
     from .guards import GuardSettings, check_jump
+    from .metropolis import MetropolisStatistics
     from .openmm import HybridIntegrator, LearnedJumpIntegrator
+    from .openmm_metropolis import MetropolizedJumpIntegrator
     from .openmm_simulation import LearnedSimulation, LearnedStateReporter
     from .schedule import Schedule
-    from .thermostats import LangevinHalfStep
+    from .thermostats import LangevinHalfStep, StochasticVelocityRescaling
 
 __all__ = [
     "GuardSettings",
@@ -32,7 +35,11 @@ __all__ = [
     "LearnedJumpIntegrator",
     "LearnedSimulation",
     "LearnedStateReporter",
+    "MetropolisStatistics",
+    "MetropolizedDynamics",
+    "MetropolizedJumpIntegrator",
     "Schedule",
+    "StochasticVelocityRescaling",
     "check_jump",
 ]
 
@@ -47,7 +54,11 @@ _HOME = {
     "LearnedJumpIntegrator": ".openmm",
     "LearnedSimulation": ".openmm_simulation",
     "LearnedStateReporter": ".openmm_simulation",
+    "MetropolisStatistics": ".metropolis",
+    "MetropolizedDynamics": ".ase_metropolis",
+    "MetropolizedJumpIntegrator": ".openmm_metropolis",
     "Schedule": ".schedule",
+    "StochasticVelocityRescaling": ".thermostats",
     "check_jump": ".guards",
 }
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
+from fastegnn_md.committee import Committee, Spread
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
 from fastegnn_md.state import State
 
 from .ase import LearnedDynamics
+from .guarded import Predicted
 
 
 class LearnedEnsemble:
@@ -87,16 +89,22 @@ class LearnedEnsemble:
         for one in self.dynamics:
             one.jump.waiting = one.jump.prepare(one.rng)
             prepared.append(one.jump.waiting)
+        sizes = [each.state.n_atoms for each in prepared]
+        spreads: list[Spread | None] = [None] * len(sizes)
         try:
-            ended = self._propagator(State.concatenate([each.state for each in prepared]))
+            together = State.concatenate([each.state for each in prepared])
+            if isinstance(self._propagator, Committee):
+                ended, spread = self._propagator.with_spread(together)
+                spreads = [*spread.split(sizes)]
+            else:
+                ended = self._propagator(together)
         except StateError:
             return  # one of them is not finite: alone, each finds out for itself
-        sizes = [each.state.n_atoms for each in prepared]
-        parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), strict=True)
-        for one, each, (positions, velocities) in zip(self.dynamics, prepared, parts, strict=True):
+        parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), spreads, strict=True)
+        for one, each, (positions, velocities, apart) in zip(self.dynamics, prepared, parts, strict=True):
             one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
-            predicted = each.state.replace(positions=positions, velocities=velocities, forces=None)
-            one.jump.waiting = each._replace(predicted=predicted)
+            state = each.state.replace(positions=positions, velocities=velocities, forces=None)
+            one.jump.waiting = each._replace(predicted=Predicted(state, apart))
 
     def _forget(self) -> None:
         for one in self.dynamics:

@@ -13,7 +13,7 @@ from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 from fastegnn_md.jump import as_generator
 from fastegnn_md.optional import naming_extras
 
-from .ase import JumpLogger
+from .ase_dynamics import JumpLogger
 from .ase_jump import AtomsJump
 from .guarded import GuardedStep, JumpStatistics
 from .guards import GuardSettings, guard_settings
@@ -29,6 +29,7 @@ with naming_extras(__name__):
     from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 # They go on from positions of their own, not from those of the atoms.
@@ -46,7 +47,7 @@ class HybridDynamics(MolecularDynamics):
     ----------
     atoms : ase.Atoms
         With a calculator.
-    propagator : Propagator
+    propagator : Propagator or Committee
     classical : ase.md.md.MolecularDynamics
         Of the same atoms; only its ``step`` is called, so its observers are not. Not a Nosé-Hoover chain, MTK or
         Melchionna barostat: they keep positions of their own.
@@ -67,8 +68,8 @@ class HybridDynamics(MolecularDynamics):
         as time.
     minimize_steps : int
         Most steps of ASE's FIRE after each jump of a position-only propagator, before relaxation.
-    conserve_momentum : bool, optional
-        As in :class:`LearnedDynamics`.
+    conserve_momentum, conserve_angular_momentum : bool, optional
+        As in :class:`LearnedDynamics`. There is no ``conserve_energy``: classical steps may change the energy.
     log_energy : bool
         Evaluate the calculator after jumps, so that logfile and trajectory hold energies; else those hold nan.
     trajectory, logfile, loginterval, append_trajectory
@@ -94,7 +95,7 @@ class HybridDynamics(MolecularDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         classical: MolecularDynamics,
         classical_steps: int = 5,
         jumps: int | None = 1,
@@ -107,6 +108,7 @@ class HybridDynamics(MolecularDynamics):
         relax_steps: int = 0,
         minimize_steps: int = 0,
         conserve_momentum: bool | None = None,
+        conserve_angular_momentum: bool | None = None,
         log_energy: bool = False,
         trajectory: Any = None,
         logfile: IO | str | Path | None = None,
@@ -132,6 +134,7 @@ class HybridDynamics(MolecularDynamics):
             relax_steps=relax_steps,
             minimize_steps=minimize_steps,
             momentum=conserve_momentum,
+            angular_momentum=conserve_angular_momentum,
         )
         self.jump = AtomsJump(atoms, guarded, bonds, types)
         self.rng, self.seed = as_generator(rng)
@@ -203,6 +206,10 @@ class HybridDynamics(MolecularDynamics):
             self.classical.step()  # type: ignore[attr-defined]  # ASE's base class does not declare it
         self._time += steps * self.classical.dt
 
+    def logged_energy(self) -> float:
+        """Potential energy for a line of the log, eV; nan if nobody asked for it."""
+        return self.atoms.get_potential_energy() if self.log_energy else float("nan")
+
     def _refresh_properties(self) -> None:
         # The base class would call the calculator after every step, whoever needs the result.
         if self.log_energy:
@@ -223,7 +230,7 @@ def _check_classical(classical: MolecularDynamics, atoms: Atoms) -> None:
         raise CompatibilityError("classical steps need forces; attach a calculator: atoms.calc = ...")
 
 
-def _thermostat(classical: MolecularDynamics, propagator: Propagator) -> LangevinHalfStep | None:
+def _thermostat(classical: MolecularDynamics, propagator: Propagator | Committee) -> LangevinHalfStep | None:
     if not isinstance(classical, Langevin) or not propagator.predicts_velocities:
         return None
     return LangevinHalfStep(classical.temp / units.kB, float(np.mean(classical.fr)) * PICOSECOND, propagator.timestep)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fastegnn_md.constraints import Constraints
 from fastegnn_md.engines.ase_atoms import FORCE, read_constraints, state_from_atoms, write_state
-from fastegnn_md.errors import CompatibilityError, ConstraintError
+from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.optional import naming_extras
 from fastegnn_md.state import State
 
-from .guarded import Classical, GuardedStep
+from .guarded import Classical, GuardedStep, Predicted
 from .guards import GuardReport
 
 with naming_extras(__name__):
@@ -32,7 +32,7 @@ class PreparedJump(NamedTuple):
     state: State
     constraints: Constraints
     drawn: Mapping[str, Any]  # state of the random numbers before
-    predicted: State | None = None
+    predicted: Predicted | None = None
 
 
 class AtomsJump:
@@ -95,6 +95,11 @@ class AtomsJump:
             self._write(ended)
         return report
 
+    def temperature(self) -> float:
+        """K, of the motion that constraints and conserved momenta leave."""
+        constraints, state = self._read_constraints(), state_from_atoms(self.atoms)
+        return self.guarded.freedom(state, constraints).temperature(state)
+
     def known_forces(self) -> np.ndarray | None:
         """Forces at the present positions (N, 3) in eV/Å, without those of constraints, if they are known."""
         if self._known_forces is None:
@@ -128,6 +133,7 @@ class AtomsJump:
     def _classical(self) -> Classical | None:
         """What the calculator computes, on a copy: the user's atoms stay as they are until the step has succeeded."""
         if self.atoms.calc is None:
+            self._check_calculator()
             return None
         copy: Atoms | None = None
 
@@ -155,7 +161,7 @@ class AtomsJump:
 
         return Classical(
             forces,
-            energy=energy if self.guarded.guards_energy else None,
+            energy=energy if self.guarded.needs_energy else None,
             minimise=minimise if self.guarded.minimize_steps else None,
         )
 
@@ -168,22 +174,26 @@ class AtomsJump:
             if same and np.array_equal(masses, known_masses):
                 return constraints
         constraints = read_constraints(self.atoms)
-        if self.guarded.momentum and bool(constraints.frozen.any()):
-            raise ConstraintError("conserve_momentum=True needs atoms that are free to move, but FixAtoms holds some")
+        self.guarded.check(constraints, bool(self.atoms.pbc.any()))
         self._constraints = (present, masses, constraints)
         return constraints
+
+    def _check_calculator(self) -> None:
+        """Refuse what needs a calculator where there is none."""
+        for needs, what in (
+            (self.guarded.propagator.needs_forces, "this propagator is force-informed"),
+            (self.guarded.relax_steps, "relax_steps needs classical forces"),
+            (self.guarded.minimize_steps, "minimize_steps needs classical forces"),
+            (self.guarded.guards_energy, "the energy guard needs the potential energy"),
+            (self.guarded.energy is not None, "conserve_energy=True needs the potential energy"),
+        ):
+            if needs:
+                raise CompatibilityError(f"{what}; attach a calculator: atoms.calc = ...")
 
     def _check(self) -> None:
         propagator = self.guarded.propagator
         if self.atoms.calc is None:
-            for needs, what in (
-                (propagator.needs_forces, "this propagator is force-informed"),
-                (self.guarded.relax_steps, "relax_steps needs classical forces"),
-                (self.guarded.minimize_steps, "minimize_steps needs classical forces"),
-                (self.guarded.guards_energy, "the energy guard needs the potential energy"),
-            ):
-                if needs:
-                    raise CompatibilityError(f"{what}; attach a calculator: atoms.calc = ...")
+            self._check_calculator()
         self._read_constraints()
         # Forces of zero stand for those of the first step, which are not worth a call here.
         forces = np.zeros((len(self.atoms), 3)) if propagator.needs_forces else False

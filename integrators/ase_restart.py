@@ -1,11 +1,11 @@
-"""Stopping and continuing a :class:`~fastegnn_md.integrators.ase.LearnedDynamics` without a trace."""
+"""Stopping and continuing dynamics of ASE that jump without a trace."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,20 +14,20 @@ from fastegnn_md.engines.ase_trajectory import check_frames, count_frames, trunc
 from fastegnn_md.errors import CheckpointError, CompatibilityError
 from fastegnn_md.restart import generator_state, load_restart, restore_generator, save_restart
 
-from .guarded import JumpStatistics
-from .guards import GuardSettings
-
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
-    from .ase import LearnedDynamics
+    from .ase_dynamics import JumpDynamics
+
+Kind = TypeVar("Kind", bound="JumpDynamics")
 
 
-def save(dynamics: LearnedDynamics, path: str | Path) -> None:
-    """Write all that decides the next steps; see :meth:`LearnedDynamics.save_restart`."""
-    atoms, guarded = dynamics.atoms, dynamics.guarded
+def save(dynamics: JumpDynamics, path: str | Path) -> None:
+    """Write all that decides the next steps; see :meth:`JumpDynamics.save_restart`."""
+    atoms = dynamics.atoms
     arrays = {
         "positions": atoms.get_positions(),
         "momenta": atoms.get_momenta(),
@@ -36,10 +36,7 @@ def save(dynamics: LearnedDynamics, path: str | Path) -> None:
         "numbers": atoms.get_atomic_numbers(),
         "masses": atoms.get_masses(),
     }
-    jump = dynamics.jump
-    for name, value in (("bonds", jump.bonds), ("types", jump.types), ("forces", jump.known_forces())):
-        if value is not None:
-            arrays[name] = value
+    arrays |= {name: value for name, value in dynamics.restart_arrays().items() if value is not None}
     for index, constraint in enumerate(atoms.constraints):
         lengths = getattr(constraint, "bondlengths", None)
         if lengths is not None:  # ASE's own description of the constraint leaves them out
@@ -50,35 +47,24 @@ def save(dynamics: LearnedDynamics, path: str | Path) -> None:
         "seed": dynamics.seed,
         "frames": _frames(dynamics),
         "constraints": [type(constraint).__name__ for constraint in atoms.constraints],
-        "statistics": dataclasses.asdict(guarded.statistics),
+        "statistics": dataclasses.asdict(dynamics.statistics),
         "propagator": _identity(dynamics.propagator),
         "automatic": dynamics.restart_file is not None,
-        "options": {
-            "temperature_K": dynamics.temperature_K,
-            "friction": dynamics.friction,
-            "guard": None if guarded.guard is None else dataclasses.asdict(guarded.guard),
-            "fallback": guarded.fallback,
-            "fallback_timestep": dynamics.fallback_timestep,
-            "relax_steps": guarded.relax_steps,
-            "conserve_momentum": guarded.momentum,
-            "log_energy": dynamics.log_energy,
-            "loginterval": dynamics.loginterval,
-            "restart_interval": dynamics.restart_interval,
-        },
+        "options": dynamics.restart_options(),
     }
     save_restart(path, arrays, header)
 
 
 def resume(
-    kind: type[LearnedDynamics],
+    kind: type[Kind],
     path: str | Path,
     atoms: Atoms,
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     trajectory: str | Path | None,
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
-) -> LearnedDynamics:
-    """Read what :func:`save` wrote; see :meth:`LearnedDynamics.restart`."""
+) -> Kind:
+    """Read what :func:`save` wrote; see :meth:`JumpDynamics.restart`."""
     arrays, header = load_restart(path)
     try:
         return _resume(kind, path, arrays, header, atoms, propagator, trajectory, logfile, restart_file)
@@ -87,21 +73,20 @@ def resume(
 
 
 def _resume(
-    kind: type[LearnedDynamics],
+    kind: type[Kind],
     path: str | Path,
     arrays: dict[str, np.ndarray],
     header: dict[str, Any],
     atoms: Atoms,
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     trajectory: str | Path | None,
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
-) -> LearnedDynamics:
+) -> Kind:
     _check_same(arrays, header, atoms, propagator)
     rng = restore_generator(header["rng"])
-    options = dict(header["options"])
-    guard = options.pop("guard")
-    statistics = JumpStatistics(**header["statistics"])
+    options = kind.restart_keywords(header["options"])
+    options |= {name: arrays.get(name) for name in ("bonds", "types")}
     if restart_file is None and header["automatic"]:
         restart_file = path
     nsteps, seed, frames = header["nsteps"], header["seed"], header["frames"]
@@ -114,13 +99,11 @@ def _resume(
             atoms,
             propagator,
             rng=rng,
-            bonds=arrays.get("bonds"),
-            types=arrays.get("types"),
-            guard=False if guard is None else GuardSettings(**guard),
             trajectory=trajectory,
             append_trajectory=True,
             **options,
         )
+        dynamics.continue_from(header, arrays)
         if trajectory is not None and frames is not None:
             truncate_trajectory(trajectory, frames)
     except BaseException:
@@ -128,9 +111,7 @@ def _resume(
         atoms.arrays.pop("momenta", None)
         atoms.arrays.update(earlier.arrays)
         raise
-    dynamics.seed, dynamics.nsteps, dynamics.guarded.statistics = seed, nsteps, statistics
-    if "forces" in arrays:
-        dynamics.jump.remember_forces(arrays["forces"])
+    dynamics.seed, dynamics.nsteps = seed, nsteps
     if logfile:
         dynamics.attach_logfile(logfile, header=False)
     if restart_file is not None:
@@ -138,7 +119,7 @@ def _resume(
     return dynamics
 
 
-def _frames(dynamics: LearnedDynamics) -> int | None:
+def _frames(dynamics: JumpDynamics) -> int | None:
     """Frames of the trajectory that the continued run will not write itself."""
     frames = count_frames(dynamics.trajectory)
     # A run continued from step 0 begins with the frame of step 0, which this one may have written already.
@@ -154,7 +135,9 @@ def _set_atoms(atoms: Atoms, arrays: dict[str, np.ndarray]) -> None:
     atoms.set_momenta(arrays["momenta"], apply_constraint=False)
 
 
-def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: Atoms, propagator: Propagator) -> None:
+def _check_same(
+    arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: Atoms, propagator: Propagator | Committee
+) -> None:
     present = {
         "numbers": atoms.get_atomic_numbers(),
         "masses": atoms.get_masses(),
@@ -174,7 +157,7 @@ def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: At
         raise CompatibilityError("the restart file was written with another propagator; load the same model file")
 
 
-def _identity(propagator: Propagator) -> dict[str, Any]:
+def _identity(propagator: Propagator | Committee) -> dict[str, Any]:
     """What makes two propagators the same map: time step and weights."""
     digest = hashlib.sha256()
     if isinstance(propagator, torch.nn.Module):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from fastegnn_md.committee import Committee, Spread
 from fastegnn_md.constraints import Constraints
-from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, StateError
-from fastegnn_md.jump import advance
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
+from fastegnn_md.freedom import Freedom, kinetic_energy
+from fastegnn_md.jump import advance, advance_with_spread
 from fastegnn_md.state import State
 
-from .conservation import conserve_momentum
+from .conservation import EnergyRescale, conserve_angular_momentum, conserve_momentum
 from .guards import (
     PASSED,
     GuardReport,
@@ -24,13 +27,21 @@ from .guards import (
     check_energy,
     check_finite,
     check_motion,
+    check_spread,
     report_of_error,
 )
-from .thermostats import LangevinHalfStep
+from .thermostats import Thermostat
 from .verlet import Forces, velocity_verlet
 
 if TYPE_CHECKING:
     from fastegnn_md.propagator import Propagator
+
+
+class Predicted(NamedTuple):
+    """State that the propagator predicts, and the spread where it is a committee."""
+
+    state: State
+    spread: Spread | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Classical:
     forces : callable
         (N, 3) in amu Å/ps², without those of constraints.
     energy : callable, optional
-        amu Å²/ps²; the energy guard needs it.
+        amu Å²/ps²; the energy guard and a conserved energy need it.
     minimise : callable, optional
         Positions (N, 3) in Å closer to a minimum.
     """
@@ -83,12 +94,12 @@ class JumpStatistics:
 
 @dataclasses.dataclass
 class GuardedStep:
-    """O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O the Langevin thermostat.
+    """O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O the thermostat.
 
     Parameters
     ----------
-    propagator : Propagator
-    thermostat : LangevinHalfStep, optional
+    propagator : Propagator or Committee
+    thermostat : Thermostat, optional
         None is NVE.
     temperature : float, optional
         K, of redrawn velocities and of the energy guard; by default that of the thermostat.
@@ -103,17 +114,24 @@ class GuardedStep:
     minimize_steps : int
         Most steps of the engine's minimiser after each jump, before relaxation.
     momentum : bool, optional
-        Conserve linear momentum; by default without thermostat, frozen atoms and redrawn velocities, unless the
+        Conserve linear momentum; by default without friction, frozen atoms and redrawn velocities, unless the
         propagator learned that momentum is not conserved.
+    angular_momentum : bool, optional
+        Conserve angular momentum; by default where linear momentum is conserved by default and the system is isolated.
+    energy : EnergyRescale, optional
+        Conserve the total energy, in NVE.
+    isolated : bool
+        Whether the states are whole systems and not parts of a larger one; that they are periodic they say themselves.
 
     Raises
     ------
     ConfigError
-        If an option is out of range.
+        If an option is out of range, two exclude each other, or the spread guard is asked for and the propagator is no
+        Committee.
     """
 
-    propagator: Propagator
-    thermostat: LangevinHalfStep | None = None
+    propagator: Propagator | Committee
+    thermostat: Thermostat | None = None
     temperature: float | None = None
     guard: GuardSettings | None = dataclasses.field(default_factory=GuardSettings)
     fallback: str = "classical"
@@ -121,6 +139,9 @@ class GuardedStep:
     relax_steps: int = 0
     minimize_steps: int = 0
     momentum: bool | None = None
+    angular_momentum: bool | None = None
+    energy: EnergyRescale | None = None
+    isolated: bool = True
     statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
     _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
 
@@ -135,15 +156,59 @@ class GuardedStep:
                 raise ConfigError(f"{name} is {value}; expected a number >= 0")
             if value and self.propagator.predicts_velocities:
                 raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
+        if not self.propagator.predicts_velocities and (self.angular_momentum or self.energy is not None):
+            raise ConfigError(
+                "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
+            )
+        if self.energy is not None and self.thermostat is not None:
+            raise ConfigError("conserve_energy is for NVE, a thermostat changes the energy; use one of them")
         if self.temperature is None and self.thermostat is not None:
             self.temperature = self.thermostat.temperature
         if self.guards_energy and self.temperature is None:
             raise ConfigError("the energy guard counts in kT: give a temperature, or energy_change=None")
+        if self.guard is not None and self.guard.spread is not None and not isinstance(self.propagator, Committee):
+            raise ConfigError(
+                "the spread guard asks how far several propagators differ: give a Committee, or spread=None"
+            )
 
     @property
     def guards_energy(self) -> bool:
         """Whether the change of potential energy is held against a limit."""
         return self.guard is not None and self.guard.energy_change is not None
+
+    @property
+    def needs_energy(self) -> bool:
+        """Whether jumps need the potential energy."""
+        return self.guards_energy or self.energy is not None
+
+    def check(self, constraints: Constraints, periodic: bool) -> None:
+        """Refuse to conserve what a system does not.
+
+        Raises
+        ------
+        ConstraintError
+            If a momentum is to be conserved and atoms are frozen.
+        CompatibilityError
+            If angular momentum is to be conserved in a periodic system or a part of one.
+        """
+        frozen = bool(constraints.frozen.any())
+        for asked, name in ((self.momentum, "conserve_momentum"), (self.angular_momentum, "conserve_angular_momentum")):
+            if asked and frozen:
+                raise ConstraintError(f"{name}=True needs atoms that are free to move, but some are frozen")
+        if self.angular_momentum and (periodic or not self.isolated):
+            what = "periodic" if periodic else "part of a larger one, which exchanges angular momentum with it"
+            raise CompatibilityError(
+                f"conserve_angular_momentum=True needs an isolated system, this one is {what}; leave it out"
+            )
+
+    def freedom(self, state: State, constraints: Constraints) -> Freedom:
+        """What is conserved of the motion of a system, and what is left to it."""
+        momentum, angular = self.momentum, self.angular_momentum
+        if momentum is None:
+            momentum = self._conserves(constraints)
+        if angular is None:
+            angular = momentum and self._conserves(constraints) and self.isolated and not state.periodic
+        return Freedom(constraints, momentum, angular)
 
     def __call__(
         self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
@@ -179,7 +244,7 @@ class GuardedStep:
         constraints: Constraints,
         rng: np.random.Generator,
         classical: Classical | None = None,
-        predicted: State | None = None,
+        predicted: Predicted | None = None,
     ) -> State:
         """What :meth:`__call__` does after :meth:`prepare`; ``predicted`` is the prediction, where it is known."""
         ended, report = self._propose(state, constraints, rng, classical, predicted)
@@ -216,10 +281,7 @@ class GuardedStep:
     def _thermalise(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
         if self.thermostat is None:
             return state
-        velocities = self.thermostat(
-            state.velocities, state.masses, rng, lambda v: constraints.project_velocities(state, v)
-        )
-        return state.replace(velocities=velocities)
+        return state.replace(velocities=self.thermostat.half_step(state, self.freedom(state, constraints), rng))
 
     def _propose(
         self,
@@ -227,26 +289,37 @@ class GuardedStep:
         constraints: Constraints,
         rng: np.random.Generator,
         classical: Classical | None,
-        predicted: State | None = None,
+        predicted: Predicted | None = None,
     ) -> tuple[State, GuardReport]:
         """The learned jump, and what the guards say of it."""
-        propagator = self.propagator
+        freedom = self.freedom(state, constraints)
         try:
-            ended = advance(propagator, state, rng, self.temperature) if predicted is None else predicted
-            if self._conserves(constraints):
-                ended = conserve_momentum(state, ended, propagator.timestep)
+            ended, spread = self._predict(state, rng) if predicted is None else predicted
+            if freedom.momentum:
+                ended = conserve_momentum(state, ended, self.propagator.timestep)
             ranges = self._ranges_of(state)
             report = check_motion(state, ended, ranges) if ranges else check_finite(ended.positions, ended.velocities)
+            if report.ok and self.guard is not None and spread is not None:
+                report = check_spread(spread, self.guard)
             if not report.ok:
                 return state, report
             ended = constraints.project(state, ended)
-            if ranges:
+            if freedom.angular_momentum:
+                ended = conserve_angular_momentum(state, ended)
+                if ranges:  # a molecule that has become nearly straight would have to spin fast
+                    report = check_motion(state, ended, ranges)
+            if report.ok and ranges:
                 report = check_bonds(state, ended, ranges)
             if report.ok and classical is not None:
                 return self._settle(state, ended, constraints, classical)
         except (StateError, ConstraintError) as error:
             return state, report_of_error(error)
         return ended, report
+
+    def _predict(self, state: State, rng: np.random.Generator) -> Predicted:
+        if isinstance(self.propagator, Committee):
+            return Predicted(*advance_with_spread(self.propagator, state, rng, self.temperature))
+        return Predicted(advance(self.propagator, state, rng, self.temperature))
 
     def _settle(
         self, state: State, ended: State, constraints: Constraints, classical: Classical
@@ -255,18 +328,43 @@ class GuardedStep:
         if classical.minimise is not None:
             ended = constraints.project(state, ended.replace(positions=classical.minimise(ended.positions)))
         report = PASSED
-        if self.guards_energy and classical.energy is not None:
-            report = self.check_energy(classical.energy(state.positions), classical.energy(ended.positions))
+        if self.needs_energy and classical.energy is not None:
+            before = classical.energy(state.positions) if self.needs_energy_before else 0.0
+            after = classical.energy(ended.positions)
+            report = self.check_energy(before, after)
+            if report.ok:
+                total = before + kinetic_energy(state.velocities, state.masses)
+                ended = self.conserve_energy(ended, total, after, constraints)
         if report.ok and self.relax_steps:
             ended = velocity_verlet(ended, classical.forces, self.substep, self.relax_steps, constraints)
             self.statistics.relax_steps += self.relax_steps
         return ended, report
 
+    @property
+    def needs_energy_before(self) -> bool:
+        """Whether the next jump needs the potential energy before it, too."""
+        return self.guards_energy or (self.energy is not None and self.energy.target is None)
+
     def check_energy(self, before: float, after: float) -> GuardReport:
         """The energy guard, for engines that evaluate energies themselves; amu Å²/ps²."""
+        if self.energy is not None and not math.isfinite(before + after):
+            message = f"the potential energy would go from {before} to {after} amu Å²/ps²"
+            return GuardReport(False, "energy", None, message)
         if self.guard is None or self.temperature is None:
             return PASSED
         return check_energy(before, after, self.temperature, self.guard)
+
+    def conserve_energy(self, ended: State, before: float, after: float, constraints: Constraints) -> State:
+        """The state ``ended`` after a jump with the energy conserved, for engines that evaluate energies themselves.
+
+        ``before`` is the total energy before the jump, which the first one takes for its target, ``after`` the
+        potential energy after it, amu Å²/ps². Where energy is not conserved the state is returned as it is.
+        """
+        if self.energy is None:
+            return ended
+        if self.energy.target is None:
+            self.energy.target = before
+        return self.energy(ended, after, self.freedom(ended, constraints))
 
     def _ranges_of(self, state: State) -> Ranges | None:
         """Limits of the atoms of a state, None without guard; looked up once for many jumps of the same atoms."""
@@ -298,11 +396,11 @@ class GuardedStep:
         return ended
 
     def _conserves(self, constraints: Constraints) -> bool:
-        if self.momentum is not None:
-            return self.momentum
+        """Whether physics has momentum conserved."""
         domain = getattr(self.propagator, "domain", None)  # absent in propagators that were not trained
         learned = self.propagator.predicts_velocities and (domain is None or domain.conserves_momentum)
-        return learned and self.thermostat is None and not bool(constraints.frozen.any())
+        kept = self.thermostat is None or self.thermostat.conserves_momenta
+        return learned and kept and not bool(constraints.frozen.any())
 
 
 def jump_error(state: State, report: GuardReport, advice: str) -> JumpError:

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from fastegnn_md.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
 from fastegnn_md.units import BOLTZMANN
 
+if TYPE_CHECKING:
+    from fastegnn_md.committee import Spread
+
 
 @dataclass(frozen=True)
 class GuardReport:
@@ -25,8 +29,8 @@ class GuardReport:
     ----------
     ok : bool
     guard : str
-        Which guard refused: ``finite``, ``displacement``, ``speed``, ``bond``, ``constraints`` or ``energy``; empty if
-        none did.
+        Which guard refused: ``finite``, ``displacement``, ``speed``, ``spread``, ``constraints``, ``bond`` or
+        ``energy``; empty if none did.
     atom : int or None
         Index of the atom that is furthest outside.
     message : str
@@ -55,16 +59,21 @@ class GuardSettings:
     energy_change : float, optional
         Largest |ΔU| of the potential energy accepted, in kT of the whole system. It costs an energy evaluation per
         jump; None does not look. In equilibrium |ΔU| stays below about 6 √f for f degrees of freedom.
+    spread : float, optional
+        Largest :class:`~fastegnn_md.committee.Spread` of an atom accepted, of positions or of velocities as predicted
+        (before constraints), in units of the residual scale. It needs a :class:`~fastegnn_md.Committee`; None does not
+        look.
 
     Raises
     ------
     ConfigError
-        If the factor or the energy is not positive or the margin is not in [0, 1).
+        If the factor, the energy or the spread is not positive or the margin is not in [0, 1).
     """
 
     displacement_factor: float = 1.5
     bond_margin: float = 0.15
     energy_change: float | None = None
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         if not self.displacement_factor > 0:
@@ -73,6 +82,8 @@ class GuardSettings:
             raise ConfigError(f"bond_margin is {self.bond_margin}; expected 0 <= bond_margin < 1")
         if self.energy_change is not None and not self.energy_change > 0:
             raise ConfigError(f"energy_change is {self.energy_change}; expected a number > 0 (in kT), or None")
+        if self.spread is not None and not self.spread > 0:
+            raise ConfigError(f"spread is {self.spread}; expected a number > 0 (in residual scales), or None")
 
 
 def guard_settings(guard: bool | GuardSettings) -> GuardSettings | None:
@@ -191,6 +202,19 @@ def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
         speed = after.velocities.norm(dim=1)
         report = _check_size("speed", "would have the speed {:.3g} Å/ps", "Å/ps", speed, ranges.speed)
     return report
+
+
+def check_spread(spread: Spread, settings: GuardSettings) -> GuardReport:
+    """The guard that asks how far the members of a committee differ; names the atom they differ about most."""
+    if settings.spread is None or bool((spread.largest <= settings.spread).all()):  # false for NaN
+        return PASSED
+    atom = int(spread.largest.argmax())
+    what = "position" if spread.v is None or spread.x[atom] >= spread.v[atom] else "velocity"
+    message = (
+        f"the committee differs by {float(spread.largest[atom]):.3g} residual scales about its {what}, limit "
+        f"{settings.spread:.3g}"
+    )
+    return GuardReport(False, "spread", atom, message)
 
 
 def check_bonds(before: State, after: State, ranges: Ranges) -> GuardReport:

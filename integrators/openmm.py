@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from fastegnn_md.engines.openmm_register import write_protocol
 from fastegnn_md.errors import ConfigError, JumpError
 from fastegnn_md.optional import naming_extras
 
+from .conservation import EnergyRescale
 from .guarded import GuardedStep
 from .guards import GuardSettings, guard_settings
 from .openmm_jump import ContextJump, free_flight
@@ -27,27 +29,38 @@ with naming_extras(__name__):
     from openmm import unit
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 
+_ENERGY = "energy"  # to be conserved, amu Å²/ps²; nan before the first jump
+
+
 class LearnedJumpIntegrator(openmm.CustomIntegrator):
-    """Every step is a jump: O(Δt/2) Ψ(Δt) O(Δt/2), Ψ the guarded propagator, O the Langevin thermostat.
+    """Every step is a jump: O(Δt/2) Ψ(Δt) O(Δt/2), Ψ the guarded propagator, O the thermostat.
 
     The Context must be bound (:class:`LearnedSimulation` does it). Nothing replaces a refused jump.
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     temperature : Quantity or float, optional
         Of the thermostat, and of the velocities that a position-only propagator redraws; K.
     friction : Quantity or float, optional
-        1/ps. None is NVE.
+        Of the Langevin thermostat, 1/ps.
     timestep : Quantity or float, optional
         A propagator has one time step; giving it checks it; ps.
     guard : bool or GuardSettings
         Hold jumps against the ranges of training. With False only values that are not finite are refused.
+    tau : Quantity or float, optional
+        Of stochastic velocity rescaling: the time in which the kinetic energy relaxes; ps. Neither is NVE.
     conserve_momentum : bool, optional
-        By default without thermostat, held atoms and redrawn velocities.
+        By default without friction, held atoms and redrawn velocities.
+    conserve_angular_momentum : bool, optional
+        By default where momentum is, if the whole System jumps and has no box. Particles in a field need False.
+    conserve_energy : bool
+        NVE only: after each jump scale velocities towards the total energy before the first one, by a factor within
+        0.9 and 1.1 (:class:`~fastegnn_md.integrators.conservation.EnergyRescale`). One energy of the Context per jump.
     seed : int, optional
         Of the thermostat; drawn by default. The random numbers of a step follow from seed and step count, so that a
         simulation that is resumed repeats them.
@@ -65,40 +78,51 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
     CompatibilityError
         If the time step is not the propagator's.
     ConfigError
-        If an option is out of range or temperature and friction do not go together.
+        If an option is out of range or temperature, friction, tau and conserve_energy do not go together.
     """
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         temperature: Any = None,
         friction: Any = None,
         timestep: Any = None,
         *,
+        tau: Any = None,
         guard: bool | GuardSettings = True,
         conserve_momentum: bool | None = None,
+        conserve_angular_momentum: bool | None = None,
+        conserve_energy: bool = False,
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
         temperature, friction = plain(temperature, unit.kelvin), plain(friction, unit.picosecond**-1)
+        tau = plain(tau, unit.picosecond)
         check_timestep(propagator, plain(timestep, unit.picosecond))
         guarded = GuardedStep(
             propagator,
-            thermostat=thermostat_for(propagator, temperature, friction),
+            thermostat=thermostat_for(propagator, temperature, friction, tau),
             temperature=temperature,
             guard=guard_settings(guard),
             momentum=conserve_momentum,
+            angular_momentum=conserve_angular_momentum,
+            energy=EnergyRescale() if conserve_energy else None,
         )
         super().__init__(propagator.timestep)
         self._options = {
             "temperature": temperature,
             "friction": friction,
+            "tau": tau,
             "guard": guard,
             "conserve_momentum": conserve_momentum,
+            "conserve_angular_momentum": conserve_angular_momentum,
+            "conserve_energy": conserve_energy,
             "group": group,
         }
         write_protocol(self, group, propagator.needs_forces, free_flight(propagator))
         self.addGlobalVariable("seed", checked_seed(seed))
+        if conserve_energy:
+            self.addGlobalVariable(_ENERGY, float("nan"))
         self.setIntegrationForceGroups(set(range(32)) - {group})
         self.propagator, self.statistics, self.jump_seconds = propagator, guarded.statistics, 0.0
         self._jump = ContextJump(guarded, self, self._advance, group)
@@ -125,6 +149,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
         for _ in range(steps):
             begun = time.perf_counter()
             count = self._jump.context.getStepCount()
+            self._read_energy()
             report = self._jump.attempt(0.0, step_generator(int(self.getGlobalVariableByName("seed")), count))
             self.jump_seconds += time.perf_counter() - begun
             self.statistics.record(report)
@@ -134,6 +159,8 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
                     "it was before the step; with HybridIntegrator classical steps would replace the jump",
                     report.atom,
                 )
+            if self._jump.guarded.energy is not None:
+                self.setGlobalVariableByName(_ENERGY, self._jump.guarded.energy.target)
 
     def setStepSize(self, size: Any) -> None:
         """Refuse a step that is not the propagator's."""
@@ -144,7 +171,17 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LearnedJumpIntegrator:
         seed = int(self.getGlobalVariableByName("seed"))
-        return LearnedJumpIntegrator(self.propagator, **self._options, seed=seed)
+        copied = LearnedJumpIntegrator(self.propagator, **self._options, seed=seed)
+        if self._options["conserve_energy"]:
+            copied.setGlobalVariableByName(_ENERGY, self.getGlobalVariableByName(_ENERGY))
+        return copied
+
+    def _read_energy(self) -> None:
+        """Take over the energy to conserve, which a checkpoint may have brought."""
+        energy = self._jump.guarded.energy
+        if energy is not None:
+            target = self.getGlobalVariableByName(_ENERGY)
+            energy.target = None if math.isnan(target) else target
 
     def _advance(self) -> None:
         super().step(1)
@@ -167,7 +204,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     classical : openmm.Integrator
         VerletIntegrator, LangevinMiddleIntegrator, LangevinIntegrator, NoseHooverIntegrator or a CustomIntegrator. It
         belongs to this integrator from now on; its temperature may still be changed.
-    propagator : Propagator
+    propagator : Propagator or Committee
     classical_steps, jumps : int
         Of a cycle; ``jumps=None`` jumps until a guard refuses. See :class:`Schedule`.
     temperature : Quantity or float, optional
@@ -181,6 +218,8 @@ class HybridIntegrator(openmm.CompoundIntegrator):
         Most iterations of OpenMM's energy minimiser after each jump of a position-only propagator, before relaxation.
     conserve_momentum : bool, optional
         By default without thermostat, held atoms and redrawn velocities.
+    conserve_angular_momentum : bool, optional
+        As in :class:`LearnedJumpIntegrator`. There is no ``conserve_energy``: classical steps may change the energy.
     half_step_velocities : bool, optional
         Whether velocities of a CustomIntegrator are those of half a step ago; must be given for one.
     seed : int, optional
@@ -213,7 +252,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
     def __init__(
         self,
         classical: openmm.Integrator,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         classical_steps: int = 5,
         jumps: int | None = 1,
         *,
@@ -222,6 +261,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
         relax_steps: int = 0,
         minimize_steps: int = 0,
         conserve_momentum: bool | None = None,
+        conserve_angular_momentum: bool | None = None,
         half_step_velocities: bool | None = None,
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
@@ -235,6 +275,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
             "relax_steps": relax_steps,
             "minimize_steps": minimize_steps,
             "conserve_momentum": conserve_momentum,
+            "conserve_angular_momentum": conserve_angular_momentum,
             "half_step_velocities": half_step_velocities,
             "group": group,
         }
@@ -255,6 +296,7 @@ class HybridIntegrator(openmm.CompoundIntegrator):
             relax_steps=relax_steps,
             minimize_steps=minimize_steps,
             momentum=conserve_momentum,
+            angular_momentum=conserve_angular_momentum,
         )
         self._inner, self.propagator = classical, propagator
         self._replacement_steps()

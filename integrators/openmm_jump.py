@@ -15,6 +15,7 @@ from fastegnn_md.engines.openmm_force import JumpForce, check_binding
 from fastegnn_md.engines.openmm_register import BACK_SHIFT, JUMP, RESTORE, TOKEN, Register
 from fastegnn_md.engines.openmm_system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
+from fastegnn_md.freedom import kinetic_energy
 from fastegnn_md.optional import naming_extras
 from fastegnn_md.units import KJ_PER_MOL
 
@@ -26,6 +27,7 @@ with naming_extras(__name__):
     from openmm import unit
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 _TOLERANCE = 1e-7  # of velocities along fixed bonds
@@ -60,6 +62,7 @@ class ContextJump:
         self._sites = False
         self._rng = np.random.default_rng(0)  # that of the present jump
         self._report: GuardReport | None = None
+        self._kinetic = 0.0  # before it, of the atoms that jump
 
     def bind(self, context: openmm.Context, force: JumpForce) -> None:
         """Serve this Context from now on.
@@ -67,7 +70,10 @@ class ContextJump:
         Raises
         ------
         CompatibilityError, ConfigError
-            If the force is not that of the System of the Context, or its group is another one.
+            If the force is not that of the System of the Context, or its group is another one; or angular momentum is
+            to be conserved where it is not.
+        ConstraintError
+            If a momentum is to be conserved and particles are held.
         """
         if force.group != self.group:
             raise ConfigError(
@@ -76,6 +82,8 @@ class ContextJump:
             )
         system = context.getSystem()
         check_binding(system, force)
+        self.guarded.isolated = force.part.isolated
+        self.guarded.check(force.part.constraints, system.usesPeriodicBoundaryConditions())
         self._sites = any(system.isVirtualSite(i) for i in range(system.getNumParticles()))
         propagator = self.guarded.propagator
         transport: _Transport
@@ -132,7 +140,7 @@ class ContextJump:
         self._rng, self._report = rng, None
         done = False
         try:
-            before = self._energy(context) if self.guarded.guards_energy else 0.0
+            before = self._energy(context) if self.guarded.needs_energy_before else 0.0
             transport.jump(context, half_step)
             self._place_sites(context)
             report = self._judge(context, before)
@@ -162,9 +170,23 @@ class ContextJump:
         if report.ok and self.guarded.minimize_steps:
             openmm.LocalEnergyMinimizer.minimize(context, maxIterations=self.guarded.minimize_steps)
             context.applyVelocityConstraints(_TOLERANCE)
-        if report.ok and self.guarded.guards_energy:
-            report = self.guarded.check_energy(before, self._energy(context))
+        if report.ok and self.guarded.needs_energy:
+            after = self._energy(context)
+            report = self.guarded.check_energy(before, after)
+            if report.ok and self.guarded.energy is not None:
+                self._conserve_energy(context, before + self._kinetic, after)
         return report
+
+    def _conserve_energy(self, context: openmm.Context, before: float, after: float) -> None:
+        """Scale the velocities of the atoms that jumped; total energy before, potential energy after the jump."""
+        assert self._part is not None  # the Context was bound with it
+        part = self._part.to(torch.device("cpu"))
+        state = context.getState(positions=True, velocities=True)
+        x, v = state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value
+        box = torch.tensor(state.getPeriodicBoxVectors(asNumpy=True)._value) if part.periodic else None
+        ended = part.state(torch.tensor(x[part.atoms]), torch.tensor(v[part.atoms]), None, box)
+        v[part.atoms] = self.guarded.conserve_energy(ended, before, after, part.constraints).velocities.numpy() / NM
+        context.setVelocities(v)
 
     def _jump(
         self, positions: Tensor, velocities: Tensor, forces: Tensor | None, box: Tensor | None
@@ -173,6 +195,9 @@ class ContextJump:
         assert self._part is not None  # the Context was bound with it
         part = self._part = self._part.to(positions.device)
         state = part.state(positions, velocities, forces, box)
+        if self.guarded.energy is not None:  # there is no thermostat, so this draws nothing
+            prepared = self.guarded.prepare(state, part.constraints, self._rng)
+            self._kinetic = kinetic_energy(prepared.velocities, prepared.masses)
         try:
             ended, report = self.guarded.attempt(state, part.constraints, self._rng)
         except JumpError as error:
@@ -190,7 +215,7 @@ class ContextJump:
         return context.getState(energy=True, groups=self._groups).getPotentialEnergy()._value * KJ_PER_MOL
 
 
-def free_flight(propagator: Propagator) -> float:
+def free_flight(propagator: Propagator | Committee) -> float:
     """Time in ps over which a jump is close to free flight; zero where velocities say nothing about it."""
     return propagator.timestep if propagator.predicts_velocities else 0.0
 

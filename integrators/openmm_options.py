@@ -10,13 +10,14 @@ from fastegnn_md.engines.openmm_integrators import friction_of
 from fastegnn_md.errors import CompatibilityError, ConfigError
 from fastegnn_md.optional import naming_extras
 
-from .thermostats import LangevinHalfStep
+from .thermostats import LangevinHalfStep, StochasticVelocityRescaling, Thermostat
 
 with naming_extras(__name__):
     import openmm
     from openmm import unit
 
 if TYPE_CHECKING:
+    from fastegnn_md.committee import Committee
     from fastegnn_md.propagator import Propagator
 
 
@@ -40,7 +41,7 @@ def step_generator(seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
 
 
-def thermostat_like(classical: openmm.Integrator, propagator: Propagator) -> LangevinHalfStep | None:
+def thermostat_like(classical: openmm.Integrator, propagator: Propagator | Committee) -> LangevinHalfStep | None:
     """Thermostat around jumps that goes with a classical integrator; none unless that is a Langevin integrator."""
     friction = friction_of(classical)
     if friction is None or not propagator.predicts_velocities:
@@ -49,23 +50,35 @@ def thermostat_like(classical: openmm.Integrator, propagator: Propagator) -> Lan
 
 
 def thermostat_for(
-    propagator: Propagator, temperature: float | None, friction: float | None
-) -> LangevinHalfStep | None:
-    """Thermostat around jumps from temperature (K) and friction (1/ps); raises ConfigError where they do not fit."""
+    propagator: Propagator | Committee, temperature: float | None, friction: float | None, tau: float | None
+) -> Thermostat | None:
+    """Thermostat around jumps from temperature (K) and friction (1/ps) or tau (ps).
+
+    Raises
+    ------
+    ConfigError
+        If they do not fit.
+    """
+    if friction is not None and tau is not None:
+        raise ConfigError("friction and tau are of two thermostats; give friction for Langevin dynamics, or tau")
+    name = "friction" if tau is None else "tau"
     if not propagator.predicts_velocities:
         if temperature is None:
             raise ConfigError("this propagator predicts positions only and redraws velocities: give temperature")
-        if friction is not None:
-            raise ConfigError("a position-only propagator redraws velocities at each jump; leave friction out")
+        if friction is not None or tau is not None:
+            raise ConfigError(f"a position-only propagator redraws velocities at each jump; leave {name} out")
         return None
-    if friction is None:
+    if friction is None and tau is None:
         return None
     if temperature is None:
-        raise ConfigError("friction without temperature; give both for Langevin dynamics, neither for NVE")
+        raise ConfigError(f"{name} without temperature; give both for NVT, neither for NVE")
+    if tau is not None:
+        return StochasticVelocityRescaling(temperature, tau, propagator.timestep)
+    assert friction is not None  # one of the two was given
     return LangevinHalfStep(temperature, friction, propagator.timestep)
 
 
-def check_timestep(propagator: Propagator, timestep: float | None) -> None:
+def check_timestep(propagator: Propagator | Committee, timestep: float | None) -> None:
     """Refuse a time step (ps) that is not the propagator's; raises CompatibilityError."""
     if timestep is not None and abs(timestep - propagator.timestep) > 1e-6 * propagator.timestep:
         raise CompatibilityError(

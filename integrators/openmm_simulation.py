@@ -15,6 +15,7 @@ from fastegnn_md.optional import naming_extras
 from fastegnn_md.thermal import temperature_per_element
 
 from .openmm import HybridIntegrator, LearnedJumpIntegrator
+from .openmm_metropolis import MetropolizedJumpIntegrator
 
 with naming_extras(__name__):
     import openmm
@@ -32,7 +33,7 @@ class LearnedSimulation(app.Simulation):
     topology : openmm.app.Topology
     system : openmm.System
         Gets the jump force, where the back-end needs one and it has none yet.
-    integrator : HybridIntegrator or LearnedJumpIntegrator
+    integrator : HybridIntegrator, LearnedJumpIntegrator or MetropolizedJumpIntegrator
     platform, platformProperties, state
         As in ``app.Simulation``.
     atoms : iterable of int or of openmm.app.topology.Atom, optional
@@ -51,7 +52,7 @@ class LearnedSimulation(app.Simulation):
         self,
         topology: Topology,
         system: openmm.System,
-        integrator: HybridIntegrator | LearnedJumpIntegrator,
+        integrator: HybridIntegrator | LearnedJumpIntegrator | MetropolizedJumpIntegrator,
         platform: openmm.Platform | None = None,
         platformProperties: Mapping[str, str] | None = None,
         state: Any = None,
@@ -59,11 +60,13 @@ class LearnedSimulation(app.Simulation):
         atoms: Iterable[Any] | None = None,
         backend: str = "auto",
     ):
-        if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator)):
+        if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator, MetropolizedJumpIntegrator)):
             raise ConfigError(
-                f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a HybridIntegrator or a "
-                "LearnedJumpIntegrator"
+                f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a HybridIntegrator, a "
+                "LearnedJumpIntegrator or a MetropolizedJumpIntegrator"
             )
+        if backend == "auto" and isinstance(integrator, MetropolizedJumpIntegrator):
+            backend = "host"  # the only one that can look at energies during a step
         force = find_jump_force(system, topology, integrator.propagator)
         if force is None:
             force = add_jump_force(
@@ -103,7 +106,7 @@ class LearnedStateReporter:
         If the interval is not positive.
     """
 
-    GUARDS = ("displacement", "speed", "bond", "constraints", "energy")
+    GUARDS = ("displacement", "speed", "bond", "constraints", "energy", "spread")
 
     def __init__(self, file: str | Path | IO[str], reportInterval: int, *, append: bool = False):
         if reportInterval < 1:
@@ -126,12 +129,13 @@ class LearnedStateReporter:
         Raises
         ------
         ConfigError
-            If the simulation has no integrator that jumps.
+            If the simulation has another integrator than a HybridIntegrator or a LearnedJumpIntegrator.
         """
         integrator = simulation.integrator
         if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator)):
             raise ConfigError(
-                f"the integrator is a {type(integrator).__name__}, which does not jump; remove the reporter"
+                f"the integrator is a {type(integrator).__name__}; this reporter is for HybridIntegrator and "
+                "LearnedJumpIntegrator: remove it"
             )
         if self._atoms is None:
             self._atoms = _atoms(simulation)

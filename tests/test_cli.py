@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from fastegnn_md import __version__
+from fastegnn_md import Committee, __version__
 from fastegnn_md.baselines import one_step_errors
+from fastegnn_md.calibration import one_step_calibration
 from fastegnn_md.cli import main
 from fastegnn_md.commands.forcefields import calculator_factory, openmm_system
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
 from fastegnn_md.propagator import Propagator
 
-COMMANDS = ["train", "harvest", "run", "evaluate", "validate", "inspect", "demo"]
+COMMANDS = ["train", "harvest", "suggest-lag", "run", "evaluate", "validate", "inspect", "models", "demo"]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -187,6 +188,21 @@ def test_settings_come_from_a_file_and_the_command_line_wins(cli: Cli, store: Pa
     assert "batch_size: 2" in (tmp_path / "model.training" / "config.yaml").read_text()
 
 
+def test_fine_tuning_takes_the_network_over(
+    cli: Cli, mistake: Callable[..., str], store: Path, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tuned.safetensors"
+    arguments = ["train", store, "--lag", "3 fs", "--from", model, "--updates", 3, "--set", "accelerator=cpu"]
+    code, _, err = cli(*arguments, "--set", "unroll=2", "-o", path)
+    assert code == 0, err
+    tuned, first = Propagator.load(path), Propagator.load(model)
+    assert tuned.config == first.config
+    assert tuned.metrics["unrolled"]["jumps"] == 2
+    assert torch.equal(tuned.linear.coefficients, first.linear.coefficients)
+    assert "hidden is 8, not 12" in mistake(*arguments, "--set", "propagator.hidden=12", "-o", path)
+    assert "no model file at" in mistake(*arguments[:4], "--from", tmp_path / "none.safetensors", "-o", path)
+
+
 def test_evaluate_prints_the_one_step_errors(cli: Cli, model: Path, store: Path) -> None:
     errors = one_step_errors(Propagator.load(model), TrajectoryPairs(store, lag="3 fs", progress=False))
     code, out, _ = cli("evaluate", model, store)
@@ -201,6 +217,51 @@ def test_evaluate_prints_the_one_step_errors(cli: Cli, model: Path, store: Path)
     assert report["over_best_baseline"]["x"] == pytest.approx(errors["learned"].x / errors["best linear"].x, rel=1e-6)
 
 
+@pytest.fixture(scope="module")
+def second(model: Path) -> Path:
+    """The model with its weights a little changed."""
+    propagator = Propagator.load(model)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in propagator.network.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    propagator.save(path := model.with_name("second.safetensors"))
+    return path
+
+
+def test_evaluate_holds_the_spread_of_a_committee_against_its_errors(
+    cli: Cli, model: Path, second: Path, store: Path
+) -> None:
+    pairs = TrajectoryPairs(store, lag="3 fs", progress=False)
+    several = Committee.load([model, second])
+    code, out, err = cli("evaluate", model, store, "--committee", second, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["one_step"]["learned"]["v"] == pytest.approx(one_step_errors(several, pairs)["learned"].v, rel=1e-6)
+    expected = one_step_calibration(several, pairs)
+    assert report["calibration"].keys() == {"x", "v"}
+    assert report["calibration"]["v"]["z_rms"] == pytest.approx(expected["v"].z_rms, rel=1e-6)
+    assert len(report["calibration"]["x"]["spread"]) == 10
+    code, out, _ = cli("evaluate", model, store, "--committee", second)
+    assert code == 0
+    assert out.startswith("committee of 2: force-free")
+    assert f"{expected['x'].z_rms:.3f}" in out
+
+
+def test_run_refuses_steps_about_which_a_committee_differs(
+    cli: Cli, mistake: Callable[..., str], model: Path, second: Path, molecule: Path, tmp_path: Path
+) -> None:
+    arguments = ["--steps", 3, "--temperature", 200, "--calculator", "emt", "-o", tmp_path / "out.xtc"]
+    code, out, err = cli("run", model, molecule, *arguments, "--committee", second, "--spread", 1e-9)
+    assert code == 0, err
+    assert "3 refused, 3 by the spread guard, 18 classical sub-steps" in out
+    code, out, err = cli("run", model, molecule, *arguments, "--committee", second, "--spread", 1e9)
+    assert code == 0, err
+    assert "by the spread guard" not in out
+    assert "--committee" in mistake("run", model, molecule, *arguments, "--spread", 0.5)
+    assert "spread is 0.0" in mistake("run", model, molecule, *arguments, "--committee", second, "--spread", 0)
+
+
 def test_inspect_shows_the_manifest(cli: Cli, model: Path) -> None:
     code, out, _ = cli("inspect", model)
     assert code == 0
@@ -213,7 +274,11 @@ def test_inspect_shows_the_manifest(cli: Cli, model: Path) -> None:
     assert manifest["metrics"]["updates"] == 30
 
 
-@pytest.mark.parametrize("extra", [["--nve"], [], ["--friction", "1/ps"]], ids=["NVE", "Langevin", "friction"])
+@pytest.mark.parametrize(
+    "extra",
+    [["--nve"], [], ["--friction", "1/ps"], ["--tau", "0.1 ps"]],
+    ids=["NVE", "Langevin", "friction", "rescaling"],
+)
 def test_run_writes_the_steps_asked_for(
     cli: Cli, model: Path, molecule: Path, tmp_path: Path, extra: list[str]
 ) -> None:
@@ -233,6 +298,24 @@ def test_run_writes_the_steps_asked_for(
     assert output.read_bytes() == first
     cli("run", model, molecule, *arguments, "--seed", 1)
     assert output.read_bytes() != first
+
+
+def test_kick_drift_from_the_shell(
+    cli: Cli, store: Path, molecule: Path, mistake: Callable[..., str], tmp_path: Path, require: Any
+) -> None:
+    require("lightning")
+    model, output = tmp_path / "kick-drift.safetensors", tmp_path / "out.xtc"
+    kicks = ["--mode", "kick-drift", "--kicks", 2, "--set", "force_updates=2", "--updates", 4]
+    code, out, err = cli("train", store, "--lag", "3 fs", *kicks, *SMALL, "-o", model)
+    assert code == 0, err
+    assert "kick-drift fastegnn of 2 kicks" in out
+    arguments = ["--steps", 6, "--temperature", 200, "-o", output, "--metropolis"]
+    code, out, err = cli("run", model, molecule, *arguments, "--calculator", "emt")
+    assert code == 0, err
+    assert out.startswith("6 jumps of 3 fs, ")
+    assert " accepted; mean temperature" in out
+    assert "--metropolis needs" in mistake("run", model, molecule, *arguments)
+    assert "--metropolis needs" in mistake("run", model, molecule, *arguments, "--calculator", "emt", "--nve")
 
 
 def test_train_from_a_trajectory_reads_it_once_into_the_store_asked_for(
@@ -312,7 +395,12 @@ def test_mistakes_with_models_end_with_one_line(
     assert "no velocities" in mistake("run", model, molecule, "-o", tmp_path / "out.xtc", "--steps", 3)
     assert "out.nonsense" in mistake("run", model, molecule, *out[2:], "-o", tmp_path / "out.nonsense")
     assert "no unit" in mistake("run", model, molecule, *out, "--friction", "10")
+    assert "no unit" in mistake("run", model, molecule, *out, "--tau", "10")
+    for other in (["--nve"], ["--friction", "1/ps"]):
+        assert "--tau is another thermostat" in mistake("run", model, molecule, *out, "--tau", "1 ps", *other)
+    assert "--tau is for --engine ase" in mistake("run", model, molecule, *out, "--tau", "1 ps", "--engine", "openmm")
     assert "--calculator" in mistake("run", model, molecule, *out, "--calculator", "emt", "--forcefield", "a.xml")
+    assert "kick-drift" in mistake("run", model, molecule, *out, "--calculator", "emt", "--metropolis")
     absent = tmp_path / "absent" / "out.xtc"
     assert "absent" in mistake("run", model, molecule, *out[2:], "-o", absent, "--calculator", "emt")
 

@@ -62,6 +62,7 @@ def folder(require, tmp_path_factory):
     system.write_topology(path / "topology.pdb")
     system.write_reference(path / "md.dcd", DemoSettings(frames=60, equilibration=500), progress=False)
     (commands,) = blocks("README.md", "console", "fastegnn-md harvest")
+    commands += blocks("docs/propagator.md", "console", "--mode kick-drift")[0]
     for line in commands.replace("\\\n", " ").strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "fastegnn-md"
@@ -89,7 +90,10 @@ def test_commands_make_what_they_promise(folder):
         ("README.md", "fit(", "force-informed.safetensors"),
         ("README.md", "HybridIntegrator(", "state.csv"),
         ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
+        ("docs/propagator.md", "Committee.load(", "member-2.safetensors"),
         ("docs/openmm.md", "HybridIntegrator(", "hybrid.xtc"),
+        ("docs/ase.md", "MetropolizedDynamics(", "exact.traj"),
+        ("docs/openmm.md", "MetropolizedJumpIntegrator(", "exact.dcd"),
     ],
 )
 def test_python_blocks_run(folder, page, containing, made):
@@ -146,11 +150,25 @@ def test_data_sets_are_made_as_documented(require, tmp_path, containing, printed
 
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
-    (simulation,) = blocks("docs/openmm.md", "python", "LearnedSimulation(")
+    (simulation,) = blocks("docs/openmm.md", "python", "HybridIntegrator(")
     before, _, _ = simulation.partition("simulation =")
     given = "propagator, topology = integrator.propagator, pdb.topology\n"
     after = "context.setPositions(pdb.positions)\nintegrator.step(11)\nprint(integrator.statistics.tried)"
     assert run_python("\n".join((before, given, code, after)), folder).strip() == "1"
+
+
+def test_stochastic_velocity_rescaling(folder):
+    (code,) = blocks("docs/ase.md", "python", "taut")
+    (before,) = blocks("docs/ase.md", "python", "LearnedDynamics.restart(")
+    temperature = run_python("\n".join((before, code)), folder).splitlines()[-1]
+    assert re.fullmatch(r"\d+\.\d+ K", temperature)
+
+
+def test_ensembles_of_jumps_alone(folder):
+    (code,) = blocks("docs/openmm.md", "python", "LearnedJumpIntegrator(")
+    given = "from fastegnn_md import Propagator\npropagator = Propagator.load('model.safetensors')\n"
+    after = "print([one.getStepSize()._value for one in (nve, scaled, langevin, rescaling)])"
+    assert run_python("\n".join((given, code, after)), folder).strip() == "[0.008, 0.008, 0.008, 0.008]"
 
 
 def test_an_ensemble(folder):

@@ -534,7 +534,7 @@ def test_reporters_refuse_what_they_cannot_report():
     plain = app.Simulation(*cases.peptide()[:2], openmm.VerletIntegrator(0.001), REFERENCE)
     plain.context.setPositions(cases.peptide()[2])
     plain.reporters.append(LearnedStateReporter(io.StringIO(), 1))
-    with pytest.raises(ConfigError, match="does not jump"):
+    with pytest.raises(ConfigError, match="this reporter is for"):
         plain.step(1)
 
 

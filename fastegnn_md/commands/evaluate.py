@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from .inputs import Dt, Json, Model, Select, StorePath, Topology, Trajectories, Velocities, open_pairs
+from .inputs import (
+    Dt,
+    Json,
+    Members,
+    Model,
+    Select,
+    StorePath,
+    Topology,
+    Trajectories,
+    Velocities,
+    open_model,
+    open_pairs,
+)
 
 
 def evaluate(
@@ -20,17 +32,19 @@ def evaluate(
     velocities: Velocities = None,
     store: StorePath = None,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Evaluate on at most this many, evenly spaced.")] = 4096,
+    committee: Members = None,
     as_json: Json = False,
 ) -> None:
     """Compare one learned step with the trajectory, beside three predictors that learn nothing.
 
     The lag is the time step of the model. Errors are RMSE in mass-scaled units. Only frames the model was not trained
-    on tell how good it is.
+    on tell how good it is. Of a committee the mean is compared, and its spread with its errors.
     """
     from ..baselines import error_table, one_step_errors, ratios
-    from ..propagator import Propagator
+    from ..calibration import calibration_table, one_step_calibration
+    from ..committee import Committee
 
-    propagator = Propagator.load(model)
+    propagator = open_model(model, committee)
     data = open_pairs(
         topology,
         trajectory,
@@ -44,9 +58,14 @@ def evaluate(
     count = min(pairs, len(data))
     chosen = [len(data) * index // count for index in range(count)]
     errors = one_step_errors(propagator, data, indices=chosen, progress=not as_json)
+    calibration = {}
+    if isinstance(propagator, Committee):
+        calibration = one_step_calibration(propagator, data, indices=chosen, progress=not as_json)
     if not as_json:
         typer.echo(f"{propagator.describe()}; {count} pairs:")
         typer.echo(error_table(errors))
+        if calibration:
+            typer.echo("\n" + calibration_table(calibration))
         return
     report: dict[str, Any] = {
         "timestep_ps": propagator.timestep,
@@ -54,14 +73,17 @@ def evaluate(
         "one_step": {name: asdict(error) for name, error in errors.items()},
         "over_best_baseline": ratios(errors),
     }
+    if calibration:
+        report["calibration"] = {key: asdict(one) for key, one in calibration.items()}
     typer.echo(json.dumps(report, indent=2))
 
 
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model file says about itself: time step, elements, training data, errors."""
+    from ..catalogue import find_model
     from ..checkpoint import read_manifest
 
-    manifest = read_manifest(model).model_dump(mode="json")
+    manifest = read_manifest(find_model(model)).model_dump(mode="json")
     if as_json:
         typer.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
         return

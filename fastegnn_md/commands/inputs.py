@@ -13,7 +13,9 @@ from ..units import parse_quantity
 if TYPE_CHECKING:
     from MDAnalysis import Universe
 
+    from ..committee import Committee
     from ..data import TrajectoryPairs
+    from ..propagator import Propagator
 
 Topology = Annotated[
     Path, typer.Argument(metavar="TOPOLOGY", help="Topology or structure that MDAnalysis reads, or a store (.h5md).")
@@ -22,7 +24,20 @@ Trajectories = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[TRAJECTORY]...", help="Trajectories, read one after the other; none with a store."),
 ]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Trained propagator (.safetensors).")]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help='Trained propagator (.safetensors), or a name that "fastegnn-md models" lists.'
+    ),
+]
+Members = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--committee",
+        metavar="MODEL",
+        help="A further model whose predictions are averaged with those of MODEL; repeat for more.",
+    ),
+]
 Select = Annotated[str, typer.Option("--select", help="MDAnalysis selection of the atoms.")]
 Dt = Annotated[str | None, typer.Option("--dt", help='Time between frames, as "2 ps"; only where the file has none.')]
 Velocities = Annotated[
@@ -38,6 +53,20 @@ StorePath = Annotated[
     typer.Option("--store", help="Keep the frames in this store (.h5md) and reuse it; default: a temporary one."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def open_model(model: Path, members: list[Path] | None = None) -> Propagator | Committee:
+    """Load a propagator, or a committee of it and further members.
+
+    Raises
+    ------
+    CheckpointError, ConfigError, CompatibilityError
+        As :meth:`fastegnn_md.Propagator.load` and :class:`fastegnn_md.Committee`.
+    """
+    from ..committee import Committee
+    from ..propagator import Propagator
+
+    return Committee.load([model, *members]) if members else Propagator.load(model)
 
 
 def open_universe(topology: Path, trajectories: list[Path] | None, dt: str | None = None) -> Universe:
@@ -91,6 +120,22 @@ def open_pairs(
         stride=stride,
         **common,
     )
+
+
+def frame_distance(topology: Path, trajectories: list[Path] | None, dt: str | None = None) -> float:
+    """Time between frames of the files named on the command line, ps.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or unreadable.
+    """
+    from ..data import Store
+
+    written = _written_store(topology, trajectories or [])
+    if written is not None:
+        return Store(written).dt
+    return parse_quantity(dt, "time") if dt is not None else float(open_universe(topology, trajectories).trajectory.dt)
 
 
 def _written_store(topology: Path, trajectories: list[Path]) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,15 @@ from .forcefields import (
     ForceField,
     SystemFile,
 )
-from .inputs import Model, Select, open_universe
+from .inputs import Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, set_velocities
+
+if TYPE_CHECKING:
+    from ..integrators import JumpStatistics, MetropolisStatistics
+
+
+_FRICTION = "10/ps"
 
 
 def run(
@@ -30,11 +36,21 @@ def run(
     ],
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", help="K: of a Langevin thermostat, and of velocities where START has none."),
+        typer.Option("--temperature", help="K: of the thermostat, and of velocities where START has none."),
     ] = None,
-    friction: Annotated[str, typer.Option("--friction", help="Of the Langevin thermostat.")] = "10/ps",
+    friction: Annotated[
+        str | None, typer.Option("--friction", help=f"Of the Langevin thermostat; default {_FRICTION}.")
+    ] = None,
+    tau: Annotated[
+        str | None,
+        typer.Option("--tau", help="Stochastic velocity rescaling with this time in place of Langevin (ase)."),
+    ] = None,
     nve: Annotated[
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
+    ] = False,
+    metropolis: Annotated[
+        bool,
+        typer.Option("--metropolis", help="Accept or reject jumps with the true energy: exact sampling (ase)."),
     ] = False,
     topology: Annotated[
         Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
@@ -61,12 +77,18 @@ def run(
     calculator: CalculatorName = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Write every n-th step.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of velocities and thermostat.")] = 0,
+    committee: Members = None,
+    spread: Annotated[
+        float | None,
+        typer.Option("--spread", help="Refuse steps about which the committee differs by more, in residual scales."),
+    ] = None,
 ) -> None:
     """Step a molecule with a trained propagator, guarded.
 
     With a force field (or --calculator) a refused step is replaced by classical ones, and force-informed models get
-    their forces; without, a refused step ends the run. With --engine openmm classical steps and jumps take turns inside
-    OpenMM, and only the atoms of --select jump.
+    their forces; without, a refused step ends the run. With --metropolis (models of mode kick-drift) each jump is
+    accepted or rejected with the true energy at --temperature instead. With --engine openmm classical steps and jumps
+    take turns inside OpenMM, and only the atoms of --select jump.
     """
     import numpy as np
     from tqdm import tqdm
@@ -74,12 +96,29 @@ def run(
     from ..data.topology import select_atoms
     from ..engines.ase import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
-    from ..integrators import LearnedDynamics
+    from ..integrators import GuardSettings, LearnedDynamics, MetropolizedDynamics
     from ..propagator import Propagator
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
-    propagator = Propagator.load(model)
+    if tau is not None and (friction is not None or nve or temperature is None):
+        raise ConfigError("--tau is another thermostat: give it with --temperature, without --friction and --nve")
+    if tau is not None and engine == "openmm":
+        raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
+    if spread is not None and not committee:
+        raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
+    guard = GuardSettings(spread=spread)
+    propagator = open_model(model, committee)
+    if metropolis and (engine != "ase" or nve or temperature is None or not (calculator or forcefield or system)):
+        raise ConfigError(
+            "--metropolis needs --engine ase, --temperature and true energies (--forcefield, --system or "
+            "--calculator), and excludes --nve"
+        )
+    if metropolis and (committee or spread is not None or tau is not None):
+        raise ConfigError(
+            "--metropolis takes one model and needs no guard, and refreshes velocities with --friction; leave out "
+            "--committee, --spread and --tau"
+        )
     if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
@@ -103,7 +142,7 @@ def run(
             steps=steps,
             every=every,
             temperature=temperature,
-            friction=friction,
+            friction=friction or _FRICTION,
             nve=nve,
             classical_steps=classical_steps,
             jumps=jumps,
@@ -114,6 +153,7 @@ def run(
             cutoff=cutoff,
             platform=platform,
             seed=seed,
+            guard=guard,
         )
         return
     state = state_from_universe(group, velocities="stored" if moving else "zero")
@@ -128,15 +168,24 @@ def run(
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
     uses_temperature = temperature is not None and not nve
-    thermostat = uses_temperature and propagator.predicts_velocities
-    dynamics = LearnedDynamics(
-        atoms,
-        propagator,
-        temperature_K=temperature if uses_temperature else None,
-        friction=parse_quantity(friction, "friction") / PICOSECOND if thermostat else None,
-        rng=rng,
-        bonds=bonds,
-    )
+    langevin = uses_temperature and propagator.predicts_velocities and tau is None
+    rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
+    dynamics: LearnedDynamics | MetropolizedDynamics
+    if metropolis and temperature is not None:
+        dynamics = MetropolizedDynamics(
+            atoms, Propagator.load(model), temperature_K=temperature, friction=rate, rng=rng, bonds=bonds
+        )
+    else:
+        dynamics = LearnedDynamics(
+            atoms,
+            propagator,
+            temperature_K=temperature if uses_temperature else None,
+            friction=rate if langevin else None,
+            taut=None if tau is None else parse_quantity(tau, "time") * PICOSECOND,
+            rng=rng,
+            bonds=bonds,
+            guard=guard,
+        )
     temperatures = []
     with RolloutWriter(output, group) as writer:
         for step in tqdm(range(steps + 1), desc="run", unit="step"):
@@ -144,14 +193,25 @@ def run(
                 dynamics.run(1)
             if step % every == 0:
                 writer.write(atoms, time=step * propagator.timestep)
-            temperatures.append(atoms.get_temperature())
+            temperatures.append(dynamics.get_temperature())
     settled = np.mean(temperatures[len(temperatures) // 2 :])
-    tried, refused = dynamics.statistics.tried, dynamics.statistics.rejected
     typer.echo(
-        f"{tried} jumps of {1e3 * propagator.timestep:g} fs, {sum(refused.values())} refused"
+        f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {_became(dynamics.statistics)}"
+        f"; mean temperature of the second half {settled:.0f} K; saved {output}"
+    )
+
+
+def _became(statistics: JumpStatistics | MetropolisStatistics) -> str:
+    """What became of the jumps, in words."""
+    from ..integrators import MetropolisStatistics
+
+    if isinstance(statistics, MetropolisStatistics):
+        return f"{statistics.accepted} accepted"
+    refused = statistics.rejected
+    return (
+        f"{sum(refused.values())} refused"
         + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
-        + (f", {dynamics.statistics.fallback_steps} classical sub-steps" if refused else "")
-        + f"; mean temperature of the second half {settled:.0f} K; saved {output}"
+        + (f", {statistics.fallback_steps} classical sub-steps" if refused else "")
     )
 
 

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     import numpy as np
     from MDAnalysis import AtomGroup
 
+    from ..committee import Committee
+    from ..integrators import GuardSettings
     from ..propagator import Propagator
     from ..state import State
 
 
 def run_openmm(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     group: AtomGroup,
     start: State,
     moving: bool,
@@ -42,6 +44,7 @@ def run_openmm(
     cutoff: str,
     platform: str | None,
     seed: int,
+    guard: GuardSettings,
 ) -> None:
     """Hybrid steps of a whole system, of which the atoms of ``group`` jump; ``start`` is the state of all atoms."""
     from tqdm import tqdm
@@ -76,7 +79,7 @@ def run_openmm(
         classical = openmm.LangevinMiddleIntegrator(temperature, parse_quantity(friction, "friction"), step)
         classical.setRandomNumberSeed(seed + 1)  # zero means a random seed to OpenMM
     integrator = HybridIntegrator(
-        classical, propagator, classical_steps, jumps or None, temperature=temperature, seed=seed
+        classical, propagator, classical_steps, jumps or None, temperature=temperature, guard=guard, seed=seed
     )
     universe = group.universe
     part = None if len(group) == len(universe.atoms) else group.indices

@@ -30,6 +30,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
+    initial: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune this model; its network is taken over.")
+    ] = None,
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="Name of the network (fastegnn); see docs/models.md.")
     ] = None,
@@ -37,8 +40,9 @@ def train(
         bool | None, typer.Option("--forces/--no-forces", help="Force-informed: forces are an input, too.")
     ] = None,
     mode: Annotated[
-        str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn.")
+        str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn; kick-drift.")
     ] = None,
+    kicks: Annotated[int | None, typer.Option("--kicks", help="Learned kicks per jump, mode kick-drift (4).")] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
@@ -47,10 +51,12 @@ def train(
     """Train a propagator on a trajectory.
 
     Frames a lag apart are the pairs it learns from. At lags of femtoseconds they come from a harvest (see
-    'fastegnn-md harvest'), whose store can be given in place of the topology.
+    'fastegnn-md harvest'), whose store can be given in place of the topology. With --from the training goes on from a
+    trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3.
     """
     from ..baselines import error_table, one_step_errors, ratios
     from ..optional import naming_extras
+    from ..propagator import Propagator
     from ..training import TrainingConfig, fit
 
     with naming_extras("training"):
@@ -60,12 +66,16 @@ def train(
         "propagator.architecture": architecture,
         "propagator.forces": forces,
         "propagator.mode": mode,
+        "propagator.kicks": kicks,
         "updates": updates,
         "batch_size": batch_size,
         "seed": seed,
     }
     overrides = [*(settings or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     chosen = TrainingConfig.from_yaml(config, overrides) if config else TrainingConfig.from_mapping({}, overrides)
+    model = None if initial is None else Propagator.load(initial)
+    if model is not None and "propagator" not in chosen.model_fields_set:
+        chosen = TrainingConfig(**{**chosen.model_dump(), "propagator": model.config})
     position = chosen.propagator.mode == "position"
     pairs = open_pairs(
         topology,
@@ -80,7 +90,7 @@ def train(
         time_reversal=chosen.time_reversal and velocities != "forward",
     )
     training, validation, test = pairs.split(_fractions(split))
-    result = fit(training, validation, chosen, output, resume=resume)
+    result = fit(training, validation, chosen, output, initial=model, resume=resume)
     if not is_main_process():
         return
     errors = one_step_errors(result.propagator, test, progress=True)

@@ -1,6 +1,7 @@
 """Trajectories become a store, a store becomes pairs a propagator is trained on."""
 
 from .harvesting import harvest
+from .lags import LagSuggestion, suggest_lag
 from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
 from .pairs import TrajectoryPairs
 from .store import Store
@@ -8,6 +9,7 @@ from .store_writer import StoreWriter
 from .topology import Topology, load_universe, read_topology
 
 __all__ = [
+    "LagSuggestion",
     "NoiseFloor",
     "NoiseFloorWarning",
     "Store",
@@ -18,4 +20,5 @@ __all__ = [
     "load_universe",
     "noise_floor",
     "read_topology",
+    "suggest_lag",
 ]

@@ -86,28 +86,35 @@ class StateReader:
         moved = self._positions(index, frames + after, shift) - self._positions(index, frames - before, shift)
         return moved / ((before + after) * store.dt)
 
-    def states(
-        self, which: np.ndarray, start: np.ndarray, end: np.ndarray, backwards: np.ndarray
-    ) -> tuple[State, State]:
-        """First and second states of pairs: their stores, frames, and whether time runs backwards, each (B,)."""
+    def states(self, which: np.ndarray, frames: np.ndarray, backwards: np.ndarray) -> tuple[State, ...]:
+        """The states of B runs of K frames, one batch for each of the K instants.
+
+        Parameters
+        ----------
+        which : ndarray of int, shape (B,)
+            Stores.
+        frames : ndarray of int, shape (B, K)
+            Frames of each run, in its order.
+        backwards : ndarray of bool, shape (B,)
+            Whether time runs backwards in a run: its velocities change sign.
+        """
         sizes = np.array([one.n_atoms for one in self.stores])[which]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         identity = self._joined(which, offsets, sizes)
         if len(self.stores) == 1:
-            shift = self._home(0, start)
-            first, second = (self._moving(0, frames, shift, backwards) for frames in (start, end))
-            return self._state(first, identity), self._state(second, identity)
-        both: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+            shift = self._home(0, frames[:, 0])
+            return tuple(self._state(self._moving(0, now, shift, backwards), identity) for now in frames.T)
+        every: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in frames.T)
         for index in np.unique(which):
             systems = np.flatnonzero(which == index)
             atoms = (offsets[systems][:, None] + np.arange(self.stores[index].n_atoms)).ravel()
-            shift = self._home(index, start[systems])
-            for arrays, frames in zip(both, (start[systems], end[systems]), strict=True):
-                for name, values in self._moving(index, frames, shift, backwards[systems]).items():
+            shift = self._home(index, frames[systems, 0])
+            for arrays, now in zip(every, frames[systems].T, strict=True):
+                for name, values in self._moving(index, now, shift, backwards[systems]).items():
                     count = len(which) if name == "cell" else offsets[-1]
                     whole = arrays.setdefault(name, np.empty((count, *values.shape[1:]), dtype=np.float32))
                     whole[systems if name == "cell" else atoms] = values
-        return self._state(both[0], identity), self._state(both[1], identity)
+        return tuple(self._state(arrays, identity) for arrays in every)
 
     def _moving(
         self, index: int, frames: np.ndarray, shift: np.ndarray | None, backwards: np.ndarray
@@ -147,7 +154,7 @@ class StateReader:
         """Lattice turns that bring the first frame of pairs home, where the cell changes.
 
         An unwrapped atom n cells away from home moves by n·Δh when the cell changes by Δh, a displacement that only
-        says how far it has diffused. Taking the same n off both frames removes it.
+        says how far it has diffused. Taking the same n off all frames of a pair removes it.
         """
         store = self.stores[index]
         if not store.cell_varies:

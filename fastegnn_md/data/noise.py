@@ -13,8 +13,8 @@ from .. import units
 if TYPE_CHECKING:
     from .pairs import TrajectoryPairs
 
-_WORTH_A_WARNING = 0.02  # of the thermal velocity; a well-trained propagator errs by about 0.05
-_DECORRELATED = 0.05  # explained share of the velocity variance below which the velocity counts as forgotten
+WORTH_A_WARNING = 0.02  # of the thermal velocity; a well-trained propagator errs by about 0.05
+DECORRELATED = 0.05  # explained share of the velocity variance below which the velocity counts as forgotten
 _SHORT = 0.1  # ps; over a shorter lag velocities follow from the state, however they turn
 _MULTIPLES = 4  # multiples of the lag that are looked at
 _MAX_PAIRS, _MAX_ATOMS = 512, 2000
@@ -48,12 +48,12 @@ class NoiseFloor:
     @property
     def dominates(self) -> bool:
         """Whether the floor is worth a warning: 2 % of the thermal velocity or more."""
-        return self.value >= _WORTH_A_WARNING
+        return self.value >= WORTH_A_WARNING
 
     def message(self) -> str:
         """The floor in one sentence, with what to do about it."""
         cause = f"friction {self.friction:g}/ps" if self.friction else ""
-        if self.lag >= _SHORT and self.remembered is not None and self.remembered < _DECORRELATED:
+        if self.lag >= _SHORT and self.remembered is not None and self.remembered < DECORRELATED:
             cause = f"velocities are forgotten, {self.remembered:.1%} of their variance remains"
         return (
             f"at a lag of {units.format_time(self.lag)} no model can predict v' better than to about "
@@ -90,11 +90,16 @@ def noise_floor(pairs: TrajectoryPairs, friction: float | None = None) -> NoiseF
     """
     value = 0.0
     if friction is not None:
-        value = math.sqrt(-math.expm1(-2.0 * friction * pairs.lag))
+        value = langevin_floor(friction, pairs.lag)
     remembered = _remembered(pairs)
-    if pairs.lag >= _SHORT and remembered is not None and remembered < _DECORRELATED:
+    if pairs.lag >= _SHORT and remembered is not None and remembered < DECORRELATED:
         value = max(value, math.sqrt(1.0 - remembered))
     return NoiseFloor(value=value, friction=friction, remembered=remembered, lag=pairs.lag)
+
+
+def langevin_floor(friction: float, lag: float) -> float:
+    """√(1 − e^(−2γΔt)): what the random force adds to a velocity over a lag in ps, over the thermal velocity."""
+    return math.sqrt(-math.expm1(-2.0 * friction * lag))
 
 
 def _remembered(pairs: TrajectoryPairs) -> float | None:

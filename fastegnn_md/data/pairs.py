@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import shutil
-import tempfile
 import warnings
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +21,7 @@ from ..state import State
 from .collate import NEIGHBOURS, StateReader, Velocities
 from .frames import check_velocities
 from .noise import NoiseFloorWarning, noise_floor
+from .scratch import Scratch
 from .split import frames_per_lag, split_windows
 from .store import Store
 from .topology import select_atoms
@@ -32,7 +30,7 @@ from .trajectory import write_trajectory
 Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
 
 
-class TrajectoryPairs(Dataset[tuple[State, State]]):
+class TrajectoryPairs(Dataset[tuple[State, ...]]):
     """Pairs (state at t, state at t + lag) from MDAnalysis trajectories or from stores.
 
     A trajectory is read once, frame by frame, checked, unwrapped in order and written to an H5MD store; pairs are then
@@ -77,6 +75,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
     lag : float, ps
     lag_frames : tuple of int
         Frames per lag, for each store.
+    steps : int
+        Lags that an item spans: 1, a pair; more after :meth:`sequences`.
     n_atoms : int
         Atoms of the largest system.
     numbers, masses : ndarray, shape (sum of atoms over systems,)
@@ -120,7 +120,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         self.lag = units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
         self.velocities = velocities
         self.time_reversal = time_reversal
-        self._scratch: _Scratch | None = None
+        self.steps = 1
+        self._scratch: Scratch | None = None
         options = {"select": select, "dt": dt, "stride": stride, "unwrap": unwrap, "progress": progress}
         sources = list(source) if isinstance(source, (list, tuple)) else [source]
         if not sources:
@@ -146,7 +147,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
             return None
         if store is None:
             if self._scratch is None:
-                self._scratch = _Scratch()
+                self._scratch = Scratch()
             return self._scratch.folder / f"pairs.{index}.h5md"
         path = Path(store)
         return path if len(sources) == 1 else path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
@@ -184,15 +185,20 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
 
     def _set_windows(self, windows: list[np.ndarray]) -> None:
         """Count the pairs of each window, so that an index is found by bisection and not from a list of all pairs."""
-        before, after = NEIGHBOURS[self.velocities]
         self._windows = windows
         tables = []
-        for index, (window, frames) in enumerate(zip(windows, self.lag_frames, strict=True)):
-            first = window[:, 0] + before
-            count = np.maximum(window[:, 1] - after - frames - first, 0)
-            tables.append(np.stack([np.full(len(window), index), first, count], axis=1)[count > 0])
+        for index in range(len(windows)):
+            first, count = self._starts(index, self.steps)
+            tables.append(np.stack([np.full(len(first), index), first, count], axis=1)[count > 0])
         self._table = np.concatenate(tables)  # store, first start frame, number of pairs
         self._ends = np.cumsum(self._table[:, 2])
+
+    def _starts(self, index: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """First frame of each window of a store that a run of so many lags can begin at, and how many do."""
+        before, after = NEIGHBOURS[self.velocities]
+        window = self._windows[index]
+        first = window[:, 0] + before
+        return first, np.maximum(window[:, 1] - after - steps * self.lag_frames[index] - first, 0)
 
     def _check_velocities(self) -> None:
         if self.velocities != "stored":
@@ -217,6 +223,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
     def fingerprint(self) -> str:
         """SHA-256 of the stored data, the lag and the windows."""
         digest = hashlib.sha256(f"{self.lag:.9g} {self.velocities} {self.time_reversal}".encode())
+        if self.steps > 1:
+            digest.update(f" {self.steps}".encode())
         for store, window in zip(self.stores, self._windows, strict=True):
             digest.update(store.content.encode() + np.ascontiguousarray(window, dtype="<i8").tobytes())
         return digest.hexdigest()
@@ -229,13 +237,13 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         """Number of pairs without the time-reversed ones, which come after them."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> tuple[State, State]:
-        """The pair of one index: state at t, state at t + lag (float32)."""
+    def __getitem__(self, index: int) -> tuple[State, ...]:
+        """The pair of one index: state at t, state at t + lag (float32); after :meth:`sequences` the further ones."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} pairs")
         return self.batch([index % len(self)])
 
-    def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[State, State]:
+    def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[State, ...]:
         """Pairs of several indices as two batched states, read at once.
 
         Parameters
@@ -246,7 +254,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         Returns
         -------
         start, end : State
-            float32; equal to :meth:`State.concatenate` of the single pairs.
+            float32; equal to :meth:`State.concatenate` of the single pairs. After :meth:`sequences`: the states at
+            t, t + lag, … t + steps lag.
 
         Raises
         ------
@@ -254,8 +263,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
             If an index is out of range.
         """
         wanted = np.asarray(indices, dtype=np.int64)
-        which, start, end = self.frame_indices(wanted).T
-        return self._reader.states(which, start, end, wanted >= self.n_forward)
+        frames = self.frame_indices(wanted)
+        return self._reader.states(frames[:, 0], frames[:, 1:], wanted >= self.n_forward)
 
     def frame_indices(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Where pairs lie in their stores.
@@ -268,7 +277,8 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         Returns
         -------
         ndarray of int, shape (n, 3)
-            Store, first frame, second frame. Time-reversed pairs have the later frame first.
+            Store, first frame, second frame; shape (n, 2 + steps) with the further frames after :meth:`sequences`.
+            Time-reversed pairs have the later frame first.
 
         Raises
         ------
@@ -284,20 +294,48 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
         row = np.searchsorted(self._ends, forward, side="right")
         which, first, count = self._table[row].T
         start = first + forward - (self._ends[row] - count)
-        end = start + np.asarray(self.lag_frames)[which]
-        backwards = wanted >= self.n_forward
-        return np.stack([which, np.where(backwards, end, start), np.where(backwards, start, end)], axis=1)
+        frames = start[:, None] + np.asarray(self.lag_frames)[which][:, None] * np.arange(self.steps + 1)
+        backwards = (wanted >= self.n_forward)[:, None]
+        return np.concatenate([which[:, None], np.where(backwards, frames[:, ::-1], frames)], axis=1)
+
+    def sequences(self, steps: int) -> TrajectoryPairs:
+        """The same data as runs of ``steps`` lags in place of pairs, for training on successive jumps.
+
+        An item is the states at t, t + lag, … t + steps lag, all of one window; windows that are shorter give none.
+        Time-reversed runs begin at the last frame, with −v.
+
+        Parameters
+        ----------
+        steps : int
+            1 gives the pairs again.
+
+        Returns
+        -------
+        TrajectoryPairs
+            A view on the same stores.
+
+        Raises
+        ------
+        DataError
+            If no window is long enough.
+        """
+        view = copy.copy(self)
+        view.steps = steps
+        view._set_windows(self._windows)
+        if not len(view):
+            raise DataError(
+                f"no run of {steps} lags of {units.format_time(self.lag)} fits into the segments of these data; "
+                "harvest longer bursts (burst = lag times the number of steps, at least), or take fewer steps"
+            )
+        return view
 
     def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:
         """Up to ``limit`` evenly spread frames of one store with a frame ``multiple`` lags later in the same window."""
-        before, after = NEIGHBOURS[self.velocities]
-        window = self._windows[index]
-        first = window[:, 0] + before
-        ends = np.cumsum(np.maximum(window[:, 1] - after - multiple * self.lag_frames[index] - first, 0))
+        first, counts = self._starts(index, multiple)
+        ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
         chosen = np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64)
         row = np.searchsorted(ends, chosen, side="right")
-        counts = np.diff(ends, prepend=0)
         return first[row] + chosen - (ends[row] - counts[row])
 
     def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:
@@ -332,7 +370,7 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
                 window,
                 store.times,
                 fractions,
-                span=frames + before + after,
+                span=self.steps * frames + before + after,
                 lag=self.lag,
                 whole=store.kind == "bursts",
             )
@@ -360,19 +398,6 @@ class TrajectoryPairs(Dataset[tuple[State, State]]):
             f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
             f"velocities {self.velocities!r})"
         )
-
-
-class _Scratch:
-    """A temporary folder that goes with the last data set that refers to it, in the process that made it."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="fastegnn_md-"))
-        weakref.finalize(self, _remove, self.folder, os.getpid())
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked worker has a copy of the reference, not of the folder
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_velocities(atoms: mda.AtomGroup) -> bool:

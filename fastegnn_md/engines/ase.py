@@ -25,6 +25,7 @@ with naming_extras(__name__):
     from ase.calculators.calculator import PropertyNotImplementedError
 
 if TYPE_CHECKING:
+    from ..committee import Committee
     from ..propagator import Propagator
     from ..state import State
 
@@ -52,7 +53,7 @@ class LearnedStepper:
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     bonds : array of int, shape (M, 2), optional
         For propagators trained with bonds.
     types : array of int, shape (N,), optional
@@ -73,7 +74,7 @@ class LearnedStepper:
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: Propagator | Committee,
         *,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
         types: Sequence[int] | np.ndarray | None = None,

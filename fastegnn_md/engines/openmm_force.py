@@ -14,6 +14,7 @@ from .openmm_system import JumpSystem, read_system
 if TYPE_CHECKING:
     from openmm.app import Topology
 
+    from ..committee import Committee
     from ..propagator import Propagator
 
 with naming_extras(__name__):
@@ -46,7 +47,7 @@ class JumpForce:
 def add_jump_force(
     system: openmm.System,
     topology: Topology,
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     atoms: Iterable[Any] | None = None,
     backend: str = "auto",
     group: int = DEFAULT_GROUP,
@@ -61,7 +62,7 @@ def add_jump_force(
         Gets one more force. It acts in jumps only, its energy is zero.
     topology : openmm.app.Topology
         Elements and bonds.
-    propagator : Propagator
+    propagator : Propagator or Committee
     atoms : iterable of int or of openmm.app.topology.Atom, optional
         Atoms that jump; the others stand still meanwhile. Default: all but virtual sites.
     backend : {"auto", "host", "python", "torch", "python_torch"}
@@ -102,7 +103,7 @@ def add_jump_force(
     return JumpForce(backend, group, part)
 
 
-def find_jump_force(system: openmm.System, topology: Topology, propagator: Propagator) -> JumpForce | None:
+def find_jump_force(system: openmm.System, topology: Topology, propagator: Propagator | Committee) -> JumpForce | None:
     """The jump force that a System has already, as one that was read from XML; None if it has none.
 
     Raises

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import openmm
     from openmm.app import Topology
 
+    from ..committee import Committee
     from ..propagator import Propagator
 
 NM = 10.0  # Å
@@ -47,6 +48,8 @@ class JumpSystem:
     constraints : Constraints
     periodic : bool
         Whether states carry the box.
+    isolated : bool
+        Whether they are all atoms of a System without a box.
     tree : ndarray or None
         How to put the molecule together, for isolated propagators in a periodic System.
     minimum_width : float
@@ -60,6 +63,7 @@ class JumpSystem:
     bonds: Tensor
     constraints: Constraints
     periodic: bool
+    isolated: bool
     tree: np.ndarray | None
     minimum_width: float
     _last: list[State] = field(init=False, repr=False, default_factory=list)  # what was checked before
@@ -126,7 +130,7 @@ class JumpSystem:
 
 
 def read_system(
-    system: openmm.System, topology: Topology, propagator: Propagator, atoms: Iterable[Any] | None = None
+    system: openmm.System, topology: Topology, propagator: Propagator | Committee, atoms: Iterable[Any] | None = None
 ) -> JumpSystem:
     """Look whether a propagator fits a System, and describe the atoms that it moves.
 
@@ -135,7 +139,7 @@ def read_system(
     system : openmm.System
     topology : openmm.app.Topology
         Elements, and bonds beside those of the System.
-    propagator : Propagator
+    propagator : Propagator or Committee
     atoms : iterable of int or of openmm.app.topology.Atom, optional
         Atoms that jump; the others stand still meanwhile. Default: all but virtual sites.
 
@@ -188,6 +192,7 @@ def read_system(
         bonds=torch.from_numpy(bonds),
         constraints=constraints,
         periodic=periodic,
+        isolated=not system.usesPeriodicBoundaryConditions() and len(chosen) == len(_choose(system, n, None)),
         tree=tree,
         minimum_width=2 * propagator.config.cutoff if periodic else 0.0,
     )
@@ -279,7 +284,7 @@ def _constraints(system: openmm.System, place: np.ndarray, masses: np.ndarray, f
     )
 
 
-def _check(part: JumpSystem, propagator: Propagator, system: openmm.System) -> None:
+def _check(part: JumpSystem, propagator: Propagator | Committee, system: openmm.System) -> None:
     zeros = torch.zeros(len(part.atoms), 3, dtype=torch.float64)
     box = None
     if system.usesPeriodicBoundaryConditions():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..config import PropagatorConfig
 from ..errors import ConfigError
@@ -43,6 +43,15 @@ class TrainingConfig(BaseModel):
         The average is what is evaluated and exported; 0 evaluates the weights themselves.
     time_reversal : bool
         Train on the reversed pairs (x', -v') -> (x, -v) too. Read where the data set is built.
+    unroll : int
+        Successive jumps that the loss is the mean over, with gradients through all of them; the data must have
+        segments of as many lags. For force-free propagators.
+    noise : float
+        Noise on the states that training jumps begin from, as a share of the residual scale of each element:
+        :func:`~fastegnn_md.training.unrolling.perturbed`. For force-free propagators.
+    force_updates : int
+        Updates, the first ones, on the forces of the pairs alone instead of the pairs, mode "kick-drift": one call of
+        the network each in place of one per kick.
     velocity_weight : float
         Weight of the velocity residual beside the position residual.
     mmd_weight : float
@@ -67,7 +76,7 @@ class TrainingConfig(BaseModel):
         As in Lightning's ``Trainer``. More than one device means "ddp": one process per device, each with its share of
         every batch.
     seed : int
-        Decides initial weights, order of the pairs and MMD samples.
+        Decides initial weights, order of the pairs, noise and MMD samples.
     logger : {"csv", "tensorboard", "none"}
         What is written beside the output: ``history.csv``, TensorBoard events as well, or nothing.
     num_workers : int
@@ -91,6 +100,9 @@ class TrainingConfig(BaseModel):
     gradient_clip: float | None = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     time_reversal: bool = True
+    unroll: int = Field(default=1, ge=1)
+    noise: float = Field(default=0.0, ge=0)
+    force_updates: int = Field(default=0, ge=0)
     velocity_weight: float = Field(default=1.0, ge=0)
     mmd_weight: float = Field(default=0.0, ge=0)
     mmd_sigma: float = Field(default=1.5, gt=0)
@@ -107,6 +119,19 @@ class TrainingConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     logger: Literal["csv", "tensorboard", "none"] = "csv"
     num_workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> TrainingConfig:
+        if self.propagator.forces and (self.unroll > 1 or self.noise):
+            raise ValueError(
+                "unroll > 1 and noise are for force-free propagators: the data have no forces at predicted or "
+                "perturbed states; set propagator.forces=false, or unroll=1 and noise=0"
+            )
+        if self.force_updates and self.propagator.mode != "kick-drift":
+            raise ValueError(
+                f"force_updates needs mode 'kick-drift', the mode is {self.propagator.mode!r}: set it to 0"
+            )
+        return self
 
     if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..baselines import Errors, lowest_baseline, one_step_errors, over_baseline
-from ..errors import DataError
+from ..domain import representative
+from ..errors import CompatibilityError, ConfigError, DataError
 from ..optional import naming_extras
 from ..propagator import Propagator
 from ..units import format_time
 from .config import TrainingConfig
 from .folder import TrainingFolder
+from .schedule import spread
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -47,6 +54,7 @@ def fit(
     config: TrainingConfig,
     output: str | Path | None = None,
     *,
+    initial: Propagator | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> FitResult:
@@ -63,6 +71,9 @@ def fit(
         The settings.
     output : str or Path, optional
         File of the trained model (``.safetensors``); without it nothing is written and nothing can be resumed.
+    initial : Propagator, optional
+        A trained propagator to start from (fine-tuning), not modified: its weights, linear predictor, scales and
+        domain are taken over, so ``config.propagator`` must be its ``config``.
     resume : bool
         Continue from the training checkpoint if there is one. The result is that of an uninterrupted run; on the
         CPU, with the same number of threads, bit for bit.
@@ -79,7 +90,10 @@ def fit(
     DataError
         If there are no pairs, or the two sets do not belong together.
     ConfigError
-        If the run to resume had other settings or other data, or would be overwritten.
+        If the run to resume had other settings, other data or another ``initial``, or would be overwritten; or if
+        ``config.propagator`` is not that of ``initial``.
+    CompatibilityError
+        If ``initial`` has another lag, or does not know a system of the data.
     CheckpointError
         If the training checkpoint cannot be read.
     TrainingError
@@ -92,17 +106,22 @@ def fit(
         from .runner import is_main_process, run_lightning
 
     _check_pairs(train, validation, config)
-    files = None if output is None else TrainingFolder(Path(output), _identity(train, validation, config))
+    if initial is not None:
+        _check_initial(initial, train, config)
+    files = None if output is None else TrainingFolder(Path(output), _identity(train, validation, config, initial))
     found = None if files is None else files.open(resume)
     main = is_main_process()
     progress = progress and main
     if files is not None and main:
         files.describe(config)
 
-    propagator = Propagator.from_pairs(train, config.propagator, seed=config.seed)
-    if config.precision == "64-true":
-        propagator.double()
-    chosen = _spread(len(validation), config.validation_pairs)
+    if initial is None:
+        propagator = Propagator.from_pairs(train, config.propagator, seed=config.seed)
+    else:
+        propagator = copy.deepcopy(initial).cpu().requires_grad_(True)
+        propagator.fingerprint = train.fingerprint
+    propagator.to(torch.float64 if config.precision == "64-true" else torch.float32).train()
+    chosen = spread(len(validation), config.validation_pairs)
     baselines = one_step_errors(propagator, validation, indices=chosen, progress=progress)
     del baselines["learned"]  # that of the untrained network
 
@@ -124,11 +143,14 @@ def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: Tr
     for name, pairs in (("training", train), ("validation", validation)):
         if len(pairs) == 0:
             raise DataError(f"the {name} set has no pairs; give a longer trajectory or other split fractions")
+        pairs.sequences(config.unroll)
         if config.propagator.forces and not pairs.has_forces:
             raise DataError(
                 f"the {name} set has no forces but propagator.forces is set; harvest bursts (they carry forces) "
                 "or set propagator.forces=false"
             )
+    if config.force_updates and not train.has_forces:
+        raise DataError("force_updates needs forces, the training set has none: harvest bursts, or set it to 0")
     if train.lag != validation.lag:
         raise DataError(
             f"training pairs are {format_time(train.lag)} apart, validation pairs {format_time(validation.lag)}; "
@@ -136,27 +158,49 @@ def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: Tr
         )
 
 
-def _identity(train: TrajectoryPairs, validation: TrajectoryPairs, config: TrainingConfig) -> dict[str, Any]:
+def _check_initial(initial: Propagator, train: TrajectoryPairs, config: TrainingConfig) -> None:
+    wanted, given = config.propagator.model_dump(), initial.config.model_dump()
+    differences = [f"{key} is {given[key]!r}, not {value!r}" for key, value in wanted.items() if value != given[key]]
+    if differences:
+        raise ConfigError(
+            f"the settings under 'propagator' are not those of the initial propagator: {'; '.join(differences)}; "
+            "give propagator=initial.config"
+        )
+    if not math.isclose(initial.timestep, train.lag, rel_tol=1e-6):
+        raise CompatibilityError(
+            f"the initial propagator has a time step of {format_time(initial.timestep)}, the pairs are "
+            f"{format_time(train.lag)} apart; give pairs of its time step, or train from the start"
+        )
+    initial.domain.check(train.batch(representative(train, 1, config.seed))[0], forces=initial.needs_forces)
+
+
+def _identity(
+    train: TrajectoryPairs, validation: TrajectoryPairs, config: TrainingConfig, initial: Propagator | None
+) -> dict[str, Any]:
     """What two runs must share for one to continue the other."""
     data = {
         name: {"fingerprint": pairs.fingerprint, "pairs": len(pairs), "lag": pairs.lag}
         for name, pairs in (("training data", train), ("validation data", validation))
     }
-    return {**config.model_dump(mode="json"), **data}
+    begun = {} if initial is None else {"initial weights": _digest(initial)}
+    return {**config.model_dump(mode="json"), **data, **begun}
 
 
-def _spread(n_pairs: int, most: int | None) -> list[int]:
-    """Evenly spaced indices, at most ``most`` of them."""
-    count = n_pairs if most is None else min(n_pairs, most)
-    return [n_pairs * i // count for i in range(count)]
+def _digest(propagator: Propagator) -> str:
+    digest = hashlib.sha256()
+    for name, value in propagator.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _metrics(module: PropagatorModule, baselines: dict[str, Errors]) -> dict[str, Any]:
-    progress = module.progress
+    progress, jumps = module.progress, module.config.unroll
+    unrolled = {} if jumps == 1 else {"unrolled": {"jumps": jumps, "learned": progress.unrolled}}
     return {
         "updates": progress.update,
         "best_update": progress.best_update,
         "validation_pairs": len(module.chosen),
         "one_step": {"learned": progress.learned} | {name: asdict(errors) for name, errors in baselines.items()},
         "over_best_baseline": over_baseline(progress.learned, module.baselines),
+        **unrolled,
     }

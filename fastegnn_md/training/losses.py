@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..kick_drift import KickDriftPropagator
+
 if TYPE_CHECKING:
-    from ..propagator import Residual
+    from ..propagator import Propagator, Residual
+    from ..state import State
 
 
 def residual_loss(residual: Residual, velocity_weight: float = 1.0) -> Tensor:
@@ -33,6 +37,30 @@ def residual_loss(residual: Residual, velocity_weight: float = 1.0) -> Tensor:
     if residual.v is not None:
         loss = loss + velocity_weight * residual.v.square().mean()
     return loss
+
+
+def force_loss(propagator: Propagator, state: State) -> Tensor:
+    """Mean squared error of single kicks against the forces of a state, in mass-scaled units.
+
+    Parameters
+    ----------
+    propagator : KickDriftPropagator
+    state : State
+        With forces.
+
+    Returns
+    -------
+    Tensor, shape ()
+        The loss; 1 for kicks of zero.
+
+    Raises
+    ------
+    ConfigError
+        If the propagator is of another kind.
+    """
+    if not isinstance(propagator, KickDriftPropagator):
+        raise ConfigError("force_updates is for mode 'kick-drift'; set it to 0")
+    return propagator.force_residual(state).square().mean()
 
 
 def virtual_node_mmd(

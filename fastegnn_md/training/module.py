@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..baselines import over_baseline
 from ..errors import CheckpointError, ConfigError, TrainingError
-from ..propagator import Propagator
+from ..propagator import Propagator, Residual
 from ..state import State
 from .config import TrainingConfig
-from .losses import residual_loss, virtual_node_mmd
-from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate
+from .losses import force_loss, residual_loss, virtual_node_mmd
+from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
+from .unrolling import perturbed, unrolled_residuals
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -38,21 +39,22 @@ class Progress:
     stale: int = 0  # validations since the best one
     stopped: bool = False
     learned: dict[str, float] = field(default_factory=dict)  # RMSE at the best validation
+    unrolled: dict[str, float] = field(default_factory=dict)  # RMSE after the last of several jumps, there too
 
 
 class Batch:
-    """Start and end of some pairs. Not a tuple or dataclass, which Lightning would take apart and rebuild."""
+    """Start and ends of some pairs or runs. Not a tuple or dataclass, which Lightning would take apart and rebuild."""
 
-    __slots__ = ("end", "start")
+    __slots__ = ("ends", "start")
 
-    def __init__(self, start: State, end: State):
-        self.start, self.end = start, end
+    def __init__(self, start: State, *ends: State):
+        self.start, self.ends = start, ends
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The batch on another device and with another floating-point type; itself if nothing changes."""
         if self.start.device == device and self.start.dtype == dtype:
             return self
-        return Batch(self.start.to(device, dtype), self.end.to(device, dtype))
+        return Batch(*(state.to(device, dtype) for state in (self.start, *self.ends)))
 
 
 class _Batches(Dataset[Batch]):
@@ -90,6 +92,8 @@ class PropagatorModule(LightningModule):
     on_update, on_validated : callable
         Called with this module after each update that no validation follows, and, with the learned RMSE, after each
         validation.
+    unrolled : dict
+        RMSE of the last validation after ``unroll`` jumps, keys as ``baselines``; empty for one jump.
     """
 
     def __init__(
@@ -105,7 +109,8 @@ class PropagatorModule(LightningModule):
         self.propagator = propagator
         self.average = copy.deepcopy(propagator).requires_grad_(False)
         self.config = config
-        self.train_pairs, self.validation_pairs, self.chosen = train, validation, chosen
+        self.train_pairs, self.validation_pairs, self.chosen = train.sequences(config.unroll), validation, chosen
+        self.validation_runs = validation.sequences(config.unroll)
         self.baselines = baselines
         self.on_update: Callable[[PropagatorModule], None] = lambda module: None
         self.on_validated: Callable[[PropagatorModule, dict[str, float]], None] = lambda module, learned: None
@@ -115,7 +120,8 @@ class PropagatorModule(LightningModule):
         self._losses: list[float] = []
         self._optimizer_state: dict[str, Tensor] = {}
         self._precision_state: dict[str, Any] = {}
-        self._sums = torch.zeros(3)
+        self.unrolled: dict[str, float] = {}
+        self._sums = torch.zeros(2, 3)
 
     # data -----------------------------------------------------------------------------------------------------------
 
@@ -135,18 +141,22 @@ class PropagatorModule(LightningModule):
         )
         return self._loader(self.train_pairs, sampler)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The chosen held-out pairs, this process' share of each batch."""
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """The chosen held-out pairs, this process' share of each batch, and as many runs where several jumps count."""
+        loaders = [self._loader(self.validation_pairs, self._shared(self.chosen))]
+        if self.config.unroll > 1:
+            runs = spread(len(self.validation_runs), len(self.chosen))
+            loaders.append(self._loader(self.validation_runs, self._shared(runs)))
+        return loaders
+
+    def _shared(self, chosen: list[int]) -> list[list[int]]:
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        if len(self.chosen) < world:
-            raise ConfigError(
-                f"{len(self.chosen)} validation pairs cannot be shared by {world} devices; take more pairs"
-            )
+        if len(chosen) < world:
+            raise ConfigError(f"{len(chosen)} validation pairs cannot be shared by {world} devices; take more pairs")
         # equal parts: every process must run the same number of steps, each with at least one pair
-        parts = min(math.ceil(len(self.chosen) / (4 * self.config.batch_size)), len(self.chosen) // world)
-        bounds = [len(self.chosen) * part // parts for part in range(parts + 1)]
-        lists = [self.chosen[a:b][rank::world] for a, b in itertools.pairwise(bounds)]
-        return self._loader(self.validation_pairs, lists)
+        parts = min(math.ceil(len(chosen) / (4 * self.config.batch_size)), len(chosen) // world)
+        bounds = [len(chosen) * part // parts for part in range(parts + 1)]
+        return [chosen[a:b][rank::world] for a, b in itertools.pairwise(bounds)]
 
     def _loader(self, pairs: TrajectoryPairs, sampler: Any) -> DataLoader[Batch]:
         return DataLoader(
@@ -199,26 +209,46 @@ class PropagatorModule(LightningModule):
         TrainingError
             If the loss is not finite.
         """
-        residual = self.propagator.residual(batch.start, batch.end)
+        if self.progress.update < self.config.force_updates:
+            loss = self._finite(force_loss(self.propagator, batch.start))
+        else:
+            loss = self._pair_loss(batch)
+        self._losses.append(float(loss.detach()))
+        return loss
+
+    def _pair_loss(self, batch: Batch) -> Tensor:
+        generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
+        start = batch.start
+        if self.config.noise:
+            start = perturbed(self.propagator, start, self.config.noise, generator)
+        residuals = unrolled_residuals(self.propagator, start, batch.ends)
+        losses = [
+            self._finite(self._step_loss(residual, end, generator))
+            for residual, end in zip(residuals, batch.ends, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    def _finite(self, loss: Tensor) -> Tensor:
+        if math.isfinite(value := float(loss.detach())):
+            return loss
+        raise TrainingError(
+            f"the loss is {value} at update {self.progress.update + 1} "
+            f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
+            "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
+        )
+
+    def _step_loss(self, residual: Residual, end: State, generator: torch.Generator) -> Tensor:
         loss = residual_loss(residual, self.config.velocity_weight)
         if self.config.mmd_weight:
-            loss = loss + self.config.mmd_weight * self._mmd(residual.z, batch.end)
+            loss = loss + self.config.mmd_weight * self._mmd(residual.z, end, generator)
         if self.config.connectivity_weight:
             if residual.connectivity is None:
                 name = self.propagator.config.architecture
                 raise ConfigError(f"connectivity_weight is for 'eghn', this is {name!r}; set connectivity_weight=0")
             loss = loss + self.config.connectivity_weight * residual.connectivity
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at update {self.progress.update + 1} "
-                f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
-                "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
-            )
-        self._losses.append(value)
         return loss
 
-    def _mmd(self, virtual: Tensor | None, end: State) -> Tensor:
+    def _mmd(self, virtual: Tensor | None, end: State, generator: torch.Generator) -> Tensor:
         if virtual is None:
             raise ConfigError(
                 "mmd_weight needs virtual nodes with positions, which this propagator does not have "
@@ -231,7 +261,7 @@ class PropagatorModule(LightningModule):
             virtual,
             sigma=self.config.mmd_sigma,
             samples=self.config.mmd_samples,
-            generator=draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank),
+            generator=generator,
         )
 
     @torch.no_grad()
@@ -261,32 +291,30 @@ class PropagatorModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._sums = torch.zeros(2, 3, dtype=torch.float64)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add the mass-scaled squared errors of the averaged propagator, in the precision it will be used in."""
         with torch.autocast(self.device.type, enabled=False):
-            residual = self.average.residual(batch.start, batch.end)
+            *_, residual = unrolled_residuals(self.average, batch.start, batch.ends)
         scale = self.average.residual_scale(batch.start)
         x = (residual.x * scale[:, :1]).square().sum()
         v = (residual.v * scale[:, 1:]).square().sum() if residual.v is not None else 0.0
-        self._sums += torch.tensor([float(x), float(v), residual.x.numel()], dtype=torch.float64)
+        self._sums[dataloader_idx] += torch.tensor([float(x), float(v), residual.x.numel()], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """Compare with the baselines; keep the best average; tell the run."""
         sums = self._sums
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
-        x, v, components = sums.tolist()
-        learned = {"x": math.sqrt(x / components)}
-        if self.average.predicts_velocities:
-            learned["v"] = math.sqrt(v / components)
+        learned = self._rms(sums[0])
+        self.unrolled = self._rms(sums[1]) if self.config.unroll > 1 else {}
         score = sum(over_baseline(learned, self.baselines).values()) / len(learned)
         if not math.isfinite(score):
             raise TrainingError(f"the validation error is not finite at update {self.progress.update}")
         if self.progress.best_score is None or score < self.progress.best_score:
             self.progress.best_score, self.progress.best_update, self.progress.stale = score, self.progress.update, 0
-            self.progress.learned = learned
+            self.progress.learned, self.progress.unrolled = learned, self.unrolled
             self.best = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
         else:
             self.progress.stale += 1
@@ -295,6 +323,13 @@ class PropagatorModule(LightningModule):
         self.recent_loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         self._losses.clear()
         self.on_validated(self, learned)
+
+    def _rms(self, sums: Tensor) -> dict[str, float]:
+        x, v, components = sums.tolist()
+        rms = {"x": math.sqrt(x / components)}
+        if self.average.predicts_velocities:
+            rms["v"] = math.sqrt(v / components)
+        return rms
 
     def on_train_epoch_end(self) -> None:
         """End the run early if nothing gets better."""

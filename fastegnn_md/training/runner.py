@@ -74,6 +74,7 @@ def run_lightning(
             row = {"learning_rate": learning_rate(config, module.progress.update - 1), "loss": module.recent_loss}
             row |= {f"{key} learned": value for key, value in learned.items()}
             row |= {f"{key} over best baseline": value for key, value in ratios.items()}
+            row |= {f"{key} learned, {config.unroll} jumps": value for key, value in module.unrolled.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(row | columns, step=module.progress.update)
             if bar is not None:

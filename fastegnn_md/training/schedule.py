@@ -35,6 +35,12 @@ def draw_generator(seed: int, update: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) >> 1)
 
 
+def spread(n_pairs: int, most: int | None) -> list[int]:
+    """Evenly spaced indices, at most ``most`` of them."""
+    count = n_pairs if most is None else min(n_pairs, most)
+    return [n_pairs * i // count for i in range(count)]
+
+
 class BatchOrder:
     """The pairs of every update: epoch after epoch in a new order, cut into batches.
 

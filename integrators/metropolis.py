@@ -1,0 +1,189 @@
+"""Jumps that a Metropolis test accepts or rejects with the true energy: exact sampling with any learned map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from fastegnn_md.constraints import Constraints
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, GraphError, StateError
+from fastegnn_md.jump import advance
+from fastegnn_md.state import State
+from fastegnn_md.thermal import thermal_velocities
+from fastegnn_md.units import BOLTZMANN
+
+from .thermostats import LangevinHalfStep
+
+if TYPE_CHECKING:
+    from fastegnn_md.propagator import Propagator
+
+Potential = Callable[[Tensor], float]  # of positions (N, 3) in Å, amu Å²/ps²
+
+
+@dataclass
+class MetropolisStatistics:
+    """What became of the jumps.
+
+    Attributes
+    ----------
+    tried, accepted : int
+    not_finite : int
+        Jumps rejected because prediction or energy was not finite.
+    energies : int
+        Evaluations of the potential energy.
+    """
+
+    tried: int = 0
+    accepted: int = 0
+    not_finite: int = 0
+    energies: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the jumps that were accepted; nan before the first."""
+        return self.accepted / self.tried if self.tried else math.nan
+
+
+@dataclass
+class MetropolisStep:
+    """Refresh velocities, jump, accept with probability min(1, exp(-ΔH/kT)); else turn the velocities round.
+
+    H = U + K with the true potential energy U. With a map that is reversible and preserves volume this leaves the
+    canonical distribution of positions and velocities as it is, whatever the map's error (generalised hybrid Monte
+    Carlo: Horowitz, Phys. Lett. B 268, 247 (1991); Duane et al., Phys. Lett. B 195, 216 (1987)). The velocities are
+    refreshed partially, v ← c v + √((1 - c²) k_B T / m) ξ with c = exp(-γ Δt), or drawn anew.
+
+    Parameters
+    ----------
+    propagator : Propagator
+        Reversible and volume preserving.
+    temperature : float
+        T in K.
+    friction : float, optional
+        γ in 1/ps; None draws all velocities anew before each jump.
+
+    Raises
+    ------
+    CompatibilityError
+        If the propagator is not reversible and volume preserving.
+    ConfigError
+        If the temperature is not positive or the friction negative.
+    """
+
+    propagator: Propagator
+    temperature: float
+    friction: float | None = None
+    statistics: MetropolisStatistics = field(default_factory=MetropolisStatistics)
+    _refreshment: LangevinHalfStep | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        propagator = self.propagator
+        if not (getattr(propagator, "reversible", False) and getattr(propagator, "volume_preserving", False)):
+            raise CompatibilityError(
+                "the Metropolis test is right only for maps that are reversible and preserve volume, and this "
+                "propagator is not made so: train one with mode 'kick-drift'"
+            )
+        if not (self.temperature is not None and math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"temperature is {self.temperature}; expected a number of K > 0")
+        if self.friction is not None:  # over the whole time step, where the thermostat counts half of its own
+            self._refreshment = LangevinHalfStep(self.temperature, self.friction, 2.0 * propagator.timestep)
+
+    def check(self, constraints: Constraints) -> None:
+        """Refuse constraints under which the test would be wrong.
+
+        Raises
+        ------
+        ConstraintError
+            If a bond length is fixed, an atom is frozen, or the centre of mass rests although the propagator moves it.
+        """
+        if len(constraints.bonds):
+            raise ConstraintError(
+                "the Metropolis test cannot be combined with fixed bond lengths: putting a jump back onto them does "
+                "not preserve volume, and the wrong distribution would be sampled; remove the constraints"
+            )
+        if bool(constraints.frozen.any()):
+            raise ConstraintError(
+                "the Metropolis test cannot be combined with frozen atoms: a jump that is undone for some atoms is not "
+                "reversible; remove the constraint"
+            )
+        domain = getattr(self.propagator, "domain", None)  # absent in propagators that were not trained
+        if constraints.fixed_com and domain is not None and not domain.conserves_momentum:
+            raise ConstraintError(
+                "the centre of mass is to rest, but this propagator learned that momentum is not conserved; remove the "
+                "constraint"
+            )
+
+    def __call__(
+        self,
+        state: State,
+        potential: Potential,
+        rng: np.random.Generator,
+        constraints: Constraints,
+        energy: float | None = None,
+    ) -> tuple[State, float]:
+        """State after a jump, or the same positions with velocities turned round; and its potential energy.
+
+        Parameters
+        ----------
+        state : State
+            One system on the CPU in float64.
+        potential : callable
+            The true potential energy (amu Å²/ps²) of positions; asked once, and for those of ``state`` if their energy
+            is not given. What it raises is passed on.
+        rng : numpy.random.Generator
+            Advanced.
+        constraints : Constraints
+            That :meth:`check` lets pass: the centre of mass may rest, velocities are then drawn without its motion.
+        energy : float, optional
+            Potential energy of ``state``, where it is known.
+
+        Raises
+        ------
+        StateError
+            If the energy of ``state`` is not finite.
+        """
+        if energy is None:
+            energy = self._evaluate(potential, state.positions)
+        if not math.isfinite(energy):
+            raise StateError(f"the potential energy of the present positions is {energy}; start from other positions")
+        state = self._refreshed(state, rng, constraints)
+        ended, after = self._proposed(state, potential, rng)
+        threshold = rng.random()  # drawn always, so that random numbers do not depend on energies
+        change = after + _kinetic(ended) - energy - _kinetic(state)
+        accepted = change <= 0 or threshold < math.exp(-change / (BOLTZMANN * self.temperature))  # nan is never less
+        self.statistics.tried += 1
+        self.statistics.accepted += accepted
+        self.statistics.not_finite += not math.isfinite(change)
+        return (ended, after) if accepted else (state.replace(velocities=-state.velocities), energy)
+
+    def _refreshed(self, state: State, rng: np.random.Generator, constraints: Constraints) -> State:
+        def allowed(velocities: Tensor) -> Tensor:
+            return constraints.project_velocities(state, velocities)
+
+        if self._refreshment is None:
+            velocities = allowed(thermal_velocities(state.masses, self.temperature, rng))
+        else:
+            velocities = self._refreshment(state.velocities, state.masses, rng, project=allowed)
+        return state.replace(velocities=velocities)
+
+    def _proposed(self, state: State, potential: Potential, rng: np.random.Generator) -> tuple[State, float]:
+        """The jump and its potential energy; nan where there is none."""
+        try:
+            ended = advance(self.propagator, state, rng)
+        except (StateError, GraphError):  # not finite, or atoms on each other: nothing there has an energy
+            return state, math.nan
+        after = self._evaluate(potential, ended.positions)
+        return ended, after if math.isfinite(after) else math.nan
+
+    def _evaluate(self, potential: Potential, positions: Tensor) -> float:
+        self.statistics.energies += 1
+        return potential(positions)
+
+
+def _kinetic(state: State) -> float:
+    return float(0.5 * state.masses @ state.velocities.square().sum(dim=1))
