@@ -71,6 +71,19 @@ def test_an_equal_ensemble_lies_within_the_spread_and_a_shifted_one_outside():
     assert equal.limit == pytest.approx(1.5 * np.mean(equal.spread))
 
 
+@pytest.mark.parametrize(
+    ("references", "learned", "outside"), [(4, 1, 0.28), (4, 4, 0.12), (10, 4, 0.06), (10, 10, 0.02)]
+)
+def test_an_equal_figure_of_one_number_is_outside_by_chance_as_often_as_the_docs_say(references, learned, outside):
+    rng = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(1500):
+        runs = [Sample(rng.standard_normal(1)) for _ in range(references)]
+        ours = Sample(rng.standard_normal((learned, 1)).mean(axis=0))
+        wrong += not compare([ours], runs, absolute, rng).within
+    assert abs(wrong / 1500 - outside) < 4 * np.sqrt(outside * (1 - outside) / 1500)
+
+
 def test_each_reference_run_is_compared_with_the_others_alone():
     reference = [Sample(np.array([x])) for x in (0.0, 1.0, 5.0)]
     found = compare([Sample(np.array([2.0]))], reference, absolute, np.random.default_rng(0), factor=2.0)

@@ -148,7 +148,8 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with naming_extras("physical_validation's checks"):
+        # far from the ensemble the package's fits overflow on their way
+        with naming_extras("physical_validation's checks"), np.errstate(all="ignore"):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
