@@ -23,6 +23,7 @@ from .commands.plot import plot
 from .commands.run import run
 from .commands.suggest_lag import suggest_lag
 from .commands.train import train
+from .commands.validate import validate
 from .errors import FastEGNNMDError
 
 _PROGRAM = "fastegnn-md"
@@ -72,6 +73,14 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md evaluate model.safetensors topology.pdb other.xtc
         fastegnn-md evaluate model.safetensors other.h5md --json
         fastegnn-md evaluate one.safetensors other.h5md --committee two.safetensors --committee three.safetensors
+        """,
+    ),
+    (
+        validate,
+        """
+        fastegnn-md validate model.safetensors --reference topology.pdb a.trr b.trr c.trr --temperature 300 \\
+            --forcefield amber14-all.xml --constraints HBonds --require temperature,torsions -o validation
+        fastegnn-md validate model.safetensors --reference topology.pdb md.xtc --learned learned.trr
         """,
     ),
     (inspect, "fastegnn-md inspect model.safetensors"),

@@ -21,6 +21,9 @@ EXTRA_OF: Mapping[str, str] = {
     "matplotlib": "report",
     "torch_scatter": "scatter",
     "e3nn": "tfn",
+    "deeptime": "validate",
+    "physical_validation": "validate",
+    "tidynamics": "validate",
     "triton": "gpu",
     "vesin_torch": "gpu",
 }

@@ -90,6 +90,7 @@ def test_commands_make_what_they_promise(folder):
         ("README.md", "fit(", "force-informed.safetensors"),
         ("README.md", "HybridIntegrator(", "state.csv"),
         ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
+        ("docs/validation.md", "validate(", "validation/report.html"),
         ("docs/propagator.md", "Committee.load(", "member-2.safetensors"),
         ("docs/openmm.md", "HybridIntegrator(", "hybrid.xtc"),
         ("docs/ase.md", "MetropolizedDynamics(", "exact.traj"),

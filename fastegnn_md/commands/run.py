@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError, DataError
-from ..optional import naming_extras
 from ..units import parse_quantity
 from .forcefields import (
     CalculatorName,
@@ -16,19 +15,13 @@ from .forcefields import (
     Cutoff,
     ForceField,
     SystemFile,
-    calculator_factory,
-    openmm_system,
 )
 from .inputs import Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
+from .stepping import ase_atoms, attach_engine, set_velocities
 
 if TYPE_CHECKING:
-    import numpy as np
-    from ase import Atoms
-    from torch import Tensor
-
     from ..integrators import JumpStatistics, MetropolisStatistics
-    from ..state import State
 
 
 _FRICTION = "10/ps"
@@ -165,13 +158,13 @@ def run(
         return
     state = state_from_universe(group, velocities="stored" if moving else "zero")
     rng = np.random.default_rng(seed)
-    atoms = _atoms(state)
+    atoms = ase_atoms(state)
     bonds = None if state.bonds is None else state.bonds.numpy()
     if bonds is None and propagator.uses_bonds and not (forcefield or system):
         bonds = guess_bonds(atoms)
         typer.echo(f"{topology or start} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
-    bonds = _attach(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
-    _set_velocities(atoms, state.velocities if moving else None, temperature, rng)
+    bonds = attach_engine(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
+    set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
     uses_temperature = temperature is not None and not nve
@@ -225,77 +218,3 @@ def _became(statistics: JumpStatistics | MetropolisStatistics) -> str:
 def _is_amber(structure: Path) -> bool:
     """Whether a file brings its force field along."""
     return structure.suffix.lower() in (".prmtop", ".parm7")
-
-
-def _atoms(state: State) -> Atoms:
-    with naming_extras("fastegnn-md run"):
-        from ase import Atoms
-
-    atoms = Atoms(
-        numbers=state.numbers.numpy(),
-        positions=state.positions.numpy(),
-        cell=None if state.cell is None else state.cell[0].numpy(),
-        pbc=state.periodic,
-    )
-    atoms.set_masses(state.masses.numpy())
-    return atoms
-
-
-def _attach(
-    atoms: Atoms,
-    bonds: np.ndarray | None,
-    structure: Path,
-    forcefield: list[str] | None,
-    system: Path | None,
-    constraints: str,
-    cutoff: str,
-    calculator: str | None,
-) -> np.ndarray | None:
-    """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known."""
-    from ase.constraints import FixBondLengths
-
-    if calculator is not None and (forcefield or system):
-        raise ConfigError("--calculator and --forcefield (or --system) exclude each other; give one of them")
-    if calculator is not None:
-        atoms.calc = calculator_factory(calculator)()
-    elif forcefield or system:
-        from ..data.topology import join_bonds
-        from ..engines.openmm import OpenMMCalculator
-        from ..engines.openmm_system import system_bonds
-
-        built = openmm_system(structure, forcefield, system, constraints, cutoff)
-        if built.getNumParticles() != len(atoms):
-            raise DataError(
-                f"the force field describes {built.getNumParticles()} particles, {len(atoms)} atoms are selected; "
-                "give a structure of these atoms only"
-            )
-        atoms.calc = OpenMMCalculator(built)
-        atoms.set_masses(atoms.calc.masses)
-        if built.getNumConstraints():
-            atoms.set_constraint(atoms.calc.bond_constraints())
-        return join_bonds(bonds, system_bonds(built, atoms.numbers))
-    if constraints == "none":
-        return bonds
-    if constraints != "HBonds" or bonds is None:
-        why = "the topology has no bonds" if constraints == "HBonds" else "only HBonds can be"
-        raise ConfigError(f"--constraints {constraints} cannot be set up without a force field: {why}")
-    atoms.set_constraint(FixBondLengths(bonds[(atoms.numbers[bonds] == 1).any(axis=1)]))
-    return bonds
-
-
-def _set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:
-    """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
-    import torch
-
-    from ..engines.ase import PICOSECOND
-    from ..thermal import thermal_velocities
-
-    masses = atoms.get_masses()[:, None]
-    if stored is not None:
-        velocities = stored.numpy()
-    elif temperature is None:
-        raise ConfigError("START has no velocities; give --temperature to draw them")
-    else:
-        velocities = thermal_velocities(torch.from_numpy(atoms.get_masses()), temperature, rng).numpy()
-        velocities -= (masses * velocities).sum(axis=0) / masses.sum()
-    atoms.set_velocities(velocities / PICOSECOND)

@@ -1,0 +1,92 @@
+"""Atoms that a command steps through ASE: from a state, with the engine asked for, with velocities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, DataError
+from ..optional import naming_extras
+from .forcefields import calculator_factory, openmm_system
+
+if TYPE_CHECKING:
+    import numpy as np
+    from ase import Atoms
+    from torch import Tensor
+
+    from ..state import State
+
+
+def ase_atoms(state: State) -> Atoms:
+    """ASE Atoms of a state, without velocities."""
+    with naming_extras("stepping ASE Atoms"):
+        from ase import Atoms
+
+    atoms = Atoms(
+        numbers=state.numbers.numpy(),
+        positions=state.positions.numpy(),
+        cell=None if state.cell is None else state.cell[0].numpy(),
+        pbc=state.periodic,
+    )
+    atoms.set_masses(state.masses.numpy())
+    return atoms
+
+
+def attach_engine(
+    atoms: Atoms,
+    bonds: np.ndarray | None,
+    structure: Path,
+    forcefield: list[str] | None,
+    system: Path | None,
+    constraints: str,
+    cutoff: str,
+    calculator: str | None,
+) -> np.ndarray | None:
+    """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known."""
+    from ase.constraints import FixBondLengths
+
+    if calculator is not None and (forcefield or system):
+        raise ConfigError("--calculator and --forcefield (or --system) exclude each other; give one of them")
+    if calculator is not None:
+        atoms.calc = calculator_factory(calculator)()
+    elif forcefield or system:
+        from ..data.topology import join_bonds
+        from ..engines.openmm import OpenMMCalculator
+        from ..engines.openmm_system import system_bonds
+
+        built = openmm_system(structure, forcefield, system, constraints, cutoff)
+        if built.getNumParticles() != len(atoms):
+            raise DataError(
+                f"the force field describes {built.getNumParticles()} particles, {len(atoms)} atoms are selected; "
+                "give a structure of these atoms only"
+            )
+        atoms.calc = OpenMMCalculator(built)
+        atoms.set_masses(atoms.calc.masses)
+        if built.getNumConstraints():
+            atoms.set_constraint(atoms.calc.bond_constraints())
+        return join_bonds(bonds, system_bonds(built, atoms.numbers))
+    if constraints == "none":
+        return bonds
+    if constraints != "HBonds" or bonds is None:
+        why = "the topology has no bonds" if constraints == "HBonds" else "only HBonds can be"
+        raise ConfigError(f"--constraints {constraints} cannot be set up without a force field: {why}")
+    atoms.set_constraint(FixBondLengths(bonds[(atoms.numbers[bonds] == 1).any(axis=1)]))
+    return bonds
+
+
+def set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:
+    """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
+    import torch
+
+    from ..engines.ase import PICOSECOND
+    from ..thermal import thermal_velocities
+
+    masses = atoms.get_masses()[:, None]
+    if stored is not None:
+        velocities = stored.numpy()
+    elif temperature is None:
+        raise ConfigError("START has no velocities; give --temperature to draw them")
+    else:
+        velocities = thermal_velocities(torch.from_numpy(atoms.get_masses()), temperature, rng).numpy()
+        velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+    atoms.set_velocities(velocities / PICOSECOND)

@@ -1,0 +1,135 @@
+"""The report of a validation: rows with verdicts, as text, JSON and one HTML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..files import write_atomically
+from ..report import Picture, Section, Table, new_figure, write_report
+from .rows import Plot, Row
+
+_COLOURS = {"reference": "tab:gray", "learned": "tab:red"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a validation found.
+
+    Attributes
+    ----------
+    title : str
+    rows : list of Row
+    facts : dict
+        What was compared: model, runs, spans, seed.
+    remarks : list of str
+        What a reader has to know, as that a single reference was cut into pieces.
+    """
+
+    title: str
+    rows: list[Row]
+    facts: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def row(self, name: str) -> Row:
+        """The row of a name.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise ConfigError(f"there is no row {name!r}; expected one of {', '.join(row.name for row in self.rows)}")
+
+    def failed(self, names: Sequence[str]) -> list[Row]:
+        """The named rows that are outside, or were not measured."""
+        return [row for row in map(self.row, names) if row.verdict != "within"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "title": self.title,
+            "facts": self.facts,
+            "remarks": self.remarks,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def to_text(self) -> str:
+        """A line per row, without a final line break."""
+        width = max(len(row.name) for row in self.rows)
+        lines = []
+        for row in self.rows:
+            if row.verdict == "not measured":
+                lines.append(f"{row.name:<{width}}  not measured: {row.note}")
+            else:
+                held = f"{_value(row)}, {'limit' if not row.spread else 'spread limit'} {row.limit:.4g}"
+                lines.append(f"{row.name:<{width}}  {row.verdict:<12}  {held}")
+        return "\n".join(lines)
+
+    def write(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write ``report.json`` and ``report.html``; returns both paths.
+
+        Raises
+        ------
+        MissingDependencyError
+            If the extra ``report`` is not installed; ``report.json`` is then written.
+        OSError
+            If a file cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        data, page = folder / "report.json", folder / "report.html"
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomically(data, (text + "\n").encode())
+        write_report(page, self.title, self._summary(), [self._overview(), *map(_section, self.rows)])
+        return data, page
+
+    def _summary(self) -> str:
+        counts = [
+            f"{sum(row.verdict == verdict for row in self.rows)} {verdict}"
+            for verdict in ("within", "outside", "not measured")
+        ]
+        facts = "; ".join(f"{key}: {value}" for key, value in self.facts.items())
+        return f"{', '.join(counts)}. {facts}."
+
+    def _overview(self) -> Section:
+        rows = [[row.name, row.verdict, _value(row), _limit(row), _spread(row), row.note] for row in self.rows]
+        columns = ["row", "verdict", "value (95 % interval)", "limit", "reference runs", "note"]
+        return Section("Verdicts", list(self.remarks), [Table(columns, rows)])
+
+
+def _section(row: Row) -> Section:
+    text = [f"{row.quantity}: {row.verdict}.", *([f"{row.note}."] if row.note else [])]
+    return Section(row.name, text, list(row.tables), [_picture(plot) for plot in row.plots])
+
+
+def _picture(plot: Plot) -> Picture:
+    figure, (axes,) = new_figure(7.0, 2.8)
+    for label, line in plot.lines.items():
+        axes.plot(plot.x, line, label=label, color=_COLOURS.get(label), linewidth=1.0)
+    axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
+    axes.legend(fontsize=8)
+    return Picture.of(figure, f"{plot.y_label} against {plot.x_label}: {', '.join(plot.lines)}")
+
+
+def _value(row: Row) -> str:
+    if row.value is None:
+        return "–"
+    unit = f" {row.unit}" if row.unit else ""
+    ends = "" if row.interval is None else f" ({row.interval[0]:.3g} to {row.interval[1]:.3g})"
+    return f"{row.value:.4g}{unit}{ends}"
+
+
+def _limit(row: Row) -> str:
+    return "–" if row.limit is None else f"{row.limit:.4g}"
+
+
+def _spread(row: Row) -> str:
+    return f"{min(row.spread):.3g} to {max(row.spread):.3g}" if row.spread else "–"

@@ -1,0 +1,216 @@
+"""Learned roll-outs for a validation: trajectories with velocities, and what was recorded while they were made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import MDAnalysis as mda
+import numpy as np
+from tqdm import tqdm
+
+from ..data.topology import quiet
+from ..engines.mdanalysis import RolloutWriter
+from ..errors import ConfigError, JumpError
+from ..optional import naming_extras
+from .case import Run
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from MDAnalysis import AtomGroup
+
+    from ..integrators import JumpStatistics
+    from ..propagator import Propagator
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One roll-out.
+
+    Attributes
+    ----------
+    run : Run
+        Its trajectory.
+    statistics : JumpStatistics
+    seconds : float
+        Spent on jumps, forces included, files not.
+    times : ndarray, shape (n_frames,), ps
+    potential, kinetic : ndarray, shape (n_frames,), kJ/mol
+        NaN without a calculator.
+    stopped : str
+        Why it ended early; empty if it did not.
+    """
+
+    run: Run
+    statistics: JumpStatistics
+    seconds: float
+    times: np.ndarray
+    potential: np.ndarray
+    kinetic: np.ndarray
+    stopped: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RollOuts:
+    """All roll-outs of a validation.
+
+    Attributes
+    ----------
+    records : list of Record
+        With the thermostat, or without one where no temperature is given.
+    nve : Record, optional
+        At constant energy, with a calculator.
+    second : Record, optional
+        At ``second_temperature``.
+    second_temperature : float, optional
+        K.
+    """
+
+    records: list[Record]
+    nve: Record | None = None
+    second: Record | None = None
+    second_temperature: float | None = None
+
+    @property
+    def everything(self) -> list[Record]:
+        """Every roll-out there is."""
+        return [*self.records, *(one for one in (self.nve, self.second) if one is not None)]
+
+
+def roll_out(
+    propagator: Propagator,
+    starts: Sequence[Atoms],
+    folder: str | Path,
+    *,
+    group: AtomGroup,
+    steps: int,
+    every: int = 1,
+    temperature: float | None = None,
+    friction: float | None = None,
+    bonds: np.ndarray | None = None,
+    nve_steps: int = 0,
+    second_temperature: float | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> RollOuts:
+    """Make guarded roll-outs and save them as TRR files, which carry velocities.
+
+    Parameters
+    ----------
+    propagator : Propagator
+    starts : sequence of ase.Atoms
+        One roll-out each: with velocities, constraints and, where there is one, a calculator. Advanced.
+    folder : path
+        Where ``learned-0.trr``, … are written; made if it is missing.
+    group : AtomGroup
+        The atoms with their names and bonds, for the topology.
+    steps, every : int
+        Jumps of a roll-out, and every how many of them a frame is written.
+    temperature : float, optional
+        K, of the Langevin thermostat; None is NVE.
+    friction : float, optional
+        1/ps.
+    bonds : ndarray of int, shape (M, 2), optional
+    nve_steps : int
+        Jumps of one more roll-out at constant energy, from the first start; it needs a calculator.
+    second_temperature : float, optional
+        K, of one more roll-out as long as the others.
+    seed : int
+    progress : bool
+        Show progress bars.
+
+    Raises
+    ------
+    ConfigError
+        If an option cannot be satisfied.
+    MissingDependencyError
+        If ASE is not installed.
+    """
+    if second_temperature is not None and (temperature is None or second_temperature == temperature):
+        raise ConfigError("a second temperature needs a thermostat at another one")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    first, velocities = starts[0].copy(), starts[0].get_velocities()
+    seeds = iter(np.random.SeedSequence(seed).spawn(len(starts) + 2))
+
+    def run(atoms: Atoms, name: str, jumps: int, kelvin: float | None) -> Record:
+        rng = np.random.default_rng(next(seeds))
+        return _one(
+            propagator, atoms, folder / f"{name}.trr", group, jumps, every, kelvin, friction, bonds, rng, progress
+        )
+
+    def again(scale: float) -> Atoms:
+        atoms = first.copy()
+        atoms.calc = starts[0].calc
+        atoms.set_velocities(scale * velocities)
+        return atoms
+
+    records = [run(atoms, f"learned-{k}", steps, temperature) for k, atoms in enumerate(starts)]
+    nve = second = None
+    if nve_steps and starts[0].calc is not None and propagator.predicts_velocities:
+        nve = run(again(1.0), "learned-nve", nve_steps, None)
+    if second_temperature is not None and temperature is not None:
+        scale = (second_temperature / temperature) ** 0.5
+        second = run(again(scale), f"learned-{second_temperature:g}K", steps, second_temperature)
+    return RollOuts(records, nve, second, second_temperature)
+
+
+def _one(
+    propagator: Propagator,
+    atoms: Atoms,
+    path: Path,
+    group: AtomGroup,
+    steps: int,
+    every: int,
+    temperature: float | None,
+    friction: float | None,
+    bonds: np.ndarray | None,
+    rng: np.random.Generator,
+    progress: bool,
+) -> Record:
+    with naming_extras("a roll-out"):
+        from ase import units
+
+    from ..engines.ase import PICOSECOND
+    from ..integrators import LearnedDynamics
+
+    thermostat = temperature is not None and propagator.predicts_velocities
+    dynamics = LearnedDynamics(
+        atoms,
+        propagator,
+        temperature_K=temperature,
+        friction=friction / PICOSECOND if thermostat and friction is not None else None,
+        rng=rng,
+        bonds=bonds,
+    )
+    unit = units.kJ / units.mol
+    seconds, stopped = 0.0, ""
+    times, potential, kinetic = [], [], []
+    with RolloutWriter(path, group) as writer:
+        for step in tqdm(range(steps + 1), desc=path.stem, unit="jump", disable=not progress):
+            begun = time.perf_counter()
+            if step:
+                try:
+                    dynamics.run(1)
+                except JumpError as error:
+                    stopped = str(error)
+                    break
+            seconds += time.perf_counter() - begun
+            if step % every:
+                continue
+            begun = time.perf_counter()
+            potential.append(np.nan if atoms.calc is None else atoms.get_potential_energy() / unit)
+            if propagator.needs_forces:  # the same call gives the forces of the next jump
+                dynamics.jump.forces()
+                seconds += time.perf_counter() - begun
+            kinetic.append(atoms.get_kinetic_energy() / unit)
+            times.append(step * propagator.timestep)
+            writer.write(atoms, time=times[-1])
+    with quiet():
+        universe = mda.Merge(group)
+        universe.load_new(str(path))
+    run = Run.whole(universe.atoms)
+    return Record(run, dynamics.statistics, seconds, np.array(times), np.array(potential), np.array(kinetic), stopped)
