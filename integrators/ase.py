@@ -155,6 +155,7 @@ class LearnedDynamics(JumpDynamics):
             propagator,
             rng=rng,
             draws=thermostat is not None or not propagator.predicts_velocities,
+            timestep=propagator.timestep * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,
             loginterval=loginterval,
