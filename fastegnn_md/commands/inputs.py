@@ -52,6 +52,12 @@ StorePath = Annotated[
     Path | None,
     typer.Option("--store", help="Keep the frames in this store (.h5md) and reuse it; default: a temporary one."),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Translate the jump first: half a minute for faster steps (C++ compiler, extra 'compile')."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

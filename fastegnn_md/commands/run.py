@@ -16,7 +16,7 @@ from .forcefields import (
     ForceField,
     SystemFile,
 )
-from .inputs import Members, Model, Select, open_model, open_universe
+from .inputs import Compile, Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, set_velocities
 
@@ -77,6 +77,7 @@ def run(
     calculator: CalculatorName = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Write every n-th step.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of velocities and thermostat.")] = 0,
+    translate: Compile = False,
     committee: Members = None,
     spread: Annotated[
         float | None,
@@ -109,6 +110,8 @@ def run(
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
     guard = GuardSettings(spread=spread)
     propagator = open_model(model, committee)
+    if translate:
+        propagator.compile()
     if metropolis and (engine != "ase" or nve or temperature is None or not (calculator or forcefield or system)):
         raise ConfigError(
             "--metropolis needs --engine ase, --temperature and true energies (--forcefield, --system or "
@@ -171,9 +174,9 @@ def run(
     langevin = uses_temperature and propagator.predicts_velocities and tau is None
     rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
     dynamics: LearnedDynamics | MetropolizedDynamics
-    if metropolis and temperature is not None:
+    if metropolis and temperature is not None and isinstance(propagator, Propagator):
         dynamics = MetropolizedDynamics(
-            atoms, Propagator.load(model), temperature_K=temperature, friction=rate, rng=rng, bonds=bonds
+            atoms, propagator, temperature_K=temperature, friction=rate, rng=rng, bonds=bonds
         )
     else:
         dynamics = LearnedDynamics(

@@ -12,7 +12,7 @@ from ..errors import ConfigError, DataError
 from ..optional import naming_extras
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
-from .inputs import Dt, Model, Select, open_universe
+from .inputs import Compile, Dt, Model, Select, open_universe
 from .stepping import ase_atoms, attach_engine, set_velocities
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def validate(
         "validation"
     ),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of roll-outs and confidence intervals.")] = 0,
+    translate: Compile = False,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars.")] = True,
 ) -> None:
     """Judge a propagator by a reference: what its dynamics samples, beside the spread of independent reference runs.
@@ -108,6 +109,8 @@ def validate(
     lag = None if tica is None else parse_quantity(tica, "time")
     classical, damping = parse_quantity(timestep, "time"), parse_quantity(friction, "friction")
     propagator = Propagator.load(model)
+    if translate:
+        propagator.compile()
     engine = bool(forcefield or system or calculator)
     if propagator.needs_forces and not engine and not learned:
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
@@ -177,7 +180,8 @@ def _engine(
     state = state_from_universe(group, velocities="zero")
     atoms = ase_atoms(state)
     bonds = None if state.bonds is None else state.bonds.numpy()
-    if bonds is None and not (forcefield or system):
+    # In a periodic box distances do not tell: every atom of a metal has neighbours as near as bonds.
+    if bonds is None and not (forcefield or system or state.periodic):
         bonds = guess_bonds(atoms)
         typer.echo(f"{structure} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
     return atoms, attach_engine(atoms, bonds, structure, forcefield, system, constraints, cutoff, calculator)
