@@ -64,10 +64,13 @@ def one_step(case: Case) -> Finding:
         rows.append([name, error.x, error.v, learned.x / error.x if error.x else None, ratio_v])
     columns = ["predictor", "x, amu^½ Å", "v, amu^½ Å/ps", "learned over it, x", "learned over it, v"]
     caption = f"Mass-scaled RMSE of {count} pairs. The best linear predictor is fitted on these very pairs."
+    note = "limit: stated; from 1 on the network is worth nothing"
+    if pairs.fingerprint == case.propagator.fingerprint:
+        note += "; the pairs of its training are among these"
     return Finding(
         worst(_squares(errors)),
         1.0,
-        "limit: stated; from 1 on the network is worth nothing",
+        note,
         interval=bootstrap_interval(blocks, worst, case.rng),
         tables=(Table(columns, rows, caption),),
     )

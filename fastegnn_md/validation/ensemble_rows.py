@@ -244,7 +244,6 @@ def slow_components(case: Case) -> Finding:
     """Jensen-Shannon distance in the plane of the two slowest components of the torsions, 50 × 50 bins."""
     if case.tica_lag is None:
         raise DataError("not asked for; give --tica and a lag")
-    _torsions(case.reference[0])
     series = [_features(run) for run in case.reference]
     lag = round(case.tica_lag / case.reference[0].spacing)
     model = fit_components(series, lag)
