@@ -65,7 +65,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     system, settings = AlanineDipeptide(), DemoSettings(friction=1.0, jumps=JUMPS)
     for name in arguments.only:
-        path = arguments.folder / f"{name.replace(' ', '-').replace('/', '')}.json"
+        path = model_of(name, arguments).with_suffix(".json")
         if not path.exists():
             print(f"== {name}", flush=True)
             propagator, work = train(name, arguments)

@@ -131,7 +131,7 @@ COPPER = ASESystem(
     starts={600.0: 300, 800.0: 200},
     start_every=200.0,
     reference_runs=4,
-    reference_span=100_000.0,
+    reference_span=50_000.0,
     bonded=False,
 )
 ASE_SYSTEMS = {system.name: system for system in (ETHANOL, COPPER)}

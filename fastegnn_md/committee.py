@@ -19,7 +19,8 @@ from .config import PropagatorConfig
 from .domain import MASS_TOLERANCE, Domain
 from .errors import CompatibilityError, ConfigError
 from .limits import JumpLimits
-from .propagator import Prediction, Propagator, Residual
+from .prediction import Prediction, Residual
+from .propagator import Propagator
 from .state import State
 from .units import format_time
 

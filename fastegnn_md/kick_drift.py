@@ -12,7 +12,8 @@ from .config import PropagatorConfig
 from .domain import Domain
 from .graph import EdgeList, cutoff_envelope
 from .nn.scatter import Segments
-from .propagator import Prediction, Propagator
+from .prediction import Prediction
+from .propagator import Propagator
 from .state import State
 from .units import format_time
 
@@ -34,7 +35,8 @@ class KickDriftPropagator(Propagator):
     2006, chapters V and VI). a_k need not be the gradient of anything. Both hold for any weights and to rounding, as
     messages carry nothing at the cutoff and which list an edge comes from makes no difference.
 
-    Parameters and attributes are those of :class:`~fastegnn_md.Propagator`.
+    Parameters and attributes are those of :class:`~fastegnn_md.Propagator`; there are no virtual nodes at the end of a
+    step (:meth:`virtual_nodes` gives None).
     """
 
     reversible: ClassVar[bool] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,61 +12,18 @@ from .backbone import build_network
 from .compilers import CompiledMove, Move, require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
-from .errors import CompatibilityError, ConfigError
+from .errors import ConfigError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from .limits import JumpLimits
 from .linear import LinearPredictor
 from .nn import cpu_kernel
 from .nn.scatter import Segments
+from .prediction import Prediction, Residual
 from .state import State
-from .thermal import thermal_velocities
 from .units import format_time
 
 if TYPE_CHECKING:
     from .data import TrajectoryPairs
-
-
-class Residual(NamedTuple):
-    """Errors of a batch in units of the residual scale of each element (predicted minus true)."""
-
-    x: Tensor  # (N, 3)
-    v: Tensor | None  # (N, 3)
-    z: Tensor | None  # (B, C, 3), Å, in the frame of the positions
-    connectivity: Tensor | None = None  # connectivity loss of an architecture that pools
-
-
-class Prediction(NamedTuple):
-    """What the network says of a state."""
-
-    displacement: Tensor  # (N, 3), Å
-    velocities: Tensor | None  # (N, 3), Å/ps; None in position mode
-    z: Tensor | None  # (B, C, 3), Å, virtual nodes
-    connectivity: Tensor | None = None  # as in Residual
-
-    def end(self, state: State, generator: torch.Generator | None, temperature: float | None) -> State:
-        """Where the state comes to; arguments, dtype and errors of :meth:`Propagator.forward`."""
-        velocities = self.velocities
-        if velocities is None:
-            if generator is None or temperature is None:
-                raise CompatibilityError(
-                    "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
-                )
-            velocities = thermal_velocities(state.masses, temperature, generator)
-        return state.replace(
-            positions=state.positions + self.displacement.to(state.dtype),
-            velocities=velocities.to(state.dtype),
-            forces=None,
-        )
-
-    def residual(self, start: State, end: State, scale: Tensor) -> Residual:
-        """Errors in units of a scale (N, 2); ``start`` and ``end`` as in :meth:`Propagator.residual`."""
-        dtype = scale.dtype
-        weight = start.masses.sqrt()[:, None].to(dtype) / scale
-        error_x = (self.displacement - (end.positions - start.positions).to(dtype)) * weight[:, :1]
-        error_v = None
-        if self.velocities is not None:
-            error_v = (self.velocities - end.velocities.to(dtype)) * weight[:, 1:]
-        return Residual(error_x, error_v, self.z, self.connectivity)
 
 
 class Propagator(nn.Module):
@@ -94,6 +51,8 @@ class Propagator(nn.Module):
         Errors on held-out pairs, as reported at the end of training.
     reversible, volume_preserving : bool
         Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
+    modes : tuple of str
+        Modes of a configuration that this class serves.
     """
 
     reversible: ClassVar[bool] = False
@@ -154,7 +113,10 @@ class Propagator(nn.Module):
 
     @property
     def skin(self) -> float:
-        """Verlet skin of the neighbour list in Å, 0 by default; see :class:`~fastegnn_md.graph.NeighbourSearch`."""
+        """Verlet skin of the neighbour list in Å; see :class:`~fastegnn_md.graph.NeighbourSearch`.
+
+        By default 0, in mode "kick-drift" 0.5.
+        """
         return self._neighbours.skin
 
     @skin.setter

@@ -155,6 +155,7 @@ class LearnedDynamics(JumpDynamics):
             propagator,
             rng=rng,
             draws=thermostat is not None or not propagator.predicts_velocities,
+            timestep=propagator.timestep * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,
             loginterval=loginterval,
@@ -246,7 +247,7 @@ class LearnedDynamics(JumpDynamics):
         """See :class:`JumpDynamics`."""
         self.guarded.statistics = JumpStatistics(**header["statistics"])
         if self.guarded.energy is not None and "energy" in arrays:
-            self.guarded.energy.target = float(arrays["energy"])
+            self.guarded.energy.target = arrays["energy"].item()
         if "forces" in arrays:
             self.jump.remember_forces(arrays["forces"])
 

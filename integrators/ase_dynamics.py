@@ -36,6 +36,8 @@ class JumpDynamics(MolecularDynamics):
         Generator or seed, drawn by default.
     draws : bool
         Whether random numbers matter: a seed that was drawn is then printed.
+    timestep : float
+        Of a step, in ASE time units.
     trajectory, logfile, loginterval, append_trajectory
         As in every ASE dynamics.
     restart_file : str or Path, optional
@@ -56,6 +58,7 @@ class JumpDynamics(MolecularDynamics):
         *,
         rng: np.random.Generator | int | None,
         draws: bool,
+        timestep: float,
         trajectory: Any,
         logfile: IO | str | Path | None,
         loginterval: int,
@@ -74,7 +77,7 @@ class JumpDynamics(MolecularDynamics):
         # Only now: the base class removes an earlier trajectory of that name.
         super().__init__(
             atoms,
-            propagator.timestep * PICOSECOND,
+            timestep,
             trajectory=trajectory,
             loginterval=loginterval,
             append_trajectory=append_trajectory,
@@ -109,6 +112,10 @@ class JumpDynamics(MolecularDynamics):
     def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Take over the statistics of a restart header, and arrays."""
         raise NotImplementedError
+
+    def get_temperature(self) -> float:
+        """Temperature of the atoms in K."""
+        return self.atoms.get_temperature()
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""

@@ -44,7 +44,9 @@ class MetropolizedDynamics(JumpDynamics):
     temperature_K : float
         Of the canonical distribution.
     friction : float, optional
-        Velocities are refreshed partially, with this friction in 1/(ASE time). None draws them anew for each jump.
+        Velocities are refreshed partially, with this friction in 1/(ASE time). None draws them anew for each step.
+    jumps : int
+        Of a step: more make a longer proposal at the same one energy.
     rng : numpy.random.Generator or int, optional
         Generator or seed. By default a seed is drawn, printed, and kept as ``seed``.
     bonds : array of int, shape (M, 2), optional
@@ -84,6 +86,7 @@ class MetropolizedDynamics(JumpDynamics):
         *,
         temperature_K: float,
         friction: float | None = None,
+        jumps: int = 1,
         rng: np.random.Generator | int | None = None,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
         types: Sequence[int] | np.ndarray | None = None,
@@ -95,7 +98,9 @@ class MetropolizedDynamics(JumpDynamics):
         restart_interval: int | None = None,
     ):
         check_timestep(propagator, timestep)
-        self.metropolis = MetropolisStep(propagator, temperature_K, None if friction is None else friction * PICOSECOND)
+        self.metropolis = MetropolisStep(
+            propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
+        )
         if atoms.calc is None:
             raise CompatibilityError("the Metropolis test needs energies; attach a calculator: atoms.calc = ...")
         self.metropolis.check(read_constraints(atoms))
@@ -109,6 +114,7 @@ class MetropolizedDynamics(JumpDynamics):
             propagator,
             rng=rng,
             draws=True,
+            timestep=self.metropolis.timestep * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,
             loginterval=loginterval,
@@ -123,7 +129,7 @@ class MetropolizedDynamics(JumpDynamics):
         return self.metropolis.statistics
 
     def step(self) -> None:
-        """One jump, accepted or rejected.
+        """A proposal, accepted or rejected.
 
         Raises
         ------
@@ -153,11 +159,14 @@ class MetropolizedDynamics(JumpDynamics):
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
-        return {**super().todict(), "temperature_K": self.temperature_K, "friction": self.friction}
+        return {**super().todict(), **self._ensemble()}
 
     def restart_options(self) -> dict[str, Any]:
         """See :class:`JumpDynamics`."""
-        return {**super().restart_options(), "temperature_K": self.temperature_K, "friction": self.friction}
+        return {**super().restart_options(), **self._ensemble()}
+
+    def _ensemble(self) -> dict[str, Any]:
+        return {"temperature_K": self.temperature_K, "friction": self.friction, "jumps": self.metropolis.jumps}
 
     def restart_arrays(self) -> dict[str, np.ndarray | None]:
         """See :class:`JumpDynamics`."""

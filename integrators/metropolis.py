@@ -65,19 +65,23 @@ class MetropolisStep:
     temperature : float
         T in K.
     friction : float, optional
-        γ in 1/ps; None draws all velocities anew before each jump.
+        γ in 1/ps; None draws all velocities anew before each proposal.
+    jumps : int
+        Of a proposal, one after the other: a product of such maps is one itself, and a longer proposal costs no more
+        energies.
 
     Raises
     ------
     CompatibilityError
         If the propagator is not reversible and volume preserving.
     ConfigError
-        If the temperature is not positive or the friction negative.
+        If the temperature is not positive, the friction negative, or the number of jumps below 1.
     """
 
     propagator: Propagator
     temperature: float
     friction: float | None = None
+    jumps: int = 1
     statistics: MetropolisStatistics = field(default_factory=MetropolisStatistics)
     _refreshment: LangevinHalfStep | None = field(init=False, repr=False, default=None)
 
@@ -90,8 +94,15 @@ class MetropolisStep:
             )
         if not (self.temperature is not None and math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"temperature is {self.temperature}; expected a number of K > 0")
+        if isinstance(self.jumps, bool) or not isinstance(self.jumps, int) or self.jumps < 1:
+            raise ConfigError(f"jumps is {self.jumps!r}; expected a whole number >= 1")
         if self.friction is not None:  # over the whole time step, where the thermostat counts half of its own
-            self._refreshment = LangevinHalfStep(self.temperature, self.friction, 2.0 * propagator.timestep)
+            self._refreshment = LangevinHalfStep(self.temperature, self.friction, 2.0 * self.timestep)
+
+    @property
+    def timestep(self) -> float:
+        """Length of a proposal, ps."""
+        return self.jumps * self.propagator.timestep
 
     def check(self, constraints: Constraints) -> None:
         """Refuse constraints under which the test would be wrong.
@@ -174,7 +185,9 @@ class MetropolisStep:
     def _proposed(self, state: State, potential: Potential, rng: np.random.Generator) -> tuple[State, float]:
         """The jump and its potential energy; nan where there is none."""
         try:
-            ended = advance(self.propagator, state, rng)
+            ended = state
+            for _ in range(self.jumps):
+                ended = advance(self.propagator, ended, rng)
         except (StateError, GraphError):  # not finite, or atoms on each other: nothing there has an energy
             return state, math.nan
         after = self._evaluate(potential, ended.positions)

@@ -48,7 +48,9 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
     temperature : Quantity or float
         Of the canonical distribution, K.
     friction : Quantity or float, optional
-        Velocities are refreshed partially, with this friction in 1/ps. None draws them anew for each jump.
+        Velocities are refreshed partially, with this friction in 1/ps. None draws them anew for each step.
+    jumps : int
+        Of a step: more make a longer proposal at the same one energy.
     timestep : Quantity or float, optional
         A propagator has one time step; giving it checks it; ps.
     seed : int, optional
@@ -78,13 +80,14 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         friction: Any = None,
         timestep: Any = None,
         *,
+        jumps: int = 1,
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
         temperature, friction = plain(temperature, unit.kelvin), plain(friction, unit.picosecond**-1)
         check_timestep(propagator, plain(timestep, unit.picosecond))
-        self._metropolis = MetropolisStep(propagator, temperature, friction)
-        super().__init__(propagator.timestep)
+        self._metropolis = MetropolisStep(propagator, temperature, friction, jumps)
+        super().__init__(self._metropolis.timestep)
         self.addGlobalVariable("seed", checked_seed(seed))
         self.propagator, self.group, self.jump_seconds = propagator, group, 0.0
         self._bound: tuple[Callable[[], openmm.Context | None], _Host] | None = None
@@ -153,20 +156,23 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
             except BaseException:
                 self._metropolis.statistics = counted
                 raise
-            context.setTime(now + self.propagator.timestep * unit.picosecond)
+            context.setTime(now + self._metropolis.timestep * unit.picosecond)
             context.setStepCount(count + 1)
             self.jump_seconds += time.perf_counter() - begun
 
     def setStepSize(self, size: Any) -> None:
-        """Refuse a step that is not the propagator's."""
-        check_timestep(self.propagator, plain(size, unit.picosecond))
+        """Refuse a step that is not that of the jumps."""
+        given = plain(size, unit.picosecond)
+        check_timestep(self.propagator, None if given is None else given / self._metropolis.jumps)
 
     def __copy__(self) -> MetropolizedJumpIntegrator:
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MetropolizedJumpIntegrator:
         step, seed = self._metropolis, int(self.getGlobalVariableByName("seed"))
-        return MetropolizedJumpIntegrator(self.propagator, step.temperature, step.friction, seed=seed, group=self.group)
+        return MetropolizedJumpIntegrator(
+            self.propagator, step.temperature, step.friction, jumps=step.jumps, seed=seed, group=self.group
+        )
 
 
 class _Known(NamedTuple):

@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 
 from fastegnn_md import Propagator, State
+from fastegnn_md.compilers import CompiledMove
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.domain import Domain
-from fastegnn_md.errors import ConfigError, DataError, StateError
+from fastegnn_md.errors import ConfigError, DataError, StateError, TrainingError
 from fastegnn_md.graph import NeighbourSearch
 from fastegnn_md.integrators.guarded import GuardedStep
 from fastegnn_md.kick_drift import KickDriftPropagator
 from fastegnn_md.limits import JumpLimits
+from fastegnn_md.nn import cpu_kernel
 from fastegnn_md.training import TrainingConfig, fit
 
 MASS = {1: 1.008, 6: 12.011, 8: 15.999, 29: 63.546}
@@ -259,7 +262,7 @@ def test_a_single_precision_network_moves_double_precision_states_reversibly():
     propagator, state = network().float(), molecule()
     there = propagator(state)
     assert there.dtype == torch.float64
-    torch.testing.assert_close(phase(turned(propagator(turned(there)))), phase(state), rtol=0, atol=1e-3)
+    torch.testing.assert_close(phase(turned(propagator(turned(there)))), phase(state), rtol=0, atol=1e-5)
 
 
 def test_predictions_that_are_not_finite_are_refused():
@@ -290,6 +293,55 @@ def test_it_is_saved_and_loaded_as_what_it_is(tmp_path):
     twin = copy.deepcopy(loaded)
     assert twin.skin == loaded.skin
     torch.testing.assert_close(phase(twin(state)), phase(propagator(state)), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
+def test_a_kick_is_compiled_as_one_graph(monkeypatch):
+    """Captured whole, and once for all kicks and sizes; what a compiler makes of the graph is left out here."""
+    compiler, counter = torch.compile, import_module("torch._dynamo.testing").CompileCounter()
+
+    def capture(function, dynamic, fullgraph, options):
+        return compiler(function, dynamic=dynamic, fullgraph=fullgraph, backend=counter)
+
+    monkeypatch.setattr(torch, "compile", capture)
+    propagator = network(layers=1)
+    states = [molecule(0), molecule(1, 5), molecule(2)]
+    expected = [propagator(state) for state in states]
+    propagator._compiled = CompiledMove(propagator._arithmetic(), propagator.config.cutoff, on_cpu=True)
+    for state, plain in zip(states, expected, strict=True):
+        torch.testing.assert_close(phase(propagator(state)), phase(plain), rtol=0, atol=1e-11)
+    assert counter.frame_count <= 2
+
+
+def test_large_systems_have_the_kernel_after_compile(monkeypatch):
+    monkeypatch.setattr(cpu_kernel, "_loaded", False)
+    monkeypatch.setattr("fastegnn_md.compilers._COMPILED_EDGES", 0)
+    propagator, state = network(periodic=True), copper()
+    plain = propagator(state)
+    propagator.compile()
+    assert cpu_kernel.serves(next(propagator.parameters()))
+    torch.testing.assert_close(phase(propagator(state)), phase(plain), rtol=0, atol=1e-10)
+    there = propagator(state)
+    torch.testing.assert_close(phase(turned(propagator(turned(there)))), phase(state), rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
+@pytest.mark.parametrize("periodic", [False, True])
+def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic, monkeypatch):
+    """All but the recording: lists of edges are filled up, results are copies."""
+    propagator, state = network(periodic=periodic), copper() if periodic else molecule()
+    plain, edges = propagator(state), []
+
+    def recorded(*inputs):
+        edges.append(inputs[5].edge_index.shape[1])
+        return propagator._kick(*inputs)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr("fastegnn_md.compilers._PADDED_EDGES", 64)
+    propagator._compiled = CompiledMove(recorded, propagator.config.cutoff, on_cpu=False)
+    torch.testing.assert_close(phase(propagator(state)), phase(plain), rtol=0, atol=1e-11)
+    assert len(edges) == 4
+    assert all(count % 64 == 0 for count in edges)
 
 
 def test_other_propagators_do_not_claim_it():
@@ -370,6 +422,12 @@ def test_training_lowers_the_error(oscillators, force_updates, require):
     assert max(result.metrics["over_best_baseline"].values()) < 0.7
 
 
+def test_weights_that_are_not_finite_end_the_training_with_a_reason(oscillators, require):
+    require("lightning")
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        trained(oscillators, updates=20, validate_every=20, warmup=0, learning_rate=1e30, gradient_clip=None)
+
+
 def test_scales_come_from_forces_or_from_changes_of_velocity(oscillators):
     start, end = oscillators[0].batch(list(range(len(oscillators[0]))))
     config = PropagatorConfig(mode="kick-drift", hidden=8, layers=1)
@@ -401,6 +459,9 @@ def test_force_updates_need_forces(oscillators):
 
         def __len__(self):
             return 3
+
+        def sequences(self, length):
+            return self
 
     config = TrainingConfig(propagator=PropagatorConfig(mode="kick-drift"), force_updates=1)
     with pytest.raises(DataError, match="force_updates"):

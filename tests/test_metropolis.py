@@ -241,6 +241,25 @@ def test_one_energy_per_jump_and_that_of_the_state_only_once():
     assert step.statistics.tried == 20
 
 
+def test_a_proposal_of_several_jumps_samples_the_same_at_one_energy():
+    step = MetropolisStep(Leapfrog(wrong_spring), T, friction=5.0, jumps=3)
+    assert step.timestep == pytest.approx(0.3)
+    x, _, u = sample(step, harmonic, 5000)
+    assert step.propagator.calls == 3 * 5000
+    assert step.statistics.energies == 5001
+    assert 0.2 < step.statistics.acceptance < 0.9
+    assert deviation((x**2).mean(axis=(1, 2)), KT / STIFF) < 3
+    assert deviation(u, 1.5 * KT) < 3
+
+
+def test_the_refreshment_is_that_of_the_whole_proposal():
+    state, rng = one_atom(1000), np.random.default_rng(3)
+    steps = [MetropolisStep(Leapfrog(lambda x: 0 * x), T, friction=2.0, jumps=jumps) for jumps in (1, 4)]
+    kept = [float(one._refreshed(state, rng, free(1000)).velocities.square().mean()) for one in steps]
+    expected = [-math.expm1(-2 * 2.0 * 0.1 * jumps) * KT / MASS for jumps in (1, 4)]  # from rest
+    assert kept == pytest.approx(expected, rel=0.1)
+
+
 def test_a_rejection_keeps_positions_and_turns_velocities_round():
     step = MetropolisStep(Leapfrog(lambda x: torch.zeros_like(x)), T, friction=0.0)
     state = one_atom().replace(velocities=torch.ones(1, 3, dtype=torch.float64))
@@ -377,6 +396,7 @@ def test_energies_logged_are_those_of_the_positions(tmp_path):
 
 def test_a_restarted_run_is_the_uninterrupted_one(tmp_path):
     options = {"friction": 2.0 / PICOSECOND, "restart_file": tmp_path / "run.restart", "restart_interval": 9}
+    options["jumps"] = 2
     whole = cluster()
     reference = dynamics_of(whole, trajectory=str(tmp_path / "whole.traj"), **options)
     reference.run(25)
@@ -459,6 +479,8 @@ def test_what_does_not_fit_is_refused(capsys):
         dynamics_of(atoms)
     with pytest.raises(CompatibilityError, match="10 fs"):
         dynamics_of(timestep=1.0)
+    with pytest.raises(ConfigError, match="jumps is 0"):
+        dynamics_of(jumps=0)
     strange = Atoms("Au4", cluster().positions)
     strange.calc = Springs()
     with pytest.raises(CompatibilityError, match="79"):

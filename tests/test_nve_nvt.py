@@ -556,7 +556,6 @@ def test_files_of_the_first_format_continue_without_angular_momentum(tmp_path, m
     def old(path, arrays, header):
         for name in ("taut", "conserve_angular_momentum", "conserve_energy"):
             del header["options"][name]
-        del header["energy"]
         restart.save_restart(path, arrays, header)
 
     monkeypatch.setattr(restart, "FORMAT_VERSION", 1)

@@ -11,7 +11,8 @@ from ..errors import ConfigError
 from ..kick_drift import KickDriftPropagator
 
 if TYPE_CHECKING:
-    from ..propagator import Propagator, Residual
+    from ..prediction import Residual
+    from ..propagator import Propagator
     from ..state import State
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..baselines import over_baseline
-from ..errors import CheckpointError, ConfigError, TrainingError
-from ..propagator import Propagator, Residual
+from ..errors import CheckpointError, ConfigError, StateError, TrainingError
+from ..prediction import Residual
+from ..propagator import Propagator
 from ..state import State
 from .config import TrainingConfig
 from .losses import force_loss, residual_loss, virtual_node_mmd
@@ -209,33 +210,32 @@ class PropagatorModule(LightningModule):
         TrainingError
             If the loss is not finite.
         """
-        if self.progress.update < self.config.force_updates:
-            loss = self._finite(force_loss(self.propagator, batch.start))
-        else:
-            loss = self._pair_loss(batch)
-        self._losses.append(float(loss.detach()))
+        try:
+            loss = self._loss(batch)
+        except StateError:  # positions between two kicks, or after a jump that others follow, are not finite
+            loss = torch.tensor(math.nan)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at update {self.progress.update + 1} "
+                f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
+                "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
+            )
+        self._losses.append(value)
         return loss
 
-    def _pair_loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
+        if self.progress.update < self.config.force_updates:
+            return force_loss(self.propagator, batch.start)
         generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
         start = batch.start
         if self.config.noise:
             start = perturbed(self.propagator, start, self.config.noise, generator)
         residuals = unrolled_residuals(self.propagator, start, batch.ends)
         losses = [
-            self._finite(self._step_loss(residual, end, generator))
-            for residual, end in zip(residuals, batch.ends, strict=True)
+            self._step_loss(residual, end, generator) for residual, end in zip(residuals, batch.ends, strict=True)
         ]
         return torch.stack(losses).mean()
-
-    def _finite(self, loss: Tensor) -> Tensor:
-        if math.isfinite(value := float(loss.detach())):
-            return loss
-        raise TrainingError(
-            f"the loss is {value} at update {self.progress.update + 1} "
-            f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
-            "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
-        )
 
     def _step_loss(self, residual: Residual, end: State, generator: torch.Generator) -> Tensor:
         loss = residual_loss(residual, self.config.velocity_weight)

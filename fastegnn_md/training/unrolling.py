@@ -11,7 +11,8 @@ from ..domain import centre_of_mass
 from ..state import State
 
 if TYPE_CHECKING:
-    from ..propagator import Propagator, Residual
+    from ..prediction import Residual
+    from ..propagator import Propagator
 
 
 def unrolled_residuals(propagator: Propagator, start: State, ends: Sequence[State]) -> Iterator[Residual]:
