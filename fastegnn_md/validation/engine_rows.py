@@ -35,7 +35,7 @@ FALLBACK = 0.01  # share of jumps that guards refuse
 DRIFT = 0.02  # 1/ps: one standard deviation of the kinetic energy in 50 ps
 ROUND_TRIP = 0.1
 ENSEMBLE = 3.0  # standard errors
-_PAIRS, _STATES, _CALLS, _MOST_STEPS = 2048, 20, 20, 10_000
+_PAIRS, _STATES, _CALLS = 2048, 20, 20
 _NO_ROLLOUTS = "the learned trajectories were given, not made here"
 _NO_ENGINE = "no engine; give --forcefield, --system or --calculator"
 
