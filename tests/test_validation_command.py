@@ -115,6 +115,7 @@ def test_every_row_is_measured_or_says_why(judged: Path) -> None:
     table = found["one-step"]["tables"][0]
     assert [row[0] for row in table["rows"]] == ["learned", "zero motion", "free flight", "best linear"]
     assert found["one-step"]["interval"][0] <= found["one-step"]["value"] <= found["one-step"]["interval"][1]
+    assert "pairs of its training" in found["one-step"]["note"]
     runs = [row[0] for row in found["fallback"]["tables"][0]["rows"]]
     assert runs == ["learned-0.trr", "learned-1.trr", "learned-nve.trr", "learned-360K.trr"]
     prices = [row[1] for row in found["break-even"]["tables"][0]["rows"]]
@@ -183,7 +184,9 @@ def test_mistakes_end_with_one_line(cli: Cli, folder: Path, judged: Path, tmp_pa
     text[4 * 30 + 2] = "C nan nan nan"
     truncated.write_text("\n".join(text) + "\n")
     damaged = ["--reference", folder / "ref0.xyz", truncated, folder / "ref1.xyz", "--dt", "1 fs"]
-    assert "frame 30: positions of atom 0" in message(model, *damaged, *learned)
+    for given in (learned, ["--temperature", 300]):
+        assert "frame 30: positions of atom 0" in message(model, *damaged, *given)
+    assert not (tmp_path / "out").exists()
     cut = tmp_path / "cut.trr"
     cut.write_bytes((judged / "learned-0.trr").read_bytes()[:-40])
     with warnings.catch_warnings():

@@ -97,7 +97,7 @@ def validate(
 
     from ..data.topology import select_atoms
     from ..propagator import Propagator
-    from ..validation import CHECKS, roll_out
+    from ..validation import CHECKS, Run, check_frames, roll_out
     from ..validation import validate as judge
 
     required = [name.strip() for one in require or [] for name in one.split(",")]
@@ -126,6 +126,7 @@ def validate(
         for group in ours:
             _inform(group, atoms.get_masses(), bonds)
     else:
+        check_frames([Run.whole(group) for group in groups], progress)  # before minutes of roll-outs
         ours = roll_out(
             propagator,
             _starts(groups, atoms, runs, temperature, seed),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..optional import lazy_exports
 
 if TYPE_CHECKING:
-    from .case import Case, Run
+    from .case import Case, Run, check_frames
     from .checks import CHECKS, Check, validate
     from .constraints import ConstraintViolation, RigidPairs
     from .diffusion import Diffusion
@@ -45,6 +45,7 @@ __all__ = [
     "TorsionFeatures",
     "VelocityDensityOfStates",
     "bootstrap_interval",
+    "check_frames",
     "compare",
     "degrees_of_freedom",
     "energy_drift",
@@ -79,6 +80,7 @@ _HOME = {
     "TorsionFeatures": ".tica",
     "VelocityDensityOfStates": ".vdos",
     "bootstrap_interval": ".statistics",
+    "check_frames": ".case",
     "compare": ".statistics",
     "degrees_of_freedom": ".temperature",
     "energy_drift": ".drift",
