@@ -192,3 +192,18 @@ def test_mistakes_end_with_one_line(cli: Cli, folder: Path, judged: Path, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MDAnalysis, on offsets it makes anew
         assert "damaged" in message(model, "--reference", folder / "ref0.xyz", cut, *learned)
+
+
+def test_a_committee_is_held_against_its_spread(cli: Cli, folder: Path, judged: Path, tmp_path: Path) -> None:
+    assert "--committee" in rows(judged)["calibration"]["note"]
+    pairs = TrajectoryPairs(folder / "bursts.h5md", lag="3 fs", progress=False)
+    other = Propagator.from_pairs(pairs, PropagatorConfig(hidden=8, layers=1), seed=1)
+    other.save(tmp_path / "other.safetensors")
+    arguments = [folder / "model.safetensors", *reference(folder), *ENGINE, "--temperature", 300, "--runs", 1]
+    options = ["--committee", tmp_path / "other.safetensors", "--pairs", folder / "bursts.h5md", "--steps", 20]
+    code, _, err = cli("validate", *arguments, *options, "--nve-steps", 0, "--no-progress", "-o", tmp_path)
+    assert code == 0, err
+    row = rows(tmp_path)["calibration"]
+    table = {line[0]: line[1:] for line in row["tables"][0]["rows"]}
+    assert row["value"] == pytest.approx(max(table["x"][0], table["v"][0]))
+    assert row["verdict"] == ("within" if row["value"] <= 2 else "outside")

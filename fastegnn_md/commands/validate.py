@@ -12,7 +12,7 @@ from ..errors import ConfigError, DataError
 from ..optional import naming_extras
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
-from .inputs import Compile, Dt, Model, Select, open_universe
+from .inputs import Compile, Dt, Members, Model, Select, open_model, open_universe
 from .stepping import ase_atoms, attach_engine, set_velocities
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from MDAnalysis import AtomGroup
 
+    from ..committee import Committee
     from ..data import TrajectoryPairs
     from ..propagator import Propagator
 
@@ -81,6 +82,7 @@ def validate(
     ),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of roll-outs and confidence intervals.")] = 0,
     translate: Compile = False,
+    committee: Members = None,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars.")] = True,
 ) -> None:
     """Judge a propagator by a reference: what its dynamics samples, beside the spread of independent reference runs.
@@ -96,7 +98,6 @@ def validate(
         import tidynamics  # noqa: F401
 
     from ..data.topology import select_atoms
-    from ..propagator import Propagator
     from ..validation import CHECKS, Run, check_frames, roll_out
     from ..validation import validate as judge
 
@@ -108,7 +109,7 @@ def validate(
         )
     lag = None if tica is None else parse_quantity(tica, "time")
     classical, damping = parse_quantity(timestep, "time"), parse_quantity(friction, "friction")
-    propagator = Propagator.load(model)
+    propagator = open_model(model, committee)
     if translate:
         propagator.compile()
     engine = bool(forcefield or system or calculator)
@@ -244,7 +245,9 @@ def _learned(group: AtomGroup, topology: Path, path: Path, select: str, dt: str 
     return universe.atoms
 
 
-def _pairs(propagator: Propagator, store: Path | None, groups: list[AtomGroup], progress: bool) -> TrajectoryPairs:
+def _pairs(
+    propagator: Propagator | Committee, store: Path | None, groups: list[AtomGroup], progress: bool
+) -> TrajectoryPairs:
     """Pairs of a store, else of the reference."""
     from ..data import TrajectoryPairs
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
     from MDAnalysis.analysis.base import AnalysisBase
 
+    from ..committee import Committee
     from ..data import TrajectoryPairs
     from ..propagator import Propagator
     from .rollouts import RollOuts
@@ -113,7 +114,7 @@ class Case:
 
     Attributes
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     reference : list of Run
         Independent runs, two or more.
     learned : list of Run
@@ -137,7 +138,7 @@ class Case:
     progress : bool
     """
 
-    propagator: Propagator
+    propagator: Propagator | Committee
     reference: list[Run]
     learned: list[Run]
     pairs: TrajectoryPairs | Callable[[], TrajectoryPairs] | None = None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from MDAnalysis import AtomGroup
 
+    from ..committee import Committee
     from ..data import TrajectoryPairs
     from ..propagator import Propagator
 
@@ -39,6 +40,11 @@ CHECKS: tuple[Check, ...] = (
         "one-step",
         "One-step error over that of the best of three baselines, the worse of x and v",
         engine_rows.one_step,
+    ),
+    Check(
+        "calibration",
+        "Error of a step of a committee over its spread, RMS, the worse of x and v",
+        engine_rows.calibration,
     ),
     Check("temperature", "Largest relative deviation of the temperature of an element", ensemble_rows.temperature),
     Check("equipartition", "Hottest over coldest element, each over the reference, − 1", ensemble_rows.equipartition),
@@ -69,7 +75,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def validate(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     reference: Sequence[AtomGroup],
     learned: RollOuts | Sequence[AtomGroup],
     *,
@@ -88,7 +94,7 @@ def validate(
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     reference : sequence of AtomGroup
         The same atoms in independent reference runs, a universe each. A single one is cut into five pieces.
     learned : RollOuts, or sequence of AtomGroup

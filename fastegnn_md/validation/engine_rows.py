@@ -14,6 +14,8 @@ import torch
 from scipy.stats import binomtest
 
 from ..baselines import BASELINES, Errors, one_step_errors
+from ..calibration import one_step_calibration
+from ..committee import Committee
 from ..errors import DataError
 from ..report import Table
 from ..thermal import thermal_velocities
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ..constraints import Constraints
+    from ..data import TrajectoryPairs
     from ..state import State
     from .rollouts import Record, RollOuts
 
 FALLBACK = 0.01  # share of jumps that guards refuse
 DRIFT = 0.02  # 1/ps: one standard deviation of the kinetic energy in 50 ps
 ROUND_TRIP = 0.1
+CALIBRATION = 2.0  # error over spread
 ENSEMBLE = 3.0  # standard errors
 _PAIRS, _STATES, _CALLS = 2048, 20, 20
 _NO_ROLLOUTS = "the learned trajectories were given, not made here"
@@ -42,11 +46,8 @@ _NO_ENGINE = "no engine; give --forcefield, --system or --calculator"
 
 def one_step(case: Case) -> Finding:
     """Error of one jump over that of the best of three baselines; the worse of x and v."""
-    if case.pairs is None:
-        raise DataError("there are no pairs; give --pairs")
-    pairs = case.pairs() if callable(case.pairs) else case.pairs
-    count = min(_PAIRS, len(pairs))
-    chosen = [len(pairs) * index // count for index in range(count)]
+    pairs, chosen = _held_out(case)
+    count = len(chosen)
     errors = one_step_errors(case.propagator, pairs, chosen, progress=case.progress)
     blocks = []
     for block in np.array_split(np.array(chosen), min(2 * PIECES, count)):
@@ -74,6 +75,43 @@ def one_step(case: Case) -> Finding:
         interval=bootstrap_interval(blocks, worst, case.rng),
         tables=(Table(columns, rows, caption),),
     )
+
+
+def calibration(case: Case) -> Finding:
+    """RMS of the errors of one jump over the spread of the committee; the worse of x and v."""
+    if not isinstance(case.propagator, Committee):
+        raise DataError("one propagator has no spread; give further ones with --committee")
+    pairs, chosen = _held_out(case)
+    found = one_step_calibration(case.propagator, pairs, chosen, progress=case.progress)
+    columns = ["", "RMS error / spread", "slope", "rank correlation", "within 1 spread", "within 2 spreads"]
+    rows: list[list[object]] = [
+        [key, one.z_rms, one.slope, one.rank_correlation, one.within_one, one.within_two] for key, one in found.items()
+    ]
+    rows.append(["perfect", 1.0, 1.0, None, 0.683, 0.954])
+    return Finding(
+        max(one.z_rms for one in found.values()),
+        CALIBRATION,
+        "limit: stated; above 1 the committee is too sure",
+        tables=(Table(columns, rows, f"Errors of atoms in {len(chosen)} pairs against the spread of the members."),),
+        plots=tuple(
+            Plot(
+                np.array(one.spread),
+                {"error": np.array(one.error), "error = spread": np.array(one.spread)},
+                f"spread of {key}, residual scales",
+                "RMS error",
+            )
+            for key, one in found.items()
+        ),
+    )
+
+
+def _held_out(case: Case) -> tuple[TrajectoryPairs, list[int]]:
+    """The pairs of a case, and those to look at."""
+    if case.pairs is None:
+        raise DataError("there are no pairs; give --pairs")
+    pairs = case.pairs() if callable(case.pairs) else case.pairs
+    count = min(_PAIRS, len(pairs))
+    return pairs, [len(pairs) * index // count for index in range(count)]
 
 
 def _squares(errors: Mapping[str, Errors]) -> np.ndarray:

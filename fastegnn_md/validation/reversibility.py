@@ -13,6 +13,7 @@ from ..jump import advance
 from ..state import State
 
 if TYPE_CHECKING:
+    from ..committee import Committee
     from ..propagator import Propagator
 
 
@@ -32,7 +33,7 @@ class RoundTrip(NamedTuple):
 
 
 def round_trip(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     states: Sequence[State],
     *,
     constraints: Constraints | None = None,
@@ -43,7 +44,7 @@ def round_trip(
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
         Of positions and velocities.
     states : sequence of State
         One system each, with velocities.

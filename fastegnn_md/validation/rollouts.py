@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from MDAnalysis import AtomGroup
 
+    from ..committee import Committee
     from ..integrators import JumpStatistics
     from ..propagator import Propagator
 
@@ -81,7 +82,7 @@ class RollOuts:
 
 
 def roll_out(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     starts: Sequence[Atoms],
     folder: str | Path,
     *,
@@ -100,7 +101,7 @@ def roll_out(
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : Propagator or Committee
     starts : sequence of ase.Atoms
         One roll-out each: with velocities, constraints and, where there is one, a calculator. Advanced.
     folder : path
@@ -159,7 +160,7 @@ def roll_out(
 
 
 def _one(
-    propagator: Propagator,
+    propagator: Propagator | Committee,
     atoms: Atoms,
     path: Path,
     group: AtomGroup,
