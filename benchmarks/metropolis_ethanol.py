@@ -33,8 +33,14 @@ from fastegnn_md.limits import JumpLimits
 
 TEMPERATURE = 400.0
 TORSION = (0, 1, 2, 3)  # C C O H in ase.build.molecule's order
-PLAIN = ((1.0, 4), (1.0, 8), (1.0, 16), (1.0, 32), (1.0, 64), (1.5, 16), (1.5, 32), (2.0, 4), (2.0, 8), (2.0, 16))
-LEARNED = (1, 2, 4, 8)  # jumps per proposal
+# Step in fs, steps per proposal, friction of a partial refreshment in 1/ps (None draws velocities anew).
+PLAIN = (
+    *((1.0, steps, None) for steps in (8, 16, 32, 64)),
+    *((1.0, steps, 10.0) for steps in (8, 16, 32)),
+    *((1.5, steps, None) for steps in (16, 32)),
+    *((2.0, steps, None) for steps in (4, 8, 16)),
+)
+LEARNED = ((1, None), (2, None), (4, None), (8, None), (1, 10.0), (2, 10.0))  # jumps per proposal, friction
 
 
 class Leapfrog:
@@ -182,8 +188,9 @@ def main() -> None:
     propagator = Propagator.load(arguments.model)
     propagator.compile()
     rows: dict[str, list[dict[str, Any]]] = {"plain": [], "learned": []}
-    jobs = [("plain", one, one[1], 1, friction) for one in PLAIN for friction in (None, 10.0)]
-    jobs += [("learned", propagator, 1, jumps, friction) for jumps in LEARNED for friction in (None, 10.0)]
+    jobs: list[tuple[str, Any, int, int, float | None]]
+    jobs = [("plain", (step, steps), steps, 1, friction) for step, steps, friction in PLAIN]
+    jobs += [("learned", propagator, 1, jumps, friction) for jumps, friction in LEARNED]
     for kind, what, calls, jumps, friction in tqdm(jobs, desc="runs"):
         rows[kind].append(sample(what, calls, jumps, friction, 60 * arguments.minutes, seed=1))
         row = rows[kind][-1]

@@ -1,21 +1,45 @@
-"""Data, training, runs and reports of the four systems whose propagators come with the package.
+"""Data, training and judgement of the systems whose propagators come with the package.
 
-python benchmarks/physics.py starts ethanol-xtb          # classical runs that bursts start from
-python benchmarks/physics.py harvest ethanol-xtb
-python benchmarks/physics.py reference ethanol-xtb --friction 10
+    python benchmarks/physics.py harvest ethanol-xtb             # classical runs, and bursts from their frames
+    python benchmarks/physics.py reference ethanol-xtb --friction 10
+    python benchmarks/physics.py train ethanol-xtb
+    python benchmarks/physics.py validate ethanol-xtb --friction 10
+
+Each stage continues what was stopped. `validate` calls `fastegnn-md validate`; its report lies in the folder of the
+system, `validation-10/report.html`. Frictions are in 1/ps.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from physics_systems import ASE_SYSTEMS, ASESystem
 
-from fastegnn_md.data import harvest
+from fastegnn_md.config import PropagatorConfig
+from fastegnn_md.data import TrajectoryPairs, harvest
+from fastegnn_md.training import TrainingConfig, fit
+
+TRAINING: dict[str, dict[str, Any]] = {
+    "ethanol-xtb": {
+        "propagator": PropagatorConfig(mode="kick-drift", kicks=8, cutoff=5.0, use_bonds=False),
+        "updates": 9000,
+        "force_updates": 6000,
+    },
+    "copper-emt": {
+        "propagator": PropagatorConfig(cutoff=4.0, virtual_nodes=1, use_bonds=False),
+        "updates": 5000,
+        "batch_size": 8,
+    },
+}
 
 
-def starts(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> list[Path]:
+def starts(system: ASESystem, folder: Path) -> list[Path]:
     """Classical runs at several temperatures; bursts start from their frames."""
     topology = folder / "topology.xyz"
     if not topology.exists():
@@ -37,7 +61,7 @@ def starts(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> li
 
 def bursts(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> None:
     """Training pairs: bursts at constant energy, frames at half the lag."""
-    universe = system.universe(folder / "topology.xyz", starts(system, folder, arguments))
+    universe = system.universe(folder / "topology.xyz", starts(system, folder))
     interval = system.lag / 2
     harvest(
         universe,
@@ -45,7 +69,7 @@ def bursts(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> No
         store=folder / "bursts.h5md",
         burst=f"{interval * system.frames_per_burst} fs",
         interval=f"{interval} fs",
-        timestep=f"{system.burst_timestep} fs",
+        timestep=f"{system.timestep} fs",
         processes=arguments.processes,
     )
 
@@ -64,7 +88,35 @@ def reference(system: ASESystem, folder: Path, arguments: argparse.Namespace) ->
         )
 
 
-STAGES = {"starts": starts, "harvest": bursts, "reference": reference}
+def train(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> None:
+    """A propagator from the bursts, on one thread."""
+    torch.set_num_threads(1)
+    pairs = TrajectoryPairs(folder / "bursts.h5md", lag=f"{system.lag} fs", time_reversal=True)
+    training, validation, _ = pairs.split((0.92, 0.03, 0.05))
+    config = TrainingConfig(
+        validate_every=500, validation_pairs=512, checkpoint_every=500, seed=arguments.seed, **TRAINING[system.name]
+    )
+    result = fit(training, validation, config, folder / "propagator.safetensors", resume=True)
+    print(json.dumps(result.metrics, indent=1))
+
+
+def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> None:
+    """What one long learned run samples, beside the reference runs."""
+    command = [
+        *(sys.executable, "-c", "from fastegnn_md.cli import main; main()", "validate"),
+        str(arguments.model or folder / "propagator.safetensors"),
+        *("--reference", str(folder / "topology.xyz")),
+        *map(str, sorted(folder.glob(f"reference-{arguments.friction:g}-*.trr"))),
+        *("--calculator", system.calculator_name, "--timestep", f"{system.timestep} fs"),
+        *("--temperature", f"{system.temperature:g}", "--friction", f"{arguments.friction:g}/ps", "--runs", "1"),
+        *("--steps", str(round(system.learned_span / system.lag)), "--every", str(system.learned_every)),
+        *("--nve-steps", str(round(system.nve_span / system.lag)), "--pairs", str(folder / "bursts.h5md"), "--compile"),
+        *("--output", str(folder / f"validation-{arguments.friction:g}")),
+    ]
+    subprocess.run(command, check=True)
+
+
+STAGES = {"harvest": bursts, "reference": reference, "train": train, "validate": validate}
 
 
 def main() -> None:
@@ -72,8 +124,10 @@ def main() -> None:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("system", choices=sorted(ASE_SYSTEMS))
     parser.add_argument("--folder", type=Path, default=Path("physics-output"))
-    parser.add_argument("--friction", type=float, default=10.0, help="1/ps")
+    parser.add_argument("--friction", type=float, default=10.0)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of training")
+    parser.add_argument("--model", help="file or name of a propagator; default: that of the stage `train`")
     arguments = parser.parse_args()
     system = ASE_SYSTEMS[arguments.system]
     folder = arguments.folder / system.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,18 @@ class ASESystem:
     name: str
     build: Callable[[], Atoms]
     calculator: Callable[[], Any]
+    calculator_name: str  # to the command line
     temperature: float
-    timestep: float  # of classical dynamics
-    burst_timestep: float
+    timestep: float  # of classical dynamics and bursts
     lag: float
     frames_per_burst: int
     starts: dict[float, int]  # temperature of the sampling runs -> starting frames
     start_every: float
     reference_runs: int
     reference_span: float
+    learned_span: float
+    learned_every: int  # jumps between saved frames
+    nve_span: float
     bonded: bool
 
     def atoms(self) -> Atoms:
@@ -108,38 +110,36 @@ ETHANOL = ASESystem(
     name="ethanol-xtb",
     build=ethanol,
     calculator=xtb,
+    calculator_name="tblite",
     temperature=400.0,
     timestep=0.5,
-    burst_timestep=0.5,
     lag=8.0,
     frames_per_burst=8,
     starts={400.0: 3000, 600.0: 1182},
     start_every=20.0,
     reference_runs=4,
-    reference_span=50_000.0,
+    reference_span=25_000.0,
+    learned_span=200_000.0,
+    learned_every=1,
+    nve_span=50_000.0,
     bonded=True,
 )
 COPPER = ASESystem(
     name="copper-emt",
     build=copper,
     calculator=emt,
+    calculator_name="emt",
     temperature=600.0,
     timestep=5.0,
-    burst_timestep=5.0,
     lag=40.0,
     frames_per_burst=8,
     starts={600.0: 300, 800.0: 200},
     start_every=200.0,
     reference_runs=4,
     reference_span=50_000.0,
+    learned_span=1_000_000.0,
+    learned_every=2,
+    nve_span=20_000.0,
     bonded=False,
 )
 ASE_SYSTEMS = {system.name: system for system in (ETHANOL, COPPER)}
-
-
-def alanine_dipeptide_pdb() -> Any:
-    """The structure that comes with the package."""
-    from openmm import app
-
-    with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
-        return app.PDBFile(str(path))

@@ -40,9 +40,9 @@ class PropagatorConfig(BaseModel):
 
     @property
     def kind(self) -> str:
-        """``force-free``, ``force-informed`` or ``position-only``."""
-        if self.mode == "position":
-            return "position-only"
+        """``force-free``, ``force-informed``, ``position-only`` or ``kick-drift``."""
+        if self.mode != "full":
+            return "position-only" if self.mode == "position" else self.mode
         return "force-informed" if self.forces else "force-free"
 
     @model_validator(mode="after")
