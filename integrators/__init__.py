@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .guarded import JumpStatistics
     from .guards import GuardSettings, check_jump
     from .metropolis import MetropolisStatistics
-    from .openmm import HybridIntegrator, LearnedJumpIntegrator
+    from .openmm import LearnedJumpIntegrator
+    from .openmm_hybrid import HybridIntegrator
     from .openmm_metropolis import MetropolizedJumpIntegrator
     from .openmm_simulation import LearnedSimulation, LearnedStateReporter
     from .schedule import Schedule
@@ -46,7 +47,7 @@ __all__ = [
 _HOME = {
     "GuardSettings": ".guards",
     "HybridDynamics": ".ase_hybrid",
-    "HybridIntegrator": ".openmm",
+    "HybridIntegrator": ".openmm_hybrid",
     "JumpStatistics": ".guarded",
     "LangevinHalfStep": ".thermostats",
     "LearnedDynamics": ".ase",

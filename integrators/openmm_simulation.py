@@ -14,7 +14,8 @@ from fastegnn_md.errors import ConfigError
 from fastegnn_md.optional import naming_extras
 from fastegnn_md.thermal import temperature_per_element
 
-from .openmm import HybridIntegrator, LearnedJumpIntegrator
+from .openmm import LearnedJumpIntegrator
+from .openmm_hybrid import HybridIntegrator
 from .openmm_metropolis import MetropolizedJumpIntegrator
 
 with naming_extras(__name__):
