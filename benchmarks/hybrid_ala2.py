@@ -6,6 +6,8 @@
     python benchmarks/hybrid_ala2.py exact vacuum          # the same with jumps that have no error
     python benchmarks/hybrid_ala2.py compare vacuum --output benchmarks/results/hybrid_ala2_vacuum.json
 
+Jumps alone, of another propagator: ``hybrid vacuum --classical 0 --timestep 0.002 --model ala2-vacuum``.
+
 Every stage keeps its files in ``--folder`` and skips what is there already. Frames to start bursts from come half from
 300 K and half from 450 K, so that the propagator knows more of the landscape than a run at 300 K visits; velocities of
 the bursts are drawn at 300 K.
@@ -149,10 +151,13 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
     """Hybrid stepping as a user would script it; the back-end is the platform's choice."""
     torch.set_num_threads(1)
     exact = arguments.stage == "exact"
-    propagator = ExactFlow(molecule) if exact else Propagator.load(folder / "propagator.safetensors")
+    propagator = ExactFlow(molecule) if exact else Propagator.load(arguments.model or folder / "propagator.safetensors")
+    if arguments.compile:
+        propagator.compile()
     step = arguments.timestep
-    name = f"{arguments.stage}-{arguments.friction:g}-{1e3 * step:g}fs-{arguments.seed}"
     classical_steps = round(arguments.classical / step)
+    cycle_name = "" if classical_steps else "-jumps-only"
+    name = f"{arguments.stage}-{arguments.friction:g}-{1e3 * step:g}fs{cycle_name}-{arguments.seed}"
     integrator = HybridIntegrator(
         molecule.langevin(arguments.friction, 100 + arguments.seed, timestep=step),
         propagator,
@@ -175,8 +180,10 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
         "nanoseconds": simulated.value_in_unit(unit.nanosecond),
         "jumps": dataclasses.asdict(integrator.statistics),
         "ms per jump": 1e3 * integrator.jump_seconds / integrator.statistics.tried,
-        "ms per classical step": 1e3 * integrator.classical_seconds / integrator.classical_steps_taken,
+        "ms per classical step": 1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken),
         "classical step, fs": 1e3 * step,
+        "classical steps of a cycle": classical_steps,
+        "jump, fs": 1e3 * propagator.timestep,
     }
     if not exact:
         summary["one-step errors over the best baseline"] = propagator.metrics["over_best_baseline"]
@@ -238,12 +245,12 @@ def compare(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> 
                 **summary,
                 "temperature over classical": {s: measured[s] / expected[s] for s in measured},
                 "temperature over classical, by place in the cycle (0: after a jump)": by_place(
-                    run, round(10 / summary["classical step, fs"]) + 1, symbols, expected
+                    run, summary["classical steps of a cycle"] + 1, symbols, expected
                 ),
                 "standard error": error,
                 "JS distance to the reference": jensen_shannon(torsions(folder, path.with_suffix(".dcd")), pool),
                 "break-even: ms per jump over ms of the classical steps of 2 fs in its place": summary["ms per jump"]
-                / (summary["ms per classical step"] * 0.008 / TIMESTEP),
+                / (step_ms * 1e-3 * summary["jump, fs"] / TIMESTEP),
             }
         )
     result = {
@@ -313,6 +320,8 @@ def main() -> None:
     parser.add_argument("--classical", type=float, default=0.010, help="time of classical steps between jumps, ps")
     parser.add_argument("--nanoseconds", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", help="file or name of a propagator; default: that of the stage `train`")
+    parser.add_argument("--compile", action="store_true", help="translate the jump first")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     molecule = Molecule(arguments.system)
