@@ -4,6 +4,7 @@
     python benchmarks/physics.py reference ethanol-xtb --friction 10
     python benchmarks/physics.py train ethanol-xtb
     python benchmarks/physics.py validate ethanol-xtb --friction 10
+    python benchmarks/physics.py collect ethanol-xtb --output benchmarks/results/physics_ethanol.json
 
 Each stage continues what was stopped. `validate` calls `fastegnn-md validate`; its report lies in the folder of the
 system, `validation-10/report.html`. Frictions are in 1/ps.
@@ -116,7 +117,21 @@ def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> 
     subprocess.run(command, check=True)
 
 
-STAGES = {"harvest": bursts, "reference": reference, "train": train, "validate": validate}
+def collect(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> None:
+    """Rows of all reports of a system, without their curves."""
+    found = {}
+    for path in sorted(folder.glob("validation-*/report.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        rows = [{key: value for key, value in row.items() if key != "plots"} for row in report["rows"]]
+        found[path.parent.name] = {**report, "rows": rows}
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    if arguments.output is None:
+        print(text)
+    else:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+STAGES = {"harvest": bursts, "reference": reference, "train": train, "validate": validate, "collect": collect}
 
 
 def main() -> None:
@@ -127,6 +142,7 @@ def main() -> None:
     parser.add_argument("--friction", type=float, default=10.0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of training")
+    parser.add_argument("--output", type=Path, help="of the stage `collect`")
     parser.add_argument("--model", help="file or name of a propagator; default: that of the stage `train`")
     arguments = parser.parse_args()
     system = ASE_SYSTEMS[arguments.system]
