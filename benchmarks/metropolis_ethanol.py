@@ -70,6 +70,11 @@ class Leapfrog:
         return self._atoms.get_forces() * FORCE
 
 
+def inefficiency(series: np.ndarray) -> float:
+    """Steps per effective sample; all of them where nothing ever changed."""
+    return float(statistical_inefficiency(series)) if np.ptp(series) > 0 else float(len(series))
+
+
 def observe(atoms: Any, bonds: np.ndarray) -> tuple[np.ndarray, float]:
     """Bond lengths in Å and the torsion in radians."""
     x = atoms.positions
@@ -103,12 +108,13 @@ def sample(
     spent = time.perf_counter() - begun
     length, torsion = np.array(lengths), np.array(torsions)
     n = len(length)
-    slowest = max(statistical_inefficiency(length[:, k]) for k in range(len(bonds)))
-    turning = max(statistical_inefficiency(f(torsion)) for f in (np.cos, np.sin))
+    slowest = max(inefficiency(length[:, k]) for k in range(len(bonds)))
+    turning = max(inefficiency(f(torsion)) for f in (np.cos, np.sin))
     return {
         "fs per proposal": 1e3 * dynamics.metropolis.timestep,
         "engine calls per proposal": calls,
         "friction, 1/ps": friction,
+        "minutes": seconds / 60,
         "proposals": n,
         "acceptance": dynamics.statistics.acceptance,
         "engine calls per effective sample, slowest bond": calls * slowest,
@@ -137,10 +143,7 @@ def against_reference(run: dict[str, Any], references: list[Path], topology: Pat
     mean = np.array([length.mean(axis=0) for length, _ in series])
     error = np.hypot(
         mean.std(axis=0, ddof=1) / np.sqrt(len(mean)),
-        [
-            learned[:, k].std() * np.sqrt(statistical_inefficiency(learned[:, k]) / len(learned))
-            for k in range(len(bonds))
-        ],
+        [learned[:, k].std() * np.sqrt(inefficiency(learned[:, k]) / len(learned)) for k in range(len(bonds))],
     )
     found["deviation of mean bond lengths, standard errors"] = (
         (learned.mean(axis=0) - mean.mean(axis=0)) / error
@@ -151,9 +154,7 @@ def against_reference(run: dict[str, Any], references: list[Path], topology: Pat
 
     shares = [anti(torsion).mean() for _, torsion in series]
     own = anti(run["_torsion"])
-    bound = np.hypot(
-        np.std(shares, ddof=1) / np.sqrt(len(shares)), own.std() * np.sqrt(statistical_inefficiency(own) / len(own))
-    )
+    bound = np.hypot(np.std(shares, ddof=1) / np.sqrt(len(shares)), own.std() * np.sqrt(inefficiency(own) / len(own)))
     found["share of anti conformers"] = {
         "learned": float(own.mean()),
         "reference": float(np.mean(shares)),
@@ -180,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a propagator of mode kick-drift")
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run")
+    parser.add_argument("--kinds", nargs="+", choices=("plain", "learned"), default=["plain", "learned"])
     parser.add_argument("--reference", type=Path, nargs="*", default=[])
     parser.add_argument("--topology", type=Path)
     parser.add_argument("--output", type=Path)
@@ -187,29 +189,28 @@ def main() -> None:
     torch.set_num_threads(1)
     propagator = Propagator.load(arguments.model)
     propagator.compile()
-    rows: dict[str, list[dict[str, Any]]] = {"plain": [], "learned": []}
     jobs: list[tuple[str, Any, int, int, float | None]]
     jobs = [("plain", (step, steps), steps, 1, friction) for step, steps, friction in PLAIN]
     jobs += [("learned", propagator, 1, jumps, friction) for jumps, friction in LEARNED]
-    for kind, what, calls, jumps, friction in tqdm(jobs, desc="runs"):
-        rows[kind].append(sample(what, calls, jumps, friction, 60 * arguments.minutes, seed=1))
-        row = rows[kind][-1]
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in arguments.kinds}
+    for kind, what, calls, jumps, friction in tqdm([job for job in jobs if job[0] in rows], desc="runs"):
+        row = sample(what, calls, jumps, friction, 60 * arguments.minutes, seed=1)
         if kind == "plain":
             row["step, fs"] = what[0]
-        tqdm.write(
-            json.dumps({key: value for key, value in row.items() if key[0] != "_" and "bond lengths" not in key})
-        )
-    result: dict[str, Any] = {"torch": torch.__version__, "minutes per run": arguments.minutes, **rows}
-    for what in ("slowest bond", "torsion"):
-        key = f"engine calls per effective sample, {what}"
-        best = {kind: min(row[key] for row in rows[kind]) for kind in rows}
-        result[f"plain over learned, {what}"] = best["plain"] / best["learned"]
-    if arguments.reference:
-        for row in rows["learned"]:
+        elif arguments.reference:
             row["reference"] = against_reference(row, arguments.reference, arguments.topology)
-    for row in (*rows["plain"], *rows["learned"]):
-        del row["_lengths"], row["_torsion"]
-    text = json.dumps(result, indent=1) + "\n"
+        rows[kind].append({key: value for key, value in row.items() if key[0] != "_"})
+        tqdm.write(json.dumps(rows[kind][-1]))
+    result: dict[str, Any] = {"torch": torch.__version__}
+    if arguments.output is not None and arguments.output.exists():  # of the other kind
+        result |= json.loads(arguments.output.read_text(encoding="utf-8"))
+    result |= rows
+    if {"plain", "learned"} <= result.keys():
+        for what in ("slowest bond", "torsion"):
+            key = f"engine calls per effective sample, {what}"
+            best = {kind: min(row[key] for row in result[kind]) for kind in ("plain", "learned")}
+            result[f"plain over learned, {what}"] = best["plain"] / best["learned"]
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     if arguments.output is None:
         print(text)
     else:
