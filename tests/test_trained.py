@@ -1,0 +1,77 @@
+"""The propagators that come with the package do what their engines do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastegnn_md import Propagator
+
+
+@pytest.fixture(scope="module")
+def hot_copper(require):
+    """Copper at about 600 K, of a size the propagator was trained on and of another one."""
+    require("ase")
+    from ase import units
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.md.velocitydistribution import thermalize_momenta
+    from ase.md.verlet import VelocityVerlet
+
+    def make(repeats):
+        atoms = bulk("Cu", a=3.61, cubic=True) * repeats
+        atoms.calc = EMT()
+        thermalize_momenta(atoms, 1200, rng=np.random.default_rng(0))  # half of it becomes potential energy
+        VelocityVerlet(atoms, 5 * units.fs).run(40)
+        return atoms
+
+    return {"108 atoms": make((3, 3, 3)), "256 atoms": make((4, 4, 4))}
+
+
+@pytest.mark.parametrize("size", ["108 atoms", "256 atoms"])
+def test_a_jump_of_copper_is_eight_steps_of_emt(hot_copper, size):
+    from ase import units
+    from ase.calculators.emt import EMT
+    from ase.md.verlet import VelocityVerlet
+
+    from fastegnn_md.integrators import LearnedDynamics
+
+    classical, learned = hot_copper[size].copy(), hot_copper[size].copy()
+    classical.calc = EMT()
+    VelocityVerlet(classical, 5 * units.fs).run(8)
+    dynamics = LearnedDynamics(learned, Propagator.load("copper-emt"))
+    dynamics.run(1)
+    assert dynamics.statistics.accepted == 1
+    moved = classical.positions - hot_copper[size].positions
+    error = learned.positions - classical.positions
+    assert np.sqrt((error**2).mean()) < 0.015 * np.sqrt((moved**2).mean())
+    thermal = np.sqrt((classical.get_velocities() ** 2).mean())
+    assert np.sqrt(((learned.get_velocities() - classical.get_velocities()) ** 2).mean()) < 0.025 * thermal
+
+
+def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
+    require("ase")
+    from ase import units
+    from ase.build import molecule
+    from ase.md.velocitydistribution import thermalize_momenta
+
+    from fastegnn_md.engines.ase import guess_bonds
+    from fastegnn_md.integrators import LearnedDynamics
+
+    propagator = Propagator.load("ethanol-xtb")
+    assert propagator.reversible
+    assert propagator.volume_preserving
+    atoms = molecule("CH3CH2OH")
+    bonds = guess_bonds(atoms)
+    thermalize_momenta(atoms, 400, rng=np.random.default_rng(1))
+    there = atoms.copy()
+    for _ in range(2):
+        LearnedDynamics(there, propagator, conserve_momentum=False, conserve_angular_momentum=False, bonds=bonds).run(3)
+        there.set_momenta(-there.get_momenta())
+    np.testing.assert_allclose(there.positions, atoms.positions, atol=1e-4)  # single precision
+    with LearnedDynamics(
+        atoms, propagator, temperature_K=400, friction=0.01 / units.fs, rng=2, bonds=bonds, fallback="stop"
+    ) as dynamics:
+        dynamics.run(100)  # 0.8 ps
+    assert dynamics.statistics.accepted == 100
+    assert np.array_equal(np.sort(guess_bonds(atoms), axis=0), np.sort(bonds, axis=0))
