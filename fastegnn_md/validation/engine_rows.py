@@ -227,7 +227,7 @@ def break_even(case: Case) -> Finding:
     records = _rollouts(case).records
     if case.atoms is None or case.atoms.calc is None:
         raise DataError(_NO_ENGINE)
-    each = [1e3 * record.seconds / max(1, record.statistics.tried) for record in records]
+    each = [1e3 * record.seconds / max(1, record.statistics.tried - 1) for record in records]
     jump, call = float(np.mean(each)), _Engine(case.atoms).milliseconds()
     lag, step = case.propagator.timestep, case.classical_timestep
     classical = lag / step * call

@@ -37,7 +37,7 @@ class Record:
         Its trajectory.
     statistics : JumpStatistics
     seconds : float
-        Spent on jumps, forces included, files not.
+        Spent on jumps after the first, which may have to be compiled; forces included, files not.
     times : ndarray, shape (n_frames,), ps
     potential, kinetic : ndarray, shape (n_frames,), kJ/mol
         NaN without a calculator.
@@ -199,7 +199,7 @@ def _one(
                 except JumpError as error:
                     stopped = str(error)
                     break
-            seconds += time.perf_counter() - begun
+            seconds += time.perf_counter() - begun if step > 1 else 0.0
             if step % every:
                 continue
             begun = time.perf_counter()
