@@ -4,6 +4,7 @@
     python benchmarks/physics.py reference ethanol-xtb --friction 10
     python benchmarks/physics.py train ethanol-xtb
     python benchmarks/physics.py validate ethanol-xtb --friction 10
+    python benchmarks/physics.py validate copper-emt-2048 --model copper-emt
     python benchmarks/physics.py collect ethanol-xtb --output benchmarks/results/physics_ethanol.json
 
 Each stage continues what was stopped. `validate` calls `fastegnn-md validate`; its report lies in the folder of the
@@ -42,9 +43,6 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 def starts(system: ASESystem, folder: Path) -> list[Path]:
     """Classical runs at several temperatures; bursts start from their frames."""
-    topology = folder / "topology.xyz"
-    if not topology.exists():
-        system.write_topology(topology)
     paths = []
     for temperature, count in system.starts.items():
         paths.append(folder / f"starts-{temperature:.0f}K.trr")
@@ -111,7 +109,8 @@ def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> 
         *("--calculator", system.calculator_name, "--timestep", f"{system.timestep} fs"),
         *("--temperature", f"{system.temperature:g}", "--friction", f"{arguments.friction:g}/ps", "--runs", "1"),
         *("--steps", str(round(system.learned_span / system.lag)), "--every", str(system.learned_every)),
-        *("--nve-steps", str(round(system.nve_span / system.lag)), "--pairs", str(folder / "bursts.h5md"), "--compile"),
+        *("--nve-steps", str(round(system.nve_span / system.lag)), "--compile"),
+        *(("--pairs", str(folder / "bursts.h5md")) if (folder / "bursts.h5md").exists() else ()),
         *("--output", str(folder / f"validation-{arguments.friction:g}")),
     ]
     subprocess.run(command, check=True)
@@ -146,8 +145,12 @@ def main() -> None:
     parser.add_argument("--model", help="file or name of a propagator; default: that of the stage `train`")
     arguments = parser.parse_args()
     system = ASE_SYSTEMS[arguments.system]
+    if arguments.stage == "train" and system.name not in TRAINING:
+        parser.error(f"{system.name} is judged with a propagator trained on another system: give --model to `validate`")
     folder = arguments.folder / system.name
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "topology.xyz").exists():
+        system.write_topology(folder / "topology.xyz")
     STAGES[arguments.stage](system, folder, arguments)
 
 

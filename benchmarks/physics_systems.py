@@ -142,4 +142,15 @@ COPPER = ASESystem(
     nve_span=20_000.0,
     bonded=False,
 )
-ASE_SYSTEMS = {system.name: system for system in (ETHANOL, COPPER)}
+# The same metal in a larger box, for the propagator that was trained on the small one.
+LARGE_COPPER = dataclasses.replace(
+    COPPER,
+    name="copper-emt-2048",
+    build=lambda: copper(8),
+    reference_runs=1,
+    reference_span=10_000.0,
+    learned_span=100_000.0,
+    learned_every=5,
+    nve_span=0.0,
+)
+ASE_SYSTEMS = {system.name: system for system in (ETHANOL, COPPER, LARGE_COPPER)}
