@@ -6,7 +6,10 @@
     python benchmarks/hybrid_ala2.py exact vacuum          # the same with jumps that have no error
     python benchmarks/hybrid_ala2.py compare vacuum --output benchmarks/results/hybrid_ala2_vacuum.json
 
-Jumps alone, of another propagator: ``hybrid vacuum --classical 0 --timestep 0.002 --model ala2-vacuum``.
+Jumps alone, of a force-free propagator of 10 fs::
+
+    python benchmarks/hybrid_ala2.py train-jump vacuum
+    python benchmarks/hybrid_ala2.py hybrid vacuum --classical 0 --timestep 0.002 --model ala2-vacuum --nanoseconds 2
 
 Every stage keeps its files in ``--folder`` and skips what is there already. Frames to start bursts from come half from
 300 K and half from 450 K, so that the propagator knows more of the landscape than a run at 300 K visits; velocities of
@@ -37,7 +40,7 @@ from fastegnn_md import Propagator, State
 from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import TrajectoryPairs, harvest
 from fastegnn_md.engines.bursts_openmm import velocity_verlet
-from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation, LearnedStateReporter
+from fastegnn_md.integrators import HybridIntegrator, LearnedJumpIntegrator, LearnedSimulation, LearnedStateReporter
 from fastegnn_md.limits import JumpLimits
 from fastegnn_md.thermal import temperature_per_element
 from fastegnn_md.training import TrainingConfig, fit
@@ -45,7 +48,8 @@ from fastegnn_md.training import TrainingConfig, fit
 FORCE_FIELDS = {"vacuum": ["amber14-all.xml"], "gbn2": ["amber14-all.xml", "implicit/gbn2.xml"]}
 # For 22 atoms Reference is the fastest platform in vacuum, CPU with generalised Born.
 PLATFORMS = {"vacuum": ("Reference", {}), "gbn2": ("CPU", {"Threads": "1"})}
-TEMPERATURE, TIMESTEP, LAG = 300.0, 0.002, "8 fs"
+TEMPERATURE, TIMESTEP, LAG, JUMP_LAG = 300.0, 0.002, "8 fs", "10 fs"
+VALIDATION = {"validate_every": 500, "validation_pairs": 512, "checkpoint_every": 500}
 
 
 class Molecule:
@@ -112,8 +116,8 @@ def record(simulation: app.Simulation, path: Path, frames: int, stride: int) -> 
     np.savez(path.with_suffix(".npz"), kinetic=np.array(kinetic), at=steps, seconds=seconds, steps=frames * stride)
 
 
-def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
+def bursts(molecule: Molecule, folder: Path, name: str, burst: str, interval: str) -> Path:
+    """A store of bursts at constant energy, from frames of classical runs at two temperatures."""
     topology = folder / "topology.pdb"
     with open(topology, "w", encoding="utf-8") as file:
         app.PDBFile.writeFile(molecule.topology, molecule.pdb.positions, file)
@@ -123,28 +127,43 @@ def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> No
         trajectory(
             molecule, starts[-1], frames=5000, every=0.1, friction=10.0, seed=int(temperature), temperature=temperature
         )
-    store = folder / "bursts.h5md"
-    universe = mda.Universe(str(topology), *map(str, starts))
+    store = folder / name
     if not store.exists():
         harvest(
-            universe,
+            mda.Universe(str(topology), *map(str, starts)),
             molecule.system(),
             store=store,
-            burst="32 fs",
-            interval=LAG,
+            burst=burst,
+            interval=interval,
             temperature=TEMPERATURE,
             platform=PLATFORMS[molecule.name][0],
         )
-    pairs = TrajectoryPairs(store, lag=LAG, time_reversal=True)
-    training, validation, _ = pairs.split((0.9, 0.03, 0.07))
-    config = TrainingConfig(
-        propagator=PropagatorConfig(forces=True),
-        updates=arguments.updates,
-        validate_every=500,
-        validation_pairs=512,
-        checkpoint_every=500,
-    )
+    return store
+
+
+def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
+    """The force-informed propagator of hybrid stepping."""
+    torch.set_num_threads(1)
+    store = bursts(molecule, folder, "bursts.h5md", "32 fs", LAG)
+    training, validation, _ = TrajectoryPairs(store, lag=LAG, time_reversal=True).split((0.9, 0.03, 0.07))
+    config = TrainingConfig(propagator=PropagatorConfig(forces=True), updates=arguments.updates or 12_000, **VALIDATION)
     fit(training, validation, config, folder / "propagator.safetensors", resume=True)
+
+
+def train_jump(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
+    """The force-free propagator of jumps alone: on pairs, from the start or from --model, then over two jumps."""
+    torch.set_num_threads(1)
+    store = bursts(molecule, folder, "jump-bursts.h5md", "60 fs", "5 fs")
+    training, validation, _ = TrajectoryPairs(store, lag=JUMP_LAG, time_reversal=True).split((0.92, 0.03, 0.05))
+    initial = Propagator.load(arguments.model) if arguments.model else None
+    pairs = {"learning_rate": 2e-3} if initial else {}
+    for name, schedule in (
+        ("jump-pairs", {"updates": arguments.updates or 30_000, **pairs}),
+        ("jump", {"updates": 6000, "unroll": 2, "learning_rate": 1e-3}),
+    ):
+        config = TrainingConfig(**schedule, **VALIDATION)
+        output = folder / f"{name}.safetensors"
+        initial = fit(training, validation, config, output, initial=initial, resume=True).propagator
 
 
 def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
@@ -157,13 +176,20 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
     step = arguments.timestep
     classical_steps = round(arguments.classical / step)
     cycle_name = "" if classical_steps else "-jumps-only"
+    cycle_name += "-energy" if arguments.conserve_energy else ""
     name = f"{arguments.stage}-{arguments.friction:g}-{1e3 * step:g}fs{cycle_name}-{arguments.seed}"
-    integrator = HybridIntegrator(
-        molecule.langevin(arguments.friction, 100 + arguments.seed, timestep=step),
-        propagator,
-        classical_steps=classical_steps,
-        seed=arguments.seed,
-    )
+    integrator: HybridIntegrator | LearnedJumpIntegrator
+    if arguments.conserve_energy:
+        integrator = LearnedJumpIntegrator(
+            propagator, TEMPERATURE, arguments.friction, conserve_energy=True, seed=arguments.seed
+        )
+    else:
+        integrator = HybridIntegrator(
+            molecule.langevin(arguments.friction, 100 + arguments.seed, timestep=step),
+            propagator,
+            classical_steps=classical_steps,
+            seed=arguments.seed,
+        )
     platform, properties = molecule.platform()
     simulation = LearnedSimulation(molecule.topology, molecule.system(), integrator, platform, properties)
     molecule.settle(simulation, 100 + arguments.seed)
@@ -180,11 +206,13 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
         "nanoseconds": simulated.value_in_unit(unit.nanosecond),
         "jumps": dataclasses.asdict(integrator.statistics),
         "ms per jump": 1e3 * integrator.jump_seconds / integrator.statistics.tried,
-        "ms per classical step": 1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken),
         "classical step, fs": 1e3 * step,
         "classical steps of a cycle": classical_steps,
         "jump, fs": 1e3 * propagator.timestep,
     }
+    if isinstance(integrator, HybridIntegrator):
+        steps_taken = max(1, integrator.classical_steps_taken)
+        summary["ms per classical step"] = 1e3 * integrator.classical_seconds / steps_taken
     if not exact:
         summary["one-step errors over the best baseline"] = propagator.metrics["over_best_baseline"]
         summary["training updates"] = propagator.metrics["updates"]
@@ -313,17 +341,20 @@ def main() -> None:
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("system", choices=sorted(FORCE_FIELDS))
     parser.add_argument("--folder", type=Path, default=Path("hybrid-output"))
-    parser.add_argument("--updates", type=int, default=12_000)
+    parser.add_argument("--updates", type=int, help="of training on pairs; 12,000 in `train`, 30,000 in `train-jump`")
     parser.add_argument("--friction", type=float, default=10.0, help="1/ps")
     parser.add_argument("--runs", type=int, default=10, help="classical runs of 1 ns")
     parser.add_argument("--timestep", type=float, default=0.001, help="classical step between jumps, ps")
     parser.add_argument("--classical", type=float, default=0.010, help="time of classical steps between jumps, ps")
+    parser.add_argument("--conserve-energy", action="store_true", help="scale velocities; with --classical 0")
     parser.add_argument("--nanoseconds", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="file or name of a propagator; default: that of the stage `train`")
     parser.add_argument("--compile", action="store_true", help="translate the jump first")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.conserve_energy and arguments.classical:
+        parser.error("--conserve-energy is for jumps alone: give --classical 0")
     molecule = Molecule(arguments.system)
     folder = arguments.folder / arguments.system
     folder.mkdir(parents=True, exist_ok=True)
@@ -338,7 +369,14 @@ def reference(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -
         )
 
 
-STAGES = {"train": train, "reference": reference, "hybrid": hybrid, "exact": hybrid, "compare": compare}
+STAGES = {
+    "train": train,
+    "train-jump": train_jump,
+    "reference": reference,
+    "hybrid": hybrid,
+    "exact": hybrid,
+    "compare": compare,
+}
 
 if __name__ == "__main__":
     main()

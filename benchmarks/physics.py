@@ -4,6 +4,7 @@
     python benchmarks/physics.py reference ethanol-xtb --friction 10
     python benchmarks/physics.py train ethanol-xtb
     python benchmarks/physics.py validate ethanol-xtb --friction 10
+    python benchmarks/physics.py validate ethanol-xtb --friction 1 --conserve-energy
     python benchmarks/physics.py validate copper-emt-2048 --model copper-emt
     python benchmarks/physics.py collect ethanol-xtb --output benchmarks/results/physics_ethanol.json
 
@@ -111,7 +112,8 @@ def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> 
         *("--steps", str(round(system.learned_span / system.lag)), "--every", str(system.learned_every)),
         *("--nve-steps", str(round(system.nve_span / system.lag)), "--compile"),
         *(("--pairs", str(folder / "bursts.h5md")) if (folder / "bursts.h5md").exists() else ()),
-        *("--output", str(folder / f"validation-{arguments.friction:g}")),
+        *(("--conserve-energy",) if arguments.conserve_energy else ()),
+        *("--output", str(folder / f"validation-{arguments.friction:g}{'-energy' * arguments.conserve_energy}")),
     ]
     subprocess.run(command, check=True)
 
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("system", choices=sorted(ASE_SYSTEMS))
     parser.add_argument("--folder", type=Path, default=Path("physics-output"))
     parser.add_argument("--friction", type=float, default=10.0)
+    parser.add_argument("--conserve-energy", action="store_true", help="scale velocities after jumps of `validate`")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of training")
     parser.add_argument("--output", type=Path, help="of the stage `collect`")

@@ -75,9 +75,10 @@ class LearnedDynamics(JumpDynamics):
         Keep the angular momentum about the centre of mass exactly. By default where momentum is, if no direction is
         periodic. Atoms in a field need False.
     conserve_energy : bool
-        NVE only: after each jump scale velocities towards the total energy before the first one, by a factor within
-        0.9 and 1.1 (:class:`~fastegnn_md.integrators.conservation.EnergyRescale`). One energy of the calculator per
-        jump. It hides where energy leaks from stiff into soft motion: look at the temperature of each element.
+        After each jump scale velocities towards the total energy before the first one and the heat that a thermostat
+        has brought since, by a factor within 0.9 and 1.1
+        (:class:`~fastegnn_md.integrators.conservation.EnergyRescale`). One energy of the calculator per jump. It hides
+        where energy leaks from stiff into soft motion: look at the temperature of each element.
     log_energy : bool
         Evaluate the calculator after each step, so that logfile and trajectory hold energies; else they hold nan.
     trajectory, logfile, loginterval, append_trajectory
@@ -101,7 +102,7 @@ class LearnedDynamics(JumpDynamics):
         If the atoms have a constraint other than FixAtoms, FixCom and FixBondLengths, or frozen atoms where a momentum
         is to be conserved.
     ConfigError
-        If an option is out of range or temperature, friction, taut and conserve_energy do not go together.
+        If an option is out of range or temperature, friction and taut do not go together.
     """
 
     def __init__(
@@ -184,12 +185,11 @@ class LearnedDynamics(JumpDynamics):
         JumpError
             If a guard refuses the jump and nothing can replace it. Atoms and random numbers are as before the step.
         """
-        waiting = self.jump.waiting
-        drawn = self.rng.bit_generator.state if waiting is None else waiting.drawn
+        before = self.jump.before(self.rng)
         try:
             self.jump.step(self.rng)
         except BaseException as error:
-            self.rng.bit_generator.state = drawn
+            self.jump.undo(before, self.rng)
             if isinstance(error, JumpError):
                 raise JumpError(f"step {self.nsteps + 1}: {error}", error.atom) from error
             raise

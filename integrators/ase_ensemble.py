@@ -109,5 +109,4 @@ class LearnedEnsemble:
     def _forget(self) -> None:
         for one in self.dynamics:
             if one.jump.waiting is not None:
-                one.rng.bit_generator.state = one.jump.waiting.drawn
-                one.jump.waiting = None
+                one.jump.undo(one.jump.waiting.before, one.rng)

@@ -26,12 +26,19 @@ with naming_extras(__name__):
 _MINIMUM = 0.05  # eV/Å, ASE's own default
 
 
+class Before(NamedTuple):
+    """What a step changes beside the atoms, as it was before."""
+
+    drawn: Mapping[str, Any]  # state of the random numbers
+    target: float | None  # energy to conserve
+
+
 class PreparedJump(NamedTuple):
     """What a propagator is given, and maybe its answer."""
 
     state: State
     constraints: Constraints
-    drawn: Mapping[str, Any]  # state of the random numbers before
+    before: Before
     predicted: Predicted | None = None
 
 
@@ -83,14 +90,29 @@ class AtomsJump:
 
     def prepare(self, rng: np.random.Generator) -> PreparedJump:
         """Read the atoms and make the half step of the thermostat before the jump; nothing is written."""
-        drawn = rng.bit_generator.state
+        before = self.before(rng)
         constraints, state = self._read()
-        return PreparedJump(self.guarded.prepare(state, constraints, rng), constraints, drawn)
+        return PreparedJump(self.guarded.prepare(state, constraints, rng), constraints, before)
+
+    def before(self, rng: np.random.Generator) -> Before:
+        """What :meth:`undo` goes back to: the start of the present step, if it has been prepared already."""
+        if self.waiting is not None:
+            return self.waiting.before
+        energy = self.guarded.energy
+        return Before(rng.bit_generator.state, None if energy is None else energy.target)
+
+    def undo(self, before: Before, rng: np.random.Generator) -> None:
+        """Forget a step that failed or was only prepared; the atoms are still as they were."""
+        self.waiting = None
+        rng.bit_generator.state = before.drawn
+        if self.guarded.energy is not None:
+            self.guarded.energy.target = before.target
 
     def attempt(self, rng: np.random.Generator) -> GuardReport:
         """One jump, or nothing and the reason; not counted."""
         constraints, state = self._read()
-        ended, report = self.guarded.attempt(state, constraints, rng, self._classical())
+        prepared = self.guarded.prepare(state, constraints, rng)
+        ended, report = self.guarded.attempt(prepared, constraints, rng, self._classical())
         if report.ok:
             self._write(ended)
         return report

@@ -60,8 +60,9 @@ def conserve_angular_momentum(before: State, after: State) -> State:
 class EnergyRescale:
     """Total energy brought back to what it was before the first accepted jump, by scaling velocities.
 
-    With ΔE = U + K - H_0 after a jump, velocities become √(1 - ΔE / K) v. Where momenta are conserved K and v are those
-    of the motion relative to the rigid motion that has them (:meth:`Freedom.conserved`), so that momenta stay exact.
+    A thermostat adds the heat of its half steps to H_0. With ΔE = U + K - H_0 after a jump, velocities become
+    √(1 - ΔE / K) v. Where momenta are conserved K and v are those of the motion relative to the rigid motion that has
+    them (:meth:`Freedom.conserved`), so that momenta stay exact.
     The factor is kept within 0.9 and 1.1; what it could not take out is still in ΔE after the next jump.
 
     The energy is that of a whole system. A scalar does not repair equipartition, it hides that it is broken.
@@ -69,7 +70,7 @@ class EnergyRescale:
     Attributes
     ----------
     target : float or None
-        H_0 in amu Å²/ps²; None before that jump.
+        H_0 in amu Å²/ps², with the heat since; None before that jump.
     """
 
     target: float | None = None

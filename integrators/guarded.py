@@ -119,7 +119,7 @@ class GuardedStep:
     angular_momentum : bool, optional
         Conserve angular momentum; by default where linear momentum is conserved by default and the system is isolated.
     energy : EnergyRescale, optional
-        Conserve the total energy, in NVE.
+        Conserve the total energy in Ψ; what the thermostat exchanges is added to what is conserved.
     isolated : bool
         Whether the states are whole systems and not parts of a larger one; that they are periodic they say themselves.
 
@@ -160,8 +160,6 @@ class GuardedStep:
             raise ConfigError(
                 "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
             )
-        if self.energy is not None and self.thermostat is not None:
-            raise ConfigError("conserve_energy is for NVE, a thermostat changes the energy; use one of them")
         if self.temperature is None and self.thermostat is not None:
             self.temperature = self.thermostat.temperature
         if self.guards_energy and self.temperature is None:
@@ -256,19 +254,23 @@ class GuardedStep:
     def attempt(
         self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
     ) -> tuple[State, GuardReport]:
-        """State one time step later, or the same state and the reason; arguments of :meth:`__call__`.
+        """What :meth:`__call__` does after :meth:`prepare`, or the same state and the reason.
 
-        Nothing is counted: who calls may have guards of its own, and records the report.
+        Nothing is counted: who calls may have guards of its own, and records the report. Where the energy is conserved
+        and ``classical`` cannot tell it, the step is not complete: :meth:`conserve_energy` ends it.
 
         Raises
         ------
         JumpError
             If the prediction is not finite: classical steps in its place would hide a broken propagator.
         """
-        ended, report = self._propose(self.prepare(state, constraints, rng), constraints, rng, classical)
+        ended, report = self._propose(state, constraints, rng, classical)
         if report.guard == "finite":
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
-        return (self._thermalise(ended, constraints, rng) if report.ok else state), report
+        if not report.ok:
+            return state, report
+        known = self.energy is None or (classical is not None and classical.energy is not None)
+        return (self._thermalise(ended, constraints, rng) if known else ended), report
 
     def prepare(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
         """The state that the propagator is given: after half a step of the thermostat."""
@@ -281,7 +283,11 @@ class GuardedStep:
     def _thermalise(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
         if self.thermostat is None:
             return state
-        return state.replace(velocities=self.thermostat.half_step(state, self.freedom(state, constraints), rng))
+        after = state.replace(velocities=self.thermostat.half_step(state, self.freedom(state, constraints), rng))
+        if self.energy is not None and self.energy.target is not None:
+            heat = kinetic_energy(after.velocities, state.masses) - kinetic_energy(state.velocities, state.masses)
+            self.energy.target += heat
+        return after
 
     def _propose(
         self,
@@ -334,7 +340,7 @@ class GuardedStep:
             report = self.check_energy(before, after)
             if report.ok:
                 total = before + kinetic_energy(state.velocities, state.masses)
-                ended = self.conserve_energy(ended, total, after, constraints)
+                ended = self._scale(ended, total, after, constraints)
         if report.ok and self.relax_steps:
             ended = velocity_verlet(ended, classical.forces, self.substep, self.relax_steps, constraints)
             self.statistics.relax_steps += self.relax_steps
@@ -354,12 +360,17 @@ class GuardedStep:
             return PASSED
         return check_energy(before, after, self.temperature, self.guard)
 
-    def conserve_energy(self, ended: State, before: float, after: float, constraints: Constraints) -> State:
-        """The state ``ended`` after a jump with the energy conserved, for engines that evaluate energies themselves.
+    def conserve_energy(
+        self, ended: State, before: float, after: float, constraints: Constraints, rng: np.random.Generator
+    ) -> State:
+        """The end of a step after :meth:`attempt`, for engines that evaluate energies themselves.
 
-        ``before`` is the total energy before the jump, which the first one takes for its target, ``after`` the
-        potential energy after it, amu Å²/ps². Where energy is not conserved the state is returned as it is.
+        ``before`` is the total energy of the prepared state, which the first jump takes for its target, ``after`` the
+        potential energy after the jump, amu Å²/ps².
         """
+        return self._thermalise(self._scale(ended, before, after, constraints), constraints, rng)
+
+    def _scale(self, ended: State, before: float, after: float, constraints: Constraints) -> State:
         if self.energy is None:
             return ended
         if self.energy.target is None:

@@ -53,8 +53,9 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
     conserve_angular_momentum : bool, optional
         By default where momentum is, if the whole System jumps and has no box. Particles in a field need False.
     conserve_energy : bool
-        NVE only: after each jump scale velocities towards the total energy before the first one, by a factor within
-        0.9 and 1.1 (:class:`~fastegnn_md.integrators.conservation.EnergyRescale`). One energy of the Context per jump.
+        After each jump scale velocities towards the total energy before the first one and the heat that a thermostat
+        has brought since, by a factor within 0.9 and 1.1
+        (:class:`~fastegnn_md.integrators.conservation.EnergyRescale`). One energy of the Context per jump.
     seed : int, optional
         Of the thermostat; drawn by default. The random numbers of a step follow from seed and step count, so that a
         simulation that is resumed repeats them.
@@ -72,7 +73,7 @@ class LearnedJumpIntegrator(openmm.CustomIntegrator):
     CompatibilityError
         If the time step is not the propagator's.
     ConfigError
-        If an option is out of range or temperature, friction, tau and conserve_energy do not go together.
+        If an option is out of range or temperature, friction and tau do not go together.
     """
 
     def __init__(

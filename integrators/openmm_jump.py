@@ -178,14 +178,18 @@ class ContextJump:
         return report
 
     def _conserve_energy(self, context: openmm.Context, before: float, after: float) -> None:
-        """Scale the velocities of the atoms that jumped; total energy before, potential energy after the jump."""
+        """Scale the velocities of the atoms that jumped, and end the step with half a step of the thermostat.
+
+        ``before`` is the total energy before the jump, ``after`` the potential energy after it.
+        """
         assert self._part is not None  # the Context was bound with it
         part = self._part.to(torch.device("cpu"))
         state = context.getState(positions=True, velocities=True)
         x, v = state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value
         box = torch.tensor(state.getPeriodicBoxVectors(asNumpy=True)._value) if part.periodic else None
         ended = part.state(torch.tensor(x[part.atoms]), torch.tensor(v[part.atoms]), None, box)
-        v[part.atoms] = self.guarded.conserve_energy(ended, before, after, part.constraints).velocities.numpy() / NM
+        ended = self.guarded.conserve_energy(ended, before, after, part.constraints, self._rng)
+        v[part.atoms] = ended.velocities.numpy() / NM
         context.setVelocities(v)
 
     def _jump(
@@ -195,11 +199,11 @@ class ContextJump:
         assert self._part is not None  # the Context was bound with it
         part = self._part = self._part.to(positions.device)
         state = part.state(positions, velocities, forces, box)
-        if self.guarded.energy is not None:  # there is no thermostat, so this draws nothing
-            prepared = self.guarded.prepare(state, part.constraints, self._rng)
+        prepared = self.guarded.prepare(state, part.constraints, self._rng)
+        if self.guarded.energy is not None:
             self._kinetic = kinetic_energy(prepared.velocities, prepared.masses)
         try:
-            ended, report = self.guarded.attempt(state, part.constraints, self._rng)
+            ended, report = self.guarded.attempt(prepared, part.constraints, self._rng)
         except JumpError as error:
             raise JumpError(*_as_particle(str(error), error.atom, part)) from error
         message, atom = _as_particle(report.message, report.atom, part)

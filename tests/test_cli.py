@@ -276,8 +276,8 @@ def test_inspect_shows_the_manifest(cli: Cli, model: Path) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [["--nve"], [], ["--friction", "1/ps"], ["--tau", "0.1 ps"]],
-    ids=["NVE", "Langevin", "friction", "rescaling"],
+    [["--nve"], [], ["--friction", "1/ps"], ["--tau", "0.1 ps"], ["--conserve-energy"]],
+    ids=["NVE", "Langevin", "friction", "rescaling", "energy"],
 )
 def test_run_writes_the_steps_asked_for(
     cli: Cli, model: Path, molecule: Path, tmp_path: Path, extra: list[str]
@@ -400,6 +400,7 @@ def test_mistakes_with_models_end_with_one_line(
         assert "--tau is another thermostat" in mistake("run", model, molecule, *out, "--tau", "1 ps", *other)
     assert "--tau is for --engine ase" in mistake("run", model, molecule, *out, "--tau", "1 ps", "--engine", "openmm")
     assert "--calculator" in mistake("run", model, molecule, *out, "--calculator", "emt", "--forcefield", "a.xml")
+    assert "--conserve-energy needs" in mistake("run", model, molecule, *out, "--conserve-energy")
     assert "kick-drift" in mistake("run", model, molecule, *out, "--calculator", "emt", "--metropolis")
     absent = tmp_path / "absent" / "out.xtc"
     assert "absent" in mistake("run", model, molecule, *out[2:], "-o", absent, "--calculator", "emt")

@@ -17,11 +17,12 @@ from ase.md.bussi import Bussi
 
 from fastegnn_md import restart
 from fastegnn_md.constraints import Constraints, no_constraints
-from fastegnn_md.engines.ase import state_from_atoms
+from fastegnn_md.engines.ase import FORCE, state_from_atoms
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
 from fastegnn_md.freedom import Freedom, kinetic_energy
 from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
 from fastegnn_md.integrators.conservation import EnergyRescale
+from fastegnn_md.integrators.guarded import GuardedStep
 from fastegnn_md.integrators.thermostats import StochasticVelocityRescaling
 from fastegnn_md.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
@@ -347,15 +348,47 @@ def test_an_energy_that_is_not_finite_refuses_the_jump():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"temperature_K": 300, "friction": 0.1}, "conserve_energy is for NVE"),
-        ({"temperature_K": 300, "taut": 10.0}, "conserve_energy is for NVE"),
-    ],
+    "thermostat",
+    [{"temperature_K": 300, "friction": 0.1}, {"temperature_K": 300, "taut": 10.0}],
+    ids=["friction", "taut"],
 )
-def test_energy_is_not_conserved_beside_a_thermostat(options, words):
-    with pytest.raises(ConfigError, match=words):
-        LearnedDynamics(hot(), StandIn(leaky), conserve_energy=True, **options)
+def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch):
+    """The total energy changes by what the half steps of the thermostat change the kinetic energy, and nothing else."""
+    heat = 0.0
+    thermalise = GuardedStep._thermalise
+
+    def counted(self, state, *arguments):
+        nonlocal heat
+        after = thermalise(self, state, *arguments)
+        heat += kinetic_energy(after.velocities, after.masses) - kinetic_energy(state.velocities, state.masses)
+        return after
+
+    monkeypatch.setattr(GuardedStep, "_thermalise", counted)
+    for scaled in (True, False):
+        atoms, heat = hot(), 0.0
+        dynamics = LearnedDynamics(
+            atoms, StandIn(kicked, needs_forces=True), conserve_energy=scaled, rng=3, **thermostat
+        )
+        before = atoms.get_total_energy()
+        dynamics.run(20)
+        leak = abs(atoms.get_total_energy() - before - heat / FORCE)
+        assert abs(heat / FORCE) > 1e-3
+        assert leak < 1e-9 * before if scaled else leak > 1e-2 * before
+
+
+def test_a_step_that_fails_takes_back_the_heat_of_its_thermostat():
+    atoms = hot()
+    propagator = StandIn(kicked, needs_forces=True)
+    dynamics = LearnedDynamics(
+        atoms, propagator, temperature_K=300, friction=0.1, conserve_energy=True, fallback="stop", rng=3
+    )
+    dynamics.run(2)
+    target, drawn = dynamics.guarded.energy.target, dynamics.rng.bit_generator.state
+    propagator.move = lambda state: state.replace(positions=state.positions * torch.nan)
+    with pytest.raises(JumpError):
+        dynamics.run(1)
+    assert dynamics.guarded.energy.target == target
+    assert dynamics.rng.bit_generator.state == drawn
 
 
 def test_energy_needs_a_calculator_and_velocities():

@@ -49,6 +49,38 @@ def test_a_jump_of_copper_is_eight_steps_of_emt(hot_copper, size):
     assert np.sqrt(((learned.get_velocities() - classical.get_velocities()) ** 2).mean()) < 0.025 * thermal
 
 
+def test_roll_outs_of_copper_conserve_energy_where_asked(hot_copper, tmp_path, require):
+    for component in ("ase", "deeptime", "tidynamics"):
+        require(component)
+    from ase.calculators.emt import EMT
+
+    from fastegnn_md.data import load_universe
+    from fastegnn_md.validation import roll_out
+
+    hot_copper["108 atoms"].write(tmp_path / "start.xyz")
+    group = load_universe(tmp_path / "start.xyz").atoms
+
+    change = {}
+    for scaled in (False, True):
+        atoms = hot_copper["108 atoms"].copy()
+        atoms.calc = EMT()
+        made = roll_out(
+            Propagator.load("copper-emt"),
+            [atoms],
+            tmp_path / str(scaled),
+            group=group,
+            steps=1,
+            temperature=600,
+            friction=1.0,
+            nve_steps=20,
+            conserve_energy=scaled,
+            progress=False,
+        )
+        assert made.conserve_energy is scaled
+        change[scaled] = np.abs(np.diff(made.nve.potential + made.nve.kinetic)).max()
+    assert change[True] < 1e-6 < 0.1 < change[False]  # kJ/mol
+
+
 def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
     require("ase")
     from ase import units

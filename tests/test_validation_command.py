@@ -103,6 +103,16 @@ def test_a_run_leaves_a_report_and_trajectories_with_velocities(folder: Path, ju
             assert written.trajectory[60].time == pytest.approx(0.18, rel=1e-4)
 
 
+def test_a_report_says_that_velocities_were_scaled(cli: Cli, folder: Path, judged: Path, tmp_path: Path) -> None:
+    call = [folder / "model.safetensors", *reference(folder), *ENGINE, "--temperature", 300, "--runs", 2]
+    options = ["--steps", 60, "--conserve-energy", "--no-progress"]
+    code, _, err = cli("validate", *call, *options, "-o", tmp_path)
+    assert code == 0, err
+    assert rows(tmp_path)["drift"]["value"] != rows(judged)["drift"]["value"]
+    remarks = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["remarks"]
+    assert any("Velocities were scaled" in remark for remark in remarks)
+
+
 def test_every_row_is_measured_or_says_why(judged: Path) -> None:
     found = rows(judged)
     measured = {name for name, row in found.items() if row["verdict"] != "not measured"}
@@ -179,6 +189,8 @@ def test_mistakes_end_with_one_line(cli: Cli, folder: Path, judged: Path, tmp_pa
     assert "--reference" in message(model)
     assert "no unit" in message(model, *reference(folder), "--timestep", "2")
     learned = ["--learned", folder / "ref1.xyz"]
+    for given in ([], [*ENGINE, *learned]):
+        assert "--conserve-energy is of roll-outs" in message(model, *reference(folder), "--conserve-energy", *given)
     truncated = tmp_path / "truncated.xyz"
     text = (folder / "ref0.xyz").read_text().splitlines()
     text[4 * 30 + 2] = "C nan nan nan"

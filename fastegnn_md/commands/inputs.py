@@ -58,6 +58,9 @@ Compile = Annotated[
         "--compile", help="Translate the jump first: half a minute for faster steps (C++ compiler, extra 'compile')."
     ),
 ]
+ConserveEnergy = Annotated[
+    bool, typer.Option("--conserve-energy", help="Scale velocities after each jump to conserve the true energy (ase).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

@@ -16,7 +16,7 @@ from .forcefields import (
     ForceField,
     SystemFile,
 )
-from .inputs import Compile, Members, Model, Select, open_model, open_universe
+from .inputs import Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, set_velocities
 
@@ -48,6 +48,7 @@ def run(
     nve: Annotated[
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
     ] = False,
+    conserve_energy: ConserveEnergy = False,
     metropolis: Annotated[
         bool,
         typer.Option("--metropolis", help="Accept or reject jumps with the true energy: exact sampling (ase)."),
@@ -122,6 +123,11 @@ def run(
             "--metropolis takes one model and needs no guard, and refreshes velocities with --friction; leave out "
             "--committee, --spread and --tau"
         )
+    if conserve_energy and (metropolis or engine != "ase" or not (calculator or forcefield or system)):
+        raise ConfigError(
+            "--conserve-energy needs --engine ase and true energies (--forcefield, --system or --calculator), and "
+            "excludes --metropolis"
+        )
     if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
@@ -188,6 +194,7 @@ def run(
             rng=rng,
             bonds=bonds,
             guard=guard,
+            conserve_energy=conserve_energy,
         )
     temperatures = []
     with RolloutWriter(output, group) as writer:

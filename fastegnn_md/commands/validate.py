@@ -12,7 +12,7 @@ from ..errors import ConfigError, DataError
 from ..optional import naming_extras
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
-from .inputs import Compile, Dt, Members, Model, Select, open_model, open_universe
+from .inputs import Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
 from .stepping import ase_atoms, attach_engine, set_velocities
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def validate(
     ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="K, of the Langevin thermostat.")] = None,
     friction: Annotated[str, typer.Option("--friction", help="Of the Langevin thermostat.")] = "10/ps",
+    conserve_energy: ConserveEnergy = False,
     second_temperature: Annotated[
         float | None,
         typer.Option("--second-temperature", help="K, of one more roll-out for the row 'ensemble'."),
@@ -115,6 +116,11 @@ def validate(
     engine = bool(forcefield or system or calculator)
     if propagator.needs_forces and not engine and not learned:
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
+    if conserve_energy and (learned or not engine):
+        raise ConfigError(
+            "--conserve-energy is of roll-outs with true energies: give --forcefield (or --system, or --calculator), "
+            "and no --learned"
+        )
     groups = [
         select_atoms(open_universe(reference, file, dt), select)
         for file in ([[path] for path in trajectories] if trajectories else [None])
@@ -138,6 +144,7 @@ def validate(
             temperature=temperature,
             friction=damping,
             bonds=bonds,
+            conserve_energy=conserve_energy,
             nve_steps=steps if nve_steps is None else nve_steps,
             second_temperature=second_temperature,
             seed=seed,

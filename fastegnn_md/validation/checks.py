@@ -199,6 +199,11 @@ def _remarks(case: Case, trajectories: int) -> list[str]:
             "motions take longer than a piece the pieces share them, and the spread comes out too small or too large; "
             "independent runs tell."
         )
+    if case.rollouts is not None and case.rollouts.conserve_energy:
+        remarks.append(
+            "Velocities were scaled after each jump to conserve the energy: the row 'drift' tells of the scaling, not "
+            "of the propagator."
+        )
     spans = [min(run.n_frames * run.spacing for run in runs) for runs in _timed(case)]
     if len(spans) == 2:
         remarks.append(f"The shortest reference run spans {spans[0]:g} ps, the shortest learned run {spans[1]:g} ps.")

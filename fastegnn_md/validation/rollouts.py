@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
     from ..committee import Committee
-    from ..integrators import JumpStatistics
+    from ..integrators import JumpStatistics, LearnedDynamics
     from ..propagator import Propagator
 
 
@@ -68,12 +68,15 @@ class RollOuts:
         At ``second_temperature``.
     second_temperature : float, optional
         K.
+    conserve_energy : bool
+        Whether velocities were scaled to conserve the energy.
     """
 
     records: list[Record]
     nve: Record | None = None
     second: Record | None = None
     second_temperature: float | None = None
+    conserve_energy: bool = False
 
     @property
     def everything(self) -> list[Record]:
@@ -92,6 +95,7 @@ def roll_out(
     temperature: float | None = None,
     friction: float | None = None,
     bonds: np.ndarray | None = None,
+    conserve_energy: bool = False,
     nve_steps: int = 0,
     second_temperature: float | None = None,
     seed: int = 0,
@@ -115,6 +119,8 @@ def roll_out(
     friction : float, optional
         1/ps.
     bonds : ndarray of int, shape (M, 2), optional
+    conserve_energy : bool
+        As in :class:`~fastegnn_md.integrators.LearnedDynamics`; it needs a calculator.
     nve_steps : int
         Jumps of one more roll-out at constant energy, from the first start; it needs a calculator.
     second_temperature : float, optional
@@ -130,6 +136,10 @@ def roll_out(
     MissingDependencyError
         If ASE is not installed.
     """
+    with naming_extras("a roll-out"):
+        from ..engines.ase import PICOSECOND
+        from ..integrators import LearnedDynamics
+
     if second_temperature is not None and (temperature is None or second_temperature == temperature):
         raise ConfigError("a second temperature needs a thermostat at another one")
     folder = Path(folder)
@@ -137,11 +147,19 @@ def roll_out(
     first, velocities = starts[0].copy(), starts[0].get_velocities()
     seeds = iter(np.random.SeedSequence(seed).spawn(len(starts) + 2))
 
+    rate = friction / PICOSECOND if friction is not None and propagator.predicts_velocities else None
+
     def run(atoms: Atoms, name: str, jumps: int, kelvin: float | None) -> Record:
-        rng = np.random.default_rng(next(seeds))
-        return _one(
-            propagator, atoms, folder / f"{name}.trr", group, jumps, every, kelvin, friction, bonds, rng, progress
+        dynamics = LearnedDynamics(
+            atoms,
+            propagator,
+            temperature_K=kelvin,
+            friction=None if kelvin is None else rate,
+            rng=np.random.default_rng(next(seeds)),
+            bonds=bonds,
+            conserve_energy=conserve_energy,
         )
+        return _one(dynamics, folder / f"{name}.trr", group, jumps, every, progress)
 
     def again(scale: float) -> Atoms:
         atoms = first.copy()
@@ -156,37 +174,13 @@ def roll_out(
     if second_temperature is not None and temperature is not None:
         scale = (second_temperature / temperature) ** 0.5
         second = run(again(scale), f"learned-{second_temperature:g}K", steps, second_temperature)
-    return RollOuts(records, nve, second, second_temperature)
+    return RollOuts(records, nve, second, second_temperature, conserve_energy)
 
 
-def _one(
-    propagator: Propagator | Committee,
-    atoms: Atoms,
-    path: Path,
-    group: AtomGroup,
-    steps: int,
-    every: int,
-    temperature: float | None,
-    friction: float | None,
-    bonds: np.ndarray | None,
-    rng: np.random.Generator,
-    progress: bool,
-) -> Record:
-    with naming_extras("a roll-out"):
-        from ase import units
+def _one(dynamics: LearnedDynamics, path: Path, group: AtomGroup, steps: int, every: int, progress: bool) -> Record:
+    from ase import units
 
-    from ..engines.ase import PICOSECOND
-    from ..integrators import LearnedDynamics
-
-    thermostat = temperature is not None and propagator.predicts_velocities
-    dynamics = LearnedDynamics(
-        atoms,
-        propagator,
-        temperature_K=temperature,
-        friction=friction / PICOSECOND if thermostat and friction is not None else None,
-        rng=rng,
-        bonds=bonds,
-    )
+    atoms, propagator = dynamics.atoms, dynamics.propagator
     unit = units.kJ / units.mol
     seconds, stopped = 0.0, ""
     times, potential, kinetic = [], [], []
