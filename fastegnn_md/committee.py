@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .config import PropagatorConfig
-from .domain import MASS_TOLERANCE, Domain
+from .domain import MASS_TOLERANCE
 from .errors import CompatibilityError, ConfigError
+from .learned_map import LearnedMap
 from .limits import JumpLimits
 from .prediction import Prediction, Residual
 from .propagator import Propagator
@@ -53,7 +53,7 @@ class Spread(NamedTuple):
         return self.x if self.v is None else torch.maximum(self.x, self.v)
 
 
-class Committee(nn.Module):
+class Committee(LearnedMap):
     """The mean of several propagators, with their spread.
 
     Stands wherever a :class:`~fastegnn_md.Propagator` does: dynamics, integrators, one-step errors. Members predict one
@@ -94,8 +94,8 @@ class Committee(nn.Module):
         _check_members(members)
         first = members[0]
         self.timestep, self.species = first.timestep, first.species
-        self.config: PropagatorConfig = max(members, key=lambda one: one.config.cutoff).config
-        self.domain: Domain = dataclasses.replace(first.domain, limits=_common_limits([one.limits for one in members]))
+        self.config = max(members, key=lambda one: one.config.cutoff).config
+        self.domain = dataclasses.replace(first.domain, limits=_common_limits([one.limits for one in members]))
         self.fingerprint = ",".join(dict.fromkeys(one.fingerprint for one in members))
         self.members = nn.ModuleList(members)  # type: ignore[assignment]  # a sequence of its own kind
 
@@ -113,31 +113,6 @@ class Committee(nn.Module):
         if isinstance(paths, (str, Path)):
             raise ConfigError(f"a committee is loaded from several files; got {str(paths)!r}, give a list of paths")
         return cls([Propagator.load(path, device) for path in paths])
-
-    @property
-    def needs_forces(self) -> bool:
-        """Whether a state must carry forces."""
-        return self.config.forces
-
-    @property
-    def predicts_velocities(self) -> bool:
-        """False in position mode, where velocities are redrawn."""
-        return self.members[0].predicts_velocities
-
-    @property
-    def uses_bonds(self) -> bool:
-        """Whether a state must carry bonds."""
-        return self.domain.bonds
-
-    @property
-    def periodic(self) -> bool:
-        """Whether the map is for periodic systems (else for isolated ones)."""
-        return self.domain.periodic
-
-    @property
-    def limits(self) -> JumpLimits:
-        """Ranges of displacements and bond lengths in the training data of every member, for guards."""
-        return self.domain.limits
 
     def check(self, state: State) -> None:
         """Refuse a system that a member refuses; see :meth:`Propagator.check`."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .backbone import build_network
 from .compilers import CompiledMove, Move, require_compiler
@@ -14,7 +14,7 @@ from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
 from .errors import ConfigError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
-from .limits import JumpLimits
+from .learned_map import LearnedMap
 from .linear import LinearPredictor
 from .nn import cpu_kernel
 from .nn.scatter import Segments
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .data import TrajectoryPairs
 
 
-class Propagator(nn.Module):
+class Propagator(LearnedMap):
     """Advance systems by the time step it was trained for.
 
     x′ = x + Δq,  √m Δq = √m Δq_linear + σ_q ŷ_q;  √m v′ = √m v_linear + σ_p ŷ_p,
@@ -85,31 +85,6 @@ class Propagator(nn.Module):
         index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
         index[list(self.species)] = torch.arange(len(self.species))
         self.register_buffer("_species_index", index, persistent=False)
-
-    @property
-    def needs_forces(self) -> bool:
-        """Whether a state must carry forces."""
-        return self.config.forces
-
-    @property
-    def predicts_velocities(self) -> bool:
-        """False in position mode, where velocities are redrawn."""
-        return self.config.mode != "position"
-
-    @property
-    def uses_bonds(self) -> bool:
-        """Whether a state must carry bonds."""
-        return self.domain.bonds
-
-    @property
-    def periodic(self) -> bool:
-        """Whether the map is for periodic systems (else for isolated ones)."""
-        return self.domain.periodic
-
-    @property
-    def limits(self) -> JumpLimits:
-        """Ranges of displacements and bond lengths in the training data, for guards."""
-        return self.domain.limits
 
     @property
     def skin(self) -> float:

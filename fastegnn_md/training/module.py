@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..baselines import over_baseline
 from ..errors import CheckpointError, ConfigError, StateError, TrainingError
 from ..prediction import Residual
 from ..propagator import Propagator
 from ..state import State
+from .batches import Batch, loader, shares
 from .config import TrainingConfig
 from .losses import force_loss, residual_loss, virtual_node_mmd
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
@@ -41,31 +41,6 @@ class Progress:
     stopped: bool = False
     learned: dict[str, float] = field(default_factory=dict)  # RMSE at the best validation
     unrolled: dict[str, float] = field(default_factory=dict)  # RMSE after the last of several jumps, there too
-
-
-class Batch:
-    """Start and ends of some pairs or runs. Not a tuple or dataclass, which Lightning would take apart and rebuild."""
-
-    __slots__ = ("ends", "start")
-
-    def __init__(self, start: State, *ends: State):
-        self.start, self.ends = start, ends
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """The batch on another device and with another floating-point type; itself if nothing changes."""
-        if self.start.device == device and self.start.dtype == dtype:
-            return self
-        return Batch(*(state.to(device, dtype) for state in (self.start, *self.ends)))
-
-
-class _Batches(Dataset[Batch]):
-    """A data set whose items are whole batches, named by their list of indices."""
-
-    def __init__(self, pairs: TrajectoryPairs):
-        self.pairs = pairs
-
-    def __getitem__(self, indices: list[int]) -> Batch:
-        return Batch(*self.pairs.batch(indices))
 
 
 class PropagatorModule(LightningModule):
@@ -140,36 +115,18 @@ class PropagatorModule(LightningModule):
             rank=self.trainer.global_rank,
             world=world,
         )
-        return self._loader(self.train_pairs, sampler)
+        return loader(self.train_pairs, sampler, config.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The chosen held-out pairs, this process' share of each batch, and as many runs where several jumps count."""
-        loaders = [self._loader(self.validation_pairs, self._shared(self.chosen))]
-        if self.config.unroll > 1:
-            runs = spread(len(self.validation_runs), len(self.chosen))
-            loaders.append(self._loader(self.validation_runs, self._shared(runs)))
-        return loaders
-
-    def _shared(self, chosen: list[int]) -> list[list[int]]:
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        if len(chosen) < world:
-            raise ConfigError(f"{len(chosen)} validation pairs cannot be shared by {world} devices; take more pairs")
-        # equal parts: every process must run the same number of steps, each with at least one pair
-        parts = min(math.ceil(len(chosen) / (4 * self.config.batch_size)), len(chosen) // world)
-        bounds = [len(chosen) * part // parts for part in range(parts + 1)]
-        return [chosen[a:b][rank::world] for a, b in itertools.pairwise(bounds)]
-
-    def _loader(self, pairs: TrajectoryPairs, sampler: Any) -> DataLoader[Batch]:
-        return DataLoader(
-            _Batches(pairs),
-            batch_size=None,
-            sampler=sampler,
-            num_workers=self.config.num_workers,
-            # forking a process that has threads (torch, HDF5) can hang; starting one takes seconds, so it is kept
-            multiprocessing_context="forkserver" if self.config.num_workers else None,
-            persistent_workers=self.config.num_workers > 0,
-            generator=torch.Generator(),  # DataLoader would draw a seed from the global generator
-        )
+        config, world, rank = self.config, self.trainer.world_size, self.trainer.global_rank
+        chosen = [(self.validation_pairs, self.chosen)]
+        if config.unroll > 1:
+            chosen.append((self.validation_runs, spread(len(self.validation_runs), len(self.chosen))))
+        return [
+            loader(pairs, shares(indices, 4 * config.batch_size, world, rank), config.num_workers)
+            for pairs, indices in chosen
+        ]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch to the device and precision of the weights."""
