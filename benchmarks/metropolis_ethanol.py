@@ -5,8 +5,9 @@
 
 Plain hybrid Monte Carlo is leapfrog with the engine's forces, one call per step, over several lengths of trajectory
 and steps; the learned one asks for one energy per proposal. Both go through the same Metropolis step and start from
-the same relaxed molecule. An effective sample is counted for each observable by pymbar's statistical inefficiency; the
-slowest bond length and the torsion about C-O (sine and cosine, the slower of the two) are reported.
+the same relaxed molecule. Each run is written when it ends, and kept when the command is given again. An effective
+sample is counted for each observable by pymbar's statistical inefficiency; the slowest bond length and the torsion about
+C-O (sine and cosine, the slower of the two) are reported.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from fastegnn_md import Propagator, State
 from fastegnn_md.engines.ase import guess_bonds
 from fastegnn_md.engines.ase_atoms import FORCE, PICOSECOND
+from fastegnn_md.files import write_atomically
 from fastegnn_md.integrators import MetropolizedDynamics
 from fastegnn_md.limits import JumpLimits
 
@@ -181,7 +183,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a propagator of mode kick-drift")
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run")
-    parser.add_argument("--kinds", nargs="+", choices=("plain", "learned"), default=["plain", "learned"])
     parser.add_argument("--reference", type=Path, nargs="*", default=[])
     parser.add_argument("--topology", type=Path)
     parser.add_argument("--output", type=Path)
@@ -192,29 +193,31 @@ def main() -> None:
     jobs: list[tuple[str, Any, int, int, float | None]]
     jobs = [("plain", (step, steps), steps, 1, friction) for step, steps, friction in PLAIN]
     jobs += [("learned", propagator, 1, jumps, friction) for jumps, friction in LEARNED]
-    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in arguments.kinds}
-    for kind, what, calls, jumps, friction in tqdm([job for job in jobs if job[0] in rows], desc="runs"):
-        row = sample(what, calls, jumps, friction, 60 * arguments.minutes, seed=1)
-        if kind == "plain":
-            row["step, fs"] = what[0]
-        elif arguments.reference:
+    result: dict[str, Any] = {"torch": torch.__version__, "plain": [], "learned": []}
+    if arguments.output is not None and arguments.output.exists():
+        result = json.loads(arguments.output.read_text(encoding="utf-8"))
+    for kind, what, calls, jumps, friction in tqdm(jobs, desc="runs"):
+        name = f"{what[1]} x {what[0]:g} fs" if kind == "plain" else f"{jumps} x {1e3 * propagator.timestep:g} fs"
+        name += "" if friction is None else f", {friction:g}/ps"
+        if name in (row["run"] for row in result[kind]):
+            continue
+        row = {"run": name, **sample(what, calls, jumps, friction, 60 * arguments.minutes, seed=1)}
+        if arguments.reference:
             row["reference"] = against_reference(row, arguments.reference, arguments.topology)
-        rows[kind].append({key: value for key, value in row.items() if key[0] != "_"})
-        tqdm.write(json.dumps(rows[kind][-1]))
-    result: dict[str, Any] = {"torch": torch.__version__}
-    if arguments.output is not None and arguments.output.exists():  # of the other kind
-        result |= json.loads(arguments.output.read_text(encoding="utf-8"))
-    result |= rows
-    if {"plain", "learned"} <= result.keys():
+        result[kind].append({key: value for key, value in row.items() if key[0] != "_"})
+        tqdm.write(json.dumps(result[kind][-1]))
+        if arguments.output is not None:
+            write(result, arguments.output)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """All runs so far, and the best of both kinds beside each other once there are some of both."""
+    if result["plain"] and result["learned"]:
         for what in ("slowest bond", "torsion"):
             key = f"engine calls per effective sample, {what}"
             best = {kind: min(row[key] for row in result[kind]) for kind in ("plain", "learned")}
             result[f"plain over learned, {what}"] = best["plain"] / best["learned"]
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    if arguments.output is None:
-        print(text)
-    else:
-        arguments.output.write_text(text, encoding="utf-8")
+    write_atomically(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/nve_ethanol.py --reference physics-output/ethanol-xtb/reference-10-*.trr \\
         --topology physics-output/ethanol-xtb/topology.xyz --output benchmarks/results/nve_ethanol.json
 
-Several starts, the same for all; linear and angular momentum are conserved. With `conserve_energy` each jump is
-followed by a rescaling of the velocities, at one energy of the engine per jump.
+Several starts, the same for all, each written when it is done and kept when the command is given again. Linear and
+angular momentum are conserved. With `conserve_energy` each jump is followed by a rescaling of the velocities, at one
+energy of the engine per jump.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fastegnn_md import Propagator
 from fastegnn_md.data import load_universe
 from fastegnn_md.engines.ase import guess_bonds
 from fastegnn_md.engines.mdanalysis import state_from_universe
+from fastegnn_md.files import write_atomically
 from fastegnn_md.integrators import LearnedDynamics
 from fastegnn_md.validation import energy_drift
 
@@ -76,7 +78,9 @@ def main() -> None:
     propagator = Propagator.load(arguments.model)
     propagator.compile()
     count, rows = round(1000 * arguments.picoseconds / EVERY), []
-    for path in arguments.reference:
+    if arguments.output is not None and arguments.output.exists():
+        rows = json.loads(arguments.output.read_text(encoding="utf-8"))["starts"]
+    for path in arguments.reference[len(rows) :]:
         row: dict[str, Any] = {}
         atoms = starting(arguments.topology, path)
         row["classical, 1 fs"] = record(VelocityVerlet(atoms, 1.0 * units.fs), atoms, round(EVERY), count)
@@ -87,21 +91,21 @@ def main() -> None:
             row[name]["refused"] = dynamics.statistics.tried - dynamics.statistics.accepted
         rows.append(row)
         print(json.dumps(row, indent=1), flush=True)
-    kinds = list(rows[0])
+        if arguments.output is not None:
+            write(rows, arguments)
+
+
+def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """All starts so far, and their root mean square."""
     summary = {
         kind: {
             key: float(np.sqrt(np.mean([row[kind][key] ** 2 for row in rows])))
             for key in ("drift, kJ/mol/ps per atom", "drift over std(K), 1/ps")
         }
-        for kind in kinds
+        for kind in rows[0]
     }
-    text = (
-        json.dumps({"picoseconds": arguments.picoseconds, "RMS over starts": summary, "starts": rows}, indent=1) + "\n"
-    )
-    if arguments.output is None:
-        print(text)
-    else:
-        arguments.output.write_text(text, encoding="utf-8")
+    result = {"picoseconds": arguments.picoseconds, "RMS over starts": summary, "starts": rows}
+    write_atomically(arguments.output, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastegnn_md.engines.openmm_force import JumpForce, check_binding
+from fastegnn_md.engines.openmm_force import JumpForce, bound_context, check_binding
 from fastegnn_md.engines.openmm_register import BACK_SHIFT, JUMP, RESTORE, TOKEN, Register
 from fastegnn_md.engines.openmm_system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
@@ -109,13 +109,7 @@ class ContextJump:
         ConfigError
             If none was, or it was deleted.
         """
-        context = None if self._bound is None else self._bound[0]()
-        if context is None:
-            raise ConfigError(
-                "this integrator has no Context; make the simulation with LearnedSimulation, or call "
-                "integrator.bind(context, force) with what add_jump_force returned"
-            )
-        return context
+        return bound_context(None if self._bound is None else self._bound[0])
 
     def attempt(self, half_step: float, rng: np.random.Generator) -> GuardReport:
         """Try a jump. If a guard refuses it, the Context is as it was before; nothing is counted.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastegnn_md.constraints import Constraints
-from fastegnn_md.engines.openmm_force import DEFAULT_GROUP, JumpForce, check_binding
+from fastegnn_md.engines.openmm_force import DEFAULT_GROUP, JumpForce, bound_context, check_binding
 from fastegnn_md.engines.openmm_system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.optional import naming_extras
@@ -127,13 +127,7 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         ConfigError
             If none was, or it was deleted.
         """
-        context = None if self._bound is None else self._bound[0]()
-        if context is None:
-            raise ConfigError(
-                "this integrator has no Context; make the simulation with LearnedSimulation, or call "
-                "integrator.bind(context, force) with what add_jump_force returned"
-            )
-        return context
+        return bound_context(None if self._bound is None else self._bound[0])
 
     def step(self, steps: int) -> None:
         """Jump.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -211,3 +211,20 @@ def check_binding(system: openmm.System, force: JumpForce) -> None:
             f"the jump force is for {force.part.n_particles} particles, this Context has "
             f"{system.getNumParticles()}; bind what add_jump_force returned for its System"
         )
+
+
+def bound_context(reference: Callable[[], openmm.Context | None] | None) -> openmm.Context:
+    """The Context that an integrator was bound to, from the weak reference it keeps.
+
+    Raises
+    ------
+    ConfigError
+        If there is no reference, or the Context was deleted.
+    """
+    context = None if reference is None else reference()
+    if context is None:
+        raise ConfigError(
+            "this integrator has no Context; make the simulation with LearnedSimulation, or call "
+            "integrator.bind(context, force) with what add_jump_force returned"
+        )
+    return context
