@@ -6,8 +6,8 @@
 Plain hybrid Monte Carlo is leapfrog with the engine's forces, one call per step, over several lengths of trajectory
 and steps; the learned one asks for one energy per proposal. Both go through the same Metropolis step and start from
 the same relaxed molecule. Each run is written when it ends, and kept when the command is given again. An effective
-sample is counted for each observable by pymbar's statistical inefficiency; the slowest bond length and the torsion about
-C-O (sine and cosine, the slower of the two) are reported.
+sample is counted for each observable by pymbar's statistical inefficiency; the slowest bond length and the torsion
+about C-O (sine and cosine, the slower of the two) are reported.
 """
 
 from __future__ import annotations
