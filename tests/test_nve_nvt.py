@@ -551,10 +551,11 @@ OPTIONS = [
     {"conserve_energy": True},
     {"conserve_energy": True, "conserve_angular_momentum": False},
     {"temperature_K": 300, "taut": 0.05 * PS},
+    {"temperature_K": 300, "friction": 5 / PS, "conserve_energy": True},
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["energy", "energy, linear momentum", "rescaling"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["energy", "energy, linear momentum", "rescaling", "Langevin, energy"])
 @pytest.mark.parametrize("steps", [0, 4])
 def test_a_run_continues_bit_for_bit(options, steps, tmp_path):
     """Also in the middle of taking out an excess of energy that was too large for one jump."""

@@ -273,8 +273,9 @@ def test_the_energy_of_everything_is_what_it_was(atoms):
 
 
 @pytest.mark.parametrize("backend", ["host", "python"])
-def test_rescaling_replays_from_a_checkpoint(backend):
-    made = jumps_alone(StandIn(), backend, **RESCALING)
+@pytest.mark.parametrize("options", [RESCALING, {**RESCALING, **ENERGY}], ids=["rescaling", "rescaling and energy"])
+def test_rescaling_replays_from_a_checkpoint(backend, options):
+    made = jumps_alone(StandIn(), backend, **options)
     made.step(3)
     checkpoint = made.context.createCheckpoint()
     made.step(4)
