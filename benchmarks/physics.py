@@ -6,6 +6,7 @@
     python benchmarks/physics.py validate ethanol-xtb --friction 10
     python benchmarks/physics.py validate ethanol-xtb --friction 1 --conserve-energy
     python benchmarks/physics.py validate copper-emt-2048 --model copper-emt
+    python benchmarks/physics.py break-even ethanol-xtb
     python benchmarks/physics.py collect ethanol-xtb --output benchmarks/results/physics_ethanol.json
 
 Each stage continues what was stopped. `validate` calls `fastegnn-md validate`; its report lies in the folder of the
@@ -102,6 +103,26 @@ def train(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> Non
 
 def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> None:
     """What one long learned run samples, beside the reference runs."""
+    scaled = ("--conserve-energy",) if arguments.conserve_energy else ()
+    name = f"validation-{arguments.friction:g}{'-energy' if scaled else ''}"
+    steps, nve_steps = (round(span / system.lag) for span in (system.learned_span, system.nve_span))
+    _validate(system, folder, arguments, name, steps, nve_steps, scaled)
+
+
+def break_even(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> None:
+    """The same of 400 jumps, for the row of that name: to be run on a machine that does nothing else."""
+    _validate(system, folder, arguments, "validation-break-even", 400, 0, ())
+
+
+def _validate(
+    system: ASESystem,
+    folder: Path,
+    arguments: argparse.Namespace,
+    name: str,
+    steps: int,
+    nve_steps: int,
+    options: tuple[str, ...],
+) -> None:
     command = [
         *(sys.executable, "-c", "from fastegnn_md.cli import main; main()", "validate"),
         str(arguments.model or folder / "propagator.safetensors"),
@@ -109,11 +130,10 @@ def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> 
         *map(str, sorted(folder.glob(f"reference-{arguments.friction:g}-*.trr"))),
         *("--calculator", system.calculator_name, "--timestep", f"{system.timestep} fs"),
         *("--temperature", f"{system.temperature:g}", "--friction", f"{arguments.friction:g}/ps", "--runs", "1"),
-        *("--steps", str(round(system.learned_span / system.lag)), "--every", str(system.learned_every)),
-        *("--nve-steps", str(round(system.nve_span / system.lag)), "--compile"),
+        *("--steps", str(steps), "--every", str(system.learned_every), "--nve-steps", str(nve_steps), "--compile"),
         *(("--pairs", str(folder / "bursts.h5md")) if (folder / "bursts.h5md").exists() else ()),
-        *(("--conserve-energy",) if arguments.conserve_energy else ()),
-        *("--output", str(folder / f"validation-{arguments.friction:g}{'-energy' * arguments.conserve_energy}")),
+        *options,
+        *("--output", str(folder / name)),
     ]
     subprocess.run(command, check=True)
 
@@ -132,7 +152,14 @@ def collect(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> N
         arguments.output.write_text(text, encoding="utf-8")
 
 
-STAGES = {"harvest": bursts, "reference": reference, "train": train, "validate": validate, "collect": collect}
+STAGES = {
+    "harvest": bursts,
+    "reference": reference,
+    "train": train,
+    "validate": validate,
+    "break-even": break_even,
+    "collect": collect,
+}
 
 
 def main() -> None:
