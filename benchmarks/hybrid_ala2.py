@@ -9,6 +9,7 @@
 Jumps alone, of a force-free propagator of 10 fs::
 
     python benchmarks/hybrid_ala2.py train-jump vacuum
+    python benchmarks/hybrid_ala2.py train-jump gbn2 --model hybrid-output/vacuum/jump-pairs.safetensors --updates 8000
     python benchmarks/hybrid_ala2.py hybrid vacuum --classical 0 --timestep 0.002 --model ala2-vacuum --nanoseconds 2
 
 Every stage keeps its files in ``--folder`` and skips what is there already. Frames to start bursts from come half from
@@ -151,15 +152,19 @@ def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> No
 
 
 def train_jump(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> None:
-    """The force-free propagator of jumps alone: on pairs, from the start or from --model, then over two jumps."""
+    """The force-free propagator of jumps alone: on pairs, from the start or from --model, then over two jumps.
+
+    The second training has a fifth of the updates of the first.
+    """
     torch.set_num_threads(1)
     store = bursts(molecule, folder, "jump-bursts.h5md", "60 fs", "5 fs")
     training, validation, _ = TrajectoryPairs(store, lag=JUMP_LAG, time_reversal=True).split((0.92, 0.03, 0.05))
     initial = Propagator.load(arguments.model) if arguments.model else None
     pairs = {"learning_rate": 2e-3} if initial else {}
+    updates = arguments.updates or 30_000
     for name, schedule in (
-        ("jump-pairs", {"updates": arguments.updates or 30_000, **pairs}),
-        ("jump", {"updates": 6000, "unroll": 2, "learning_rate": 1e-3}),
+        ("jump-pairs", {"updates": updates, **pairs}),
+        ("jump", {"updates": updates // 5, "unroll": 2, "learning_rate": 1e-3}),
     ):
         config = TrainingConfig(**schedule, **VALIDATION)
         output = folder / f"{name}.safetensors"
