@@ -107,3 +107,54 @@ def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
         dynamics.run(100)  # 0.8 ps
     assert dynamics.statistics.accepted == 100
     assert np.array_equal(np.sort(guess_bonds(atoms), axis=0), np.sort(bonds, axis=0))
+
+
+@pytest.mark.parametrize("solvent", ["vacuum", "gbn2"])
+def test_a_jump_of_alanine_dipeptide_is_what_openmm_does(solvent, require):
+    """Over several starts, x and v are nearer to velocity Verlet of 0.5 fs than to anything simple."""
+    openmm = require("openmm")
+    app = require("openmm.app")
+    from importlib.resources import as_file, files
+
+    from fastegnn_md.engines.bursts_openmm import velocity_verlet
+    from fastegnn_md.integrators import LearnedJumpIntegrator, LearnedSimulation
+
+    with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
+        pdb = app.PDBFile(str(path))
+    field = app.ForceField("amber14-all.xml", *(["implicit/gbn2.xml"] if solvent == "gbn2" else []))
+    options = {"nonbondedMethod": app.NoCutoff, "constraints": app.HBonds, "removeCMMotion": False}
+    reference = openmm.Platform.getPlatformByName("Reference")
+
+    def simulation(kind, integrator):
+        return kind(pdb.topology, field.createSystem(pdb.topology, **options), integrator, reference)
+
+    heated = openmm.LangevinMiddleIntegrator(300, 10, 0.002)
+    heated.setRandomNumberSeed(1)
+    sampler = simulation(app.Simulation, heated)
+    sampler.context.setPositions(pdb.positions)
+    sampler.minimizeEnergy()
+    sampler.context.setVelocitiesToTemperature(300, 1)
+    sampler.step(500)
+    propagator = Propagator.load(f"ala2-{solvent}")
+    classical = simulation(app.Simulation, velocity_verlet(openmm, 0.0005))
+    learned = simulation(LearnedSimulation, LearnedJumpIntegrator(propagator))
+    root = np.sqrt([atom.element.mass._value for atom in pdb.topology.atoms()])[:, None]
+    moved, missed, thermal, missed_velocity = 0.0, 0.0, 0.0, 0.0
+    for _ in range(8):
+        sampler.step(100)
+        start = sampler.context.getState(positions=True, velocities=True)
+        ends = []
+        for one, steps in ((classical, 20), (learned, 1)):
+            one.context.setPositions(start.getPositions())
+            one.context.setVelocities(start.getVelocities())
+            one.context.applyVelocityConstraints(1e-8)
+            one.step(steps)
+            ended = one.context.getState(positions=True, velocities=True)
+            ends.append((ended.getPositions(asNumpy=True)._value, ended.getVelocities(asNumpy=True)._value))
+        (x, v), (ours, our_velocity) = ends
+        moved += np.square(root * (x - start.getPositions(asNumpy=True)._value)).sum()
+        missed += np.square(root * (ours - x)).sum()
+        thermal += np.square(root * v).sum()
+        missed_velocity += np.square(root * (our_velocity - v)).sum()
+    assert missed < 0.04**2 * moved
+    assert missed_velocity < 0.06**2 * thermal
