@@ -14,6 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from fastegnn_md.constraints import Constraints
 from fastegnn_md.data import load_universe
 from fastegnn_md.errors import DataError
+from fastegnn_md.freedom import Freedom
 from fastegnn_md.state import State
 from fastegnn_md.thermal import thermal_velocities
 from fastegnn_md.units import BOLTZMANN, KJ_PER_MOL
@@ -186,6 +187,7 @@ def test_degrees_of_freedom_are_those_that_projected_thermal_velocities_have():
         positions=torch.tensor(x), velocities=torch.zeros(8, 3, dtype=torch.float64),
         numbers=torch.tensor([8, 1, 1, 6, 1, 1, 1, 18]), masses=torch.tensor(masses),
     )  # fmt: skip
+    assert freedom.sum() == pytest.approx(Freedom(held).degrees(state))
     kinetic = []
     for _ in range(4000):
         v = held.project_velocities(state, thermal_velocities(state.masses, 300.0, rng))
