@@ -4,7 +4,7 @@
     python benchmarks/physics.py reference ethanol-xtb --friction 10
     python benchmarks/physics.py train ethanol-xtb
     python benchmarks/physics.py validate ethanol-xtb --friction 10
-    python benchmarks/physics.py validate ethanol-xtb --friction 1 --conserve-energy
+    python benchmarks/physics.py validate ethanol-xtb --friction 1 --conserve-energy --span 1000
     python benchmarks/physics.py validate copper-emt-2048 --model copper-emt
     python benchmarks/physics.py break-even ethanol-xtb
     python benchmarks/physics.py collect ethanol-xtb --output benchmarks/results/physics_ethanol.json
@@ -105,7 +105,8 @@ def validate(system: ASESystem, folder: Path, arguments: argparse.Namespace) -> 
     """What one long learned run samples, beside the reference runs."""
     scaled = ("--conserve-energy",) if arguments.conserve_energy else ()
     name = f"validation-{arguments.friction:g}{'-energy' if scaled else ''}"
-    steps, nve_steps = (round(span / system.lag) for span in (system.learned_span, system.nve_span))
+    span = system.learned_span if arguments.span is None else 1000 * arguments.span
+    steps, nve_steps = (round(time / system.lag) for time in (span, system.nve_span))
     _validate(system, folder, arguments, name, steps, nve_steps, scaled)
 
 
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("physics-output"))
     parser.add_argument("--friction", type=float, default=10.0)
     parser.add_argument("--conserve-energy", action="store_true", help="scale velocities after jumps of `validate`")
+    parser.add_argument("--span", type=float, help="of the learned run of `validate`, in ps; default: the system's")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of training")
     parser.add_argument("--output", type=Path, help="of the stage `collect`")

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from .ase_ensemble import LearnedEnsemble
     from .ase_hybrid import HybridDynamics
     from .ase_metropolis import MetropolizedDynamics
-    from .guarded import JumpStatistics
-    from .guards import GuardSettings, check_jump
+    from .guards import GuardSettings, JumpStatistics, check_jump
     from .metropolis import MetropolisStatistics
     from .openmm import LearnedJumpIntegrator
     from .openmm_hybrid import HybridIntegrator
@@ -48,7 +47,7 @@ _HOME = {
     "GuardSettings": ".guards",
     "HybridDynamics": ".ase_hybrid",
     "HybridIntegrator": ".openmm_hybrid",
-    "JumpStatistics": ".guarded",
+    "JumpStatistics": ".guards",
     "LangevinHalfStep": ".thermostats",
     "LearnedDynamics": ".ase",
     "LearnedEnsemble": ".ase_ensemble",

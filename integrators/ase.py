@@ -16,8 +16,8 @@ from fastegnn_md.optional import naming_extras
 from .ase_dynamics import JumpDynamics, check_timestep
 from .ase_jump import AtomsJump
 from .conservation import EnergyRescale
-from .guarded import GuardedStep, JumpStatistics
-from .guards import GuardSettings, guard_settings
+from .guarded import GuardedStep
+from .guards import GuardSettings, JumpStatistics, guard_settings
 from .thermostats import LangevinHalfStep, StochasticVelocityRescaling, Thermostat
 
 with naming_extras(__name__):

@@ -15,8 +15,8 @@ from fastegnn_md.optional import naming_extras
 
 from .ase_dynamics import JumpLogger
 from .ase_jump import AtomsJump
-from .guarded import GuardedStep, JumpStatistics
-from .guards import GuardSettings, guard_settings
+from .guarded import GuardedStep
+from .guards import GuardSettings, JumpStatistics, guard_settings
 from .schedule import Schedule
 from .thermostats import LangevinHalfStep
 

@@ -22,6 +22,7 @@ from .guards import (
     PASSED,
     GuardReport,
     GuardSettings,
+    JumpStatistics,
     Ranges,
     check_bonds,
     check_energy,
@@ -61,35 +62,6 @@ class Classical:
     forces: Forces
     energy: Callable[[Tensor], float] | None = None
     minimise: Callable[[Tensor], Tensor] | None = None
-
-
-@dataclasses.dataclass
-class JumpStatistics:
-    """What became of the jumps of a simulation.
-
-    Attributes
-    ----------
-    tried, accepted : int
-        Jumps.
-    rejected : dict of str to int
-        Refused jumps by guard.
-    fallback_steps, relax_steps : int
-        Classical sub-steps in place of refused jumps, and after position-only jumps.
-    """
-
-    tried: int = 0
-    accepted: int = 0
-    rejected: dict[str, int] = dataclasses.field(default_factory=dict)
-    fallback_steps: int = 0
-    relax_steps: int = 0
-
-    def record(self, report: GuardReport) -> None:
-        """Count a jump that was tried."""
-        self.tried += 1
-        if report.ok:
-            self.accepted += 1
-        else:
-            self.rejected[report.guard] = self.rejected.get(report.guard, 0) + 1
 
 
 @dataclasses.dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +44,35 @@ class GuardReport:
 
 
 PASSED = GuardReport(True)
+
+
+@dataclass
+class JumpStatistics:
+    """What became of the jumps of a simulation.
+
+    Attributes
+    ----------
+    tried, accepted : int
+        Jumps.
+    rejected : dict of str to int
+        Refused jumps by guard.
+    fallback_steps, relax_steps : int
+        Classical sub-steps in place of refused jumps, and after position-only jumps.
+    """
+
+    tried: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    fallback_steps: int = 0
+    relax_steps: int = 0
+
+    def record(self, report: GuardReport) -> None:
+        """Count a jump that was tried."""
+        self.tried += 1
+        if report.ok:
+            self.accepted += 1
+        else:
+            self.rejected[report.guard] = self.rejected.get(report.guard, 0) + 1
 
 
 @dataclass(frozen=True)

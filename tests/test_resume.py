@@ -300,6 +300,19 @@ def rewrite(path: Path, change: Any) -> None:
     save_file(tensors, path, {"fastegnn_md": json.dumps(record)})
 
 
+def test_a_run_begun_before_there_was_a_setting_had_its_default(
+    stopped: Path, parts: tuple[TrajectoryPairs, ...], uninterrupted: Path
+) -> None:
+    def forget(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+        del record["identity"]["noise"], record["identity"]["propagator"]["virtual_nodes"]
+
+    rewrite(checkpoint_of(stopped), forget)
+    with pytest.raises(ConfigError, match=r"noise was 0\.0, is now 0\.1"):
+        train(parts, stopped, resume=True, noise=0.1)
+    train(parts, stopped, resume=True)
+    assert stopped.read_bytes() == uninterrupted.read_bytes()
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 

@@ -127,7 +127,8 @@ class TrainingFolder:
             raise TrainingError(f"{error}; the run is whole in {self.folder}: make room and resume") from error
 
     def _compare(self, earlier: dict[str, Any]) -> None:
-        now, before = _flat(self.identity), _flat(earlier)
+        # A run begun before there was a setting had what is its default now.
+        now, before = _flat(self.identity), _flat(TrainingConfig().model_dump(mode="json")) | _flat(earlier)
         differences = [
             f"{key} was {before.get(key)!r}, is now {now.get(key)!r}" + (f" ({_WHY[key]})" if key in _WHY else "")
             for key in dict.fromkeys([*now, *before])
