@@ -228,7 +228,7 @@ class ExactFlow:
     """A propagator without error: sixteen steps of velocity Verlet with RATTLE at constant energy."""
 
     timestep, fingerprint, limits = 0.008, "exact", JumpLimits({})
-    needs_forces = uses_bonds = periodic = False
+    needs_forces = needs_midpoint_forces = uses_bonds = periodic = False
     predicts_velocities = True
 
     def __init__(self, molecule: Molecule):

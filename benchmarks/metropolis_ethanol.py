@@ -48,7 +48,7 @@ LEARNED = ((1, None), (2, None), (4, None), (8, None), (1, 10.0), (2, 10.0))  # 
 class Leapfrog:
     """Leapfrog (velocity Verlet) with the forces of the calculator: plain hybrid Monte Carlo's map."""
 
-    needs_forces = uses_bonds = periodic = False
+    needs_forces = needs_midpoint_forces = uses_bonds = periodic = False
     predicts_velocities = reversible = volume_preserving = True
     fingerprint, limits = "leapfrog", JumpLimits({})
 

@@ -39,7 +39,7 @@ class Identity:
     """A propagator that returns its input."""
 
     fingerprint, timestep, predicts_velocities, uses_bonds, periodic = "identity", 0.008, True, False, True
-    config, needs_forces = SimpleNamespace(cutoff=3.5), False
+    config, needs_forces, needs_midpoint_forces = SimpleNamespace(cutoff=3.5), False, False
     limits = JumpLimits({1: 1.0, 8: 1.0}, bonds={(1, 8): (0.9, 1.1)}, speed={1: 200.0, 8: 200.0})
 
     def check(self, state: State) -> None: ...

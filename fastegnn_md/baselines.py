@@ -71,18 +71,18 @@ def one_step_errors(
         ``"learned"``, the names of :data:`BASELINES` and, where forces are used, ``"best linear with force"``.
     """
     chosen = list(range(len(pairs))) if indices is None else list(indices)
-    full, forces = propagator.predicts_velocities, propagator.needs_forces
+    full, forces = propagator.predicts_velocities, propagator.config.forces
     baselines = _Baselines(propagator.species, pairs.lag, velocities=full, forces=forces)
     sums = {"learned": _Sum()}
     with tqdm(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
         for start, end in batches(pairs, chosen, batch_size, bar):
-            baselines.add(start, end)
+            baselines.add(start.replace(forces=propagator.forces_of(start)), end)
         for start, end in batches(pairs, chosen, batch_size, bar):
             propagator.check(start)
             with torch.no_grad():
                 residual, scale = propagator.residual(start, end), propagator.residual_scale(start)
             sums["learned"].add(residual.x * scale[:, :1], None if residual.v is None else residual.v * scale[:, 1:])
-            baselines.compare(start, end, sums)
+            baselines.compare(start.replace(forces=propagator.forces_of(start)), end, sums)
     return {name: total.errors() for name, total in sums.items()}
 
 

@@ -198,6 +198,7 @@ def _differences(first: Propagator, other: Propagator) -> list[tuple[str, object
     pairs: list[tuple[str, object, object]] = [
         ("Δt", format_time(first.timestep), format_time(other.timestep)),
         ("the kind", first.config.kind, other.config.kind),
+        ("midpoint", first.config.midpoint, other.config.midpoint),
         ("the list of elements", first.species, other.species),
         ("the precision", first.dtype, other.dtype),
     ]

@@ -36,6 +36,7 @@ class PropagatorConfig(BaseModel):
     )
     kicks: int = Field(default=4, ge=1, description="learned kicks per jump, mode 'kick-drift'")
     forces: bool = Field(default=False, description="force-informed: the force at the start is an input")
+    midpoint: bool = Field(default=False, description="the force at x + v Δt/2 in place of that at the start")
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
     @property
@@ -51,6 +52,8 @@ class PropagatorConfig(BaseModel):
             raise ValueError("forces needs mode 'full': at the lags of mode 'position' a force says nothing")
         if self.mode == "kick-drift" and self.forces:
             raise ValueError("forces needs mode 'full': kicks see positions alone, or the map could not be inverted")
+        if self.midpoint and not self.forces:
+            raise ValueError("midpoint says where the force of a force-informed propagator is taken: set forces too")
         if self.mode != "kick-drift" and self.kicks != PropagatorConfig.model_fields["kicks"].default:
             raise ValueError(f"kicks needs mode 'kick-drift', the mode is {self.mode!r}: leave kicks out")
         if self.mode != "position" and self.edge_dropping:

@@ -75,8 +75,9 @@ class Domain:
         thermal = max(_rms(start.velocities), 1e-30)
         gained = _rms(centre_of_mass(end.velocities - start.velocities, start))
         force_scale = 1.0
-        if start.forces is not None:
-            force_scale = max(_rms(start.forces / start.masses.sqrt()[:, None]), 1e-30)
+        forces = start.midpoint_forces if config.midpoint else start.forces
+        if forces is not None:
+            force_scale = max(_rms(forces / start.masses.sqrt()[:, None]), 1e-30)
         return cls(
             masses=masses,
             limits=JumpLimits.from_pairs(start, end),
@@ -98,7 +99,7 @@ class Domain:
             table[number] = torch.tensor([lightest * (1 - MASS_TOLERANCE), heaviest * (1 + MASS_TOLERANCE)])
         return table
 
-    def check(self, state: State, *, forces: bool) -> None:
+    def check(self, state: State) -> None:
         """Refuse a system unlike those of the training data; see :meth:`fastegnn_md.Propagator.check`."""
         table = self._mass_range
         limits = table.index_select(0, state.numbers.cpu().clamp(0, len(table) - 1))
@@ -114,8 +115,6 @@ class Domain:
             raise CompatibilityError(f"the system is {here} but this propagator was trained on {there} systems")
         if self.bonds and state.bonds is None:
             raise CompatibilityError("this propagator was trained with bonds; give the bonds of the system")
-        if forces and state.forces is None:
-            raise CompatibilityError("this propagator is force-informed; give the forces at the positions of the state")
 
     def _unseen(self, state: State, atom: int) -> CompatibilityError:
         number, mass = int(state.numbers[atom]), float(state.masses[atom])

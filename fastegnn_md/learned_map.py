@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from .config import PropagatorConfig
 from .domain import Domain
 from .limits import JumpLimits
+from .state import State
 
 
 class LearnedMap(nn.Module):
@@ -29,8 +30,23 @@ class LearnedMap(nn.Module):
 
     @property
     def needs_forces(self) -> bool:
-        """Whether a state must carry forces."""
-        return self.config.forces
+        """Whether a state must carry the forces at its positions."""
+        return self.config.forces and not self.config.midpoint
+
+    @property
+    def needs_midpoint_forces(self) -> bool:
+        """Whether a state must carry the forces at its :meth:`midpoint`."""
+        return self.config.forces and self.config.midpoint
+
+    def midpoint(self, state: State) -> Tensor:
+        """Where free flight over half a time step leads, x + v Δt/2, shape (N, 3), Å."""
+        return state.positions + 0.5 * self.timestep * state.velocities
+
+    def forces_of(self, state: State) -> Tensor | None:
+        """The forces of a state that are an input, shape (N, 3), amu Å/ps²; None for force-free maps."""
+        if not self.config.forces:
+            return None
+        return state.midpoint_forces if self.config.midpoint else state.forces
 
     @property
     def predicts_velocities(self) -> bool:

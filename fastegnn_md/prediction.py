@@ -42,6 +42,7 @@ class Prediction(NamedTuple):
             positions=state.positions + self.displacement.to(state.dtype),
             velocities=velocities.to(state.dtype),
             forces=None,
+            midpoint_forces=None,
         )
 
     def residual(self, start: State, end: State, scale: Tensor) -> Residual:

@@ -12,7 +12,7 @@ from .backbone import build_network
 from .compilers import CompiledMove, Move, require_compiler
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
-from .errors import ConfigError
+from .errors import CompatibilityError, ConfigError
 from .graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from .learned_map import LearnedMap
 from .linear import LinearPredictor
@@ -114,14 +114,20 @@ class Propagator(LearnedMap):
         """
         # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
         system = (state.numbers, state.masses, state.pbc)
-        lacking = (self.uses_bonds and state.bonds is None) or (self.needs_forces and state.forces is None)
+        lacking = (self.uses_bonds and state.bonds is None) or (self.config.forces and self.forces_of(state) is None)
         if (
             lacking
             or self._checked is None
             or any(one is not other for one, other in zip(system, self._checked, strict=True))
         ):
-            self.domain.check(state, forces=self.needs_forces)
+            self.domain.check(state)
+            self._check_forces(state)
             self._checked = system
+
+    def _check_forces(self, state: State) -> None:
+        if self.config.forces and self.forces_of(state) is None:
+            where = "x + v Δt/2, as midpoint_forces" if self.config.midpoint else "the positions of the state"
+            raise CompatibilityError(f"this propagator is force-informed; give the forces at {where}")
 
     @torch.no_grad()
     def forward(
@@ -247,7 +253,7 @@ class Propagator(LearnedMap):
         displacement, velocities, z = move(
             state.positions,
             state.velocities,
-            state.forces if self.needs_forces else None,
+            self.forces_of(state),
             state.masses,
             self._species_index[state.numbers],
             state.batch,
@@ -412,20 +418,18 @@ class Propagator(LearnedMap):
         if not self.domain.conserves_momentum:
             drift = torch.zeros_like(drift)
         self.linear.fit(
-            start.replace(velocities=start.velocities - drift),
+            start.replace(velocities=start.velocities - drift, forces=self.forces_of(start)),
             end.replace(positions=end.positions - self.timestep * drift, velocities=end.velocities - drift),
             self._species_index[start.numbers],
             velocities=self.predicts_velocities,
-            forces=self.needs_forces,
+            forces=self.config.forces,
         )
 
     def describe(self) -> str:
         """One line for people."""
         where = "periodic" if self.periodic else "isolated"
-        return (
-            f"{self.config.kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, "
-            f"elements {self.species}"
-        )
+        kind = f"{self.config.kind} (midpoint)" if self.config.midpoint else self.config.kind
+        return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .errors import StateError
 
-_PER_ATOM = ("positions", "velocities", "forces", "numbers", "masses", "batch", "charges", "types")
-_MOVING = {"positions", "velocities", "forces"}
-_FLOATING = ("positions", "velocities", "forces", "masses", "cell", "charges")
+_FORCES = ("forces", "midpoint_forces")
+_PER_ATOM = ("positions", "velocities", *_FORCES, "numbers", "masses", "batch", "charges", "types")
+_MOVING = {"positions", "velocities", *_FORCES}
+_FLOATING = ("positions", "velocities", *_FORCES, "masses", "cell", "charges")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,8 @@ class State:
         Masses used by the engine (repartitioned masses included).
     forces : Tensor, shape (N, 3), amu Å/ps², optional
         Forces at ``positions``.
+    midpoint_forces : Tensor, shape (N, 3), amu Å/ps², optional
+        Forces at ``positions + velocities Δt / 2``, for propagators of this Δt that ask for them.
     cell : Tensor, shape (B, 3, 3), Å, optional
         Cell vectors in rows.
     pbc : Tensor of bool, shape (B, 3), optional
@@ -69,6 +72,7 @@ class State:
     charges: Tensor | None = None
     types: Tensor | None = None
     bonds: Tensor | None = None
+    midpoint_forces: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_tensor("positions", self.positions, (None, 3))
@@ -82,10 +86,10 @@ class State:
 
     def _check_atoms(self) -> None:
         n = self.n_atoms
-        shapes = {"velocities": (n, 3), "forces": (n, 3), "masses": (n,), "charges": (n,)}
+        shapes = {"velocities": (n, 3), **dict.fromkeys(_FORCES, (n, 3)), "masses": (n,), "charges": (n,)}
         for name, shape in shapes.items():
             value = getattr(self, name)
-            if value is None and name in ("forces", "charges"):
+            if value is None and name in (*_FORCES, "charges"):
                 continue
             _check_tensor(name, value, shape, dtype=self.dtype, device=self.device)
         for name in ("numbers", "batch", "types"):
@@ -182,7 +186,7 @@ class State:
     def _fits(self, name: str, value: Tensor | None) -> bool:
         """Whether a tensor of shape (N, 3) may be put in without a look at the other fields."""
         if value is None:
-            return name == "forces"
+            return name in _FORCES
         same = isinstance(value, Tensor) and value.shape == self.positions.shape
         return same and value.dtype == self.dtype and value.device == self.device
 

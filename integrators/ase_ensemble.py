@@ -103,7 +103,7 @@ class LearnedEnsemble:
         parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), spreads, strict=True)
         for one, each, (positions, velocities, apart) in zip(self.dynamics, prepared, parts, strict=True):
             one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
-            state = each.state.replace(positions=positions, velocities=velocities, forces=None)
+            state = each.state.replace(positions=positions, velocities=velocities, forces=None, midpoint_forces=None)
             one.jump.waiting = each._replace(predicted=Predicted(state, apart))
 
     def _forget(self) -> None:

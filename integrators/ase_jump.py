@@ -24,6 +24,7 @@ with naming_extras(__name__):
     from ase.optimize import FIRE
 
 _MINIMUM = 0.05  # eV/Å, ASE's own default
+_INFORMED = "this propagator is force-informed"
 
 
 class Before(NamedTuple):
@@ -92,7 +93,7 @@ class AtomsJump:
         """Read the atoms and make the half step of the thermostat before the jump; nothing is written."""
         before = self.before(rng)
         constraints, state = self._read()
-        return PreparedJump(self.guarded.prepare(state, constraints, rng), constraints, before)
+        return PreparedJump(self.guarded.prepare(state, constraints, rng, self._classical()), constraints, before)
 
     def before(self, rng: np.random.Generator) -> Before:
         """What :meth:`undo` goes back to: the start of the present step, if it has been prepared already."""
@@ -111,8 +112,9 @@ class AtomsJump:
     def attempt(self, rng: np.random.Generator) -> GuardReport:
         """One jump, or nothing and the reason; not counted."""
         constraints, state = self._read()
-        prepared = self.guarded.prepare(state, constraints, rng)
-        ended, report = self.guarded.attempt(prepared, constraints, rng, self._classical())
+        classical = self._classical()
+        prepared = self.guarded.prepare(state, constraints, rng, classical)
+        ended, report = self.guarded.attempt(prepared, constraints, rng, classical)
         if report.ok:
             self._write(ended)
         return report
@@ -203,7 +205,8 @@ class AtomsJump:
     def _check_calculator(self) -> None:
         """Refuse what needs a calculator where there is none."""
         for needs, what in (
-            (self.guarded.propagator.needs_forces, "this propagator is force-informed"),
+            (self.guarded.propagator.needs_forces, _INFORMED),
+            (self.guarded.propagator.needs_midpoint_forces, _INFORMED),
             (self.guarded.relax_steps, "relax_steps needs classical forces"),
             (self.guarded.minimize_steps, "minimize_steps needs classical forces"),
             (self.guarded.guards_energy, "the energy guard needs the potential energy"),
@@ -217,9 +220,10 @@ class AtomsJump:
         if self.atoms.calc is None:
             self._check_calculator()
         self._read_constraints()
+        state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types)
         # Forces of zero stand for those of the first step, which are not worth a call here.
-        forces = np.zeros((len(self.atoms), 3)) if propagator.needs_forces else False
-        propagator.check(state_from_atoms(self.atoms, bonds=self.bonds, types=self.types, forces=forces))
+        zeros = torch.zeros_like(state.positions)
+        propagator.check(state.replace(forces=zeros, midpoint_forces=zeros))
         if self.bonds is None and self.guarded.guard is not None and propagator.limits.bonds:
             warnings.warn(
                 "no bonds were given, so the guard cannot check bond lengths; give bonds=, from the topology or from "

@@ -206,7 +206,7 @@ class GuardedStep:
         JumpError
             If a guard refuses the jump and nothing can replace it.
         """
-        return self.finish(self.prepare(state, constraints, rng), constraints, rng, classical)
+        return self.finish(self.prepare(state, constraints, rng, classical), constraints, rng, classical)
 
     def finish(
         self,
@@ -244,13 +244,25 @@ class GuardedStep:
         known = self.energy is None or (classical is not None and classical.energy is not None)
         return (self._thermalise(ended, constraints, rng) if known else ended), report
 
-    def prepare(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
-        """The state that the propagator is given: after half a step of the thermostat."""
+    def prepare(
+        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
+    ) -> State:
+        """The state that the propagator is given: after half a step of the thermostat, with the forces it needs.
+
+        Raises
+        ------
+        CompatibilityError
+            If the propagator needs forces at the midpoint and ``classical`` is not there to compute them.
+        """
         if self.thermostat is not None:
-            return self._thermalise(state, constraints, rng)
-        if constraints:  # velocities may have been set by hand
-            return state.replace(velocities=constraints.project_velocities(state, state.velocities))
-        return state
+            state = self._thermalise(state, constraints, rng)
+        elif constraints:  # velocities may have been set by hand
+            state = state.replace(velocities=constraints.project_velocities(state, state.velocities))
+        if not self.propagator.needs_midpoint_forces:
+            return state
+        if classical is None:
+            raise CompatibilityError("this propagator needs forces at x + v Δt/2; give an engine that computes them")
+        return state.replace(midpoint_forces=classical.forces(self.propagator.midpoint(state)))
 
     def _thermalise(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
         if self.thermostat is None:

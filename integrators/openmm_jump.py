@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastegnn_md.engines.openmm_force import JumpForce, bound_context, check_binding
+from fastegnn_md.engines.openmm_force import JumpForce, bound_context, check_binding, midpoint_advice
 from fastegnn_md.engines.openmm_register import BACK_SHIFT, JUMP, RESTORE, TOKEN, Register
-from fastegnn_md.engines.openmm_system import NM, JumpSystem
+from fastegnn_md.engines.openmm_system import FORCE, NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
 from fastegnn_md.freedom import kinetic_energy
 from fastegnn_md.optional import naming_extras
 from fastegnn_md.units import KJ_PER_MOL
 
-from .guarded import GuardedStep
+from .guarded import Classical, GuardedStep
 from .guards import GuardReport
 
 with naming_extras(__name__):
@@ -89,6 +89,8 @@ class ContextJump:
         transport: _Transport
         if force.backend == "host":
             transport = _Host(context, force.part, self._jump, self._groups, propagator.needs_forces)
+        elif propagator.needs_midpoint_forces:
+            raise ConfigError(midpoint_advice(force.backend))
         else:
             register = Register(
                 self._jump, propagator.needs_forces, free_flight(propagator), context.getPlatform().getName()
@@ -193,7 +195,8 @@ class ContextJump:
         assert self._part is not None  # the Context was bound with it
         part = self._part = self._part.to(positions.device)
         state = part.state(positions, velocities, forces, box)
-        prepared = self.guarded.prepare(state, part.constraints, self._rng)
+        classical = Classical(self._forces_at) if self.guarded.propagator.needs_midpoint_forces else None
+        prepared = self.guarded.prepare(state, part.constraints, self._rng, classical)
         if self.guarded.energy is not None:
             self._kinetic = kinetic_energy(prepared.velocities, prepared.masses)
         try:
@@ -203,6 +206,14 @@ class ContextJump:
         message, atom = _as_particle(report.message, report.atom, part)
         self._report = replace(report, message=message, atom=atom)
         return (ended.positions - state.positions) / NM, (ended.velocities - state.velocities) / NM
+
+    def _forces_at(self, positions: Tensor) -> Tensor:
+        """Classical forces with the atoms that jump at other places (N, 3) in Å, amu Å/ps²; the others stay."""
+        assert self._bound is not None and isinstance(self._bound[1], _Host)  # no other takes such propagators
+        context = self.context
+        self._bound[1].place(context, positions / NM)
+        self._place_sites(context)
+        return self._bound[1].forces(context) * FORCE
 
     def _place_sites(self, context: openmm.Context) -> None:
         # GPU platforms leave virtual sites where they were when a CustomIntegrator ends inside a block.
@@ -279,6 +290,7 @@ class _Host:
         wanted = self._forces or half_step > 0
         state = context.getState(positions=True, velocities=True, forces=wanted, groups=self._groups)
         x, v = state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value
+        self._before = x, v
         on_step, forces = v, None
         if wanted:
             f = state.getForces(asNumpy=True)._value
@@ -290,7 +302,6 @@ class _Host:
         after_x, after_v = x.copy(), on_step.copy()
         after_x[self._atoms] += dx.cpu().numpy()
         after_v[self._atoms] += dv.cpu().numpy()
-        self._before = x, v
         self._write(context, after_x, after_v)
 
     def back_shift(self, context: openmm.Context, half_step: float) -> None:
@@ -301,6 +312,18 @@ class _Host:
     def restore(self, context: openmm.Context) -> None:
         if self._before is not None:
             self._write(context, *self._before)
+
+    def place(self, context: openmm.Context, positions: Tensor) -> None:
+        """Put the atoms that jump somewhere else for a moment, nm."""
+        assert self._before is not None  # the Context has been read
+        x = self._before[0].copy()
+        x[self._atoms] = positions.cpu().numpy()
+        context.setPositions(x)
+
+    def forces(self, context: openmm.Context) -> Tensor:
+        """Of the atoms that jump, where the particles are, kJ/mol/nm; zero for those without mass."""
+        f = context.getState(forces=True, groups=self._groups).getForces(asNumpy=True)._value
+        return self._tensor(np.where(self._inverse > 0, f, 0.0))
 
     def _write(self, context: openmm.Context, x: np.ndarray, v: np.ndarray) -> None:
         context.setPositions(x)

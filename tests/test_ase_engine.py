@@ -38,6 +38,7 @@ PS = 1000 * units.fs
 class StandIn:
     """A propagator with a known map: a function of the state."""
 
+    needs_midpoint_forces = False
     needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
     fingerprint, limits = "stand-in", JumpLimits({})
 

@@ -28,6 +28,7 @@ FS = units.fs
 class StandIn:
     """A propagator with a known map."""
 
+    needs_midpoint_forces = False
     needs_forces, uses_bonds, periodic, fingerprint = False, False, False, "stand-in"
     config = SimpleNamespace(cutoff=3.0)
 

@@ -36,6 +36,7 @@ EV = PS**2  # amu Å²/ps², with the constants of ASE: those of 2018 would show
 class StandIn:
     """A propagator with a known map: a function of state, generator and temperature."""
 
+    needs_midpoint_forces = False
     needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
     fingerprint, limits = "stand-in", JumpLimits({})
 

@@ -37,6 +37,7 @@ STIFF = 1000.0  # amu/ps²
 class Leapfrog:
     """Drift, kick, drift with any acceleration: reversible and volume preserving, right or wrong."""
 
+    needs_midpoint_forces = False
     needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
     reversible = volume_preserving = True
     fingerprint, limits = "leapfrog", JumpLimits({})

@@ -35,6 +35,7 @@ KT = BOLTZMANN * 300
 class StandIn:
     """A propagator with a known map of the state."""
 
+    needs_midpoint_forces = False
     needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
     fingerprint, limits, timestep = "stand-in", JumpLimits({}), DT
 

@@ -27,6 +27,7 @@ PLACES = 0.2 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]])  # nm
 class WrongSprings:
     """Drift, kick, drift with 1.3 times the stiffness."""
 
+    needs_midpoint_forces = False
     needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
     reversible = volume_preserving = True
     fingerprint, limits, config = "springs", JumpLimits({}), PropagatorConfig(cutoff=3.0)

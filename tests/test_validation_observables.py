@@ -416,6 +416,7 @@ def test_the_ensemble_check_tells_canonical_energies_from_too_narrow_ones(requir
 class Map:
     """Free flight whose velocities are scaled: reversible for a scale of one."""
 
+    needs_midpoint_forces = False
     timestep, needs_forces, predicts_velocities = 0.01, False, True
 
     def __init__(self, scale):

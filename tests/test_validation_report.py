@@ -23,6 +23,7 @@ BONDS = [(0, 1), (1, 2), (2, 3)]
 class Flight:
     """Free flight, which is reversible."""
 
+    needs_midpoint_forces = False
     timestep, needs_forces, predicts_velocities, fingerprint = 0.004, False, True, "none"
 
     def __call__(self, state, **_):

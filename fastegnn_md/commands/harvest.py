@@ -34,6 +34,10 @@ def harvest(
     burst: Annotated[str, typer.Option("--burst", help="Length of a burst.")] = "24 fs",
     interval: Annotated[str, typer.Option("--interval", help="Time between the stored frames of a burst.")] = "8 fs",
     timestep: Annotated[str, typer.Option("--timestep", help="Time step of the engine.")] = "0.5 fs",
+    midpoint: Annotated[
+        str | None,
+        typer.Option("--midpoint", metavar="LAG", help="Forces for 'train --midpoint' with this lag, too."),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Draw velocities at this temperature, K. Default: the stored.")
     ] = None,
@@ -69,6 +73,7 @@ def harvest(
         burst=parse_quantity(burst, "time"),
         interval=parse_quantity(interval, "time"),
         timestep=parse_quantity(timestep, "time"),
+        midpoint=midpoint,
         frames=_slice(frames),
         temperature=temperature,
         seed=seed,

@@ -132,7 +132,7 @@ def run(
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
         )
-    if engine == "ase" and propagator.needs_forces and not (calculator or forcefield or system):
+    if engine == "ase" and propagator.config.forces and not (calculator or forcefield or system):
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
     universe = open_universe(topology or start, [start] if topology else None)
     group = select_atoms(universe, select)

@@ -39,6 +39,9 @@ def train(
     forces: Annotated[
         bool | None, typer.Option("--forces/--no-forces", help="Force-informed: forces are an input, too.")
     ] = None,
+    midpoint: Annotated[
+        bool, typer.Option("--midpoint", help="Force-informed by the force at x + v lag/2 (see 'harvest --midpoint').")
+    ] = False,
     mode: Annotated[
         str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn; kick-drift.")
     ] = None,
@@ -64,7 +67,8 @@ def train(
 
     flags = {
         "propagator.architecture": architecture,
-        "propagator.forces": forces,
+        "propagator.forces": True if midpoint else forces,
+        "propagator.midpoint": midpoint or None,
         "propagator.mode": mode,
         "propagator.kicks": kicks,
         "updates": updates,

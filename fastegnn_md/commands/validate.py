@@ -114,7 +114,7 @@ def validate(
     if translate:
         propagator.compile()
     engine = bool(forcefield or system or calculator)
-    if propagator.needs_forces and not engine and not learned:
+    if propagator.config.forces and not engine and not learned:
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
     if conserve_energy and (learned or not engine):
         raise ConfigError(

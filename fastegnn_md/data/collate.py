@@ -59,12 +59,12 @@ class StateReader:
     stores : sequence of Store
     velocities : {"stored", "central", "forward", "none"}
         Where velocities come from.
-    forces, bonds : bool
-        Whether states carry them.
+    forces, midpoint, bonds : bool
+        Whether states carry forces, those at their midpoints, and bonds.
     """
 
-    def __init__(self, stores: Sequence[Store], velocities: Velocities, *, forces: bool, bonds: bool):
-        self.stores, self.velocities, self._forces = stores, velocities, forces
+    def __init__(self, stores: Sequence[Store], velocities: Velocities, *, forces: bool, midpoint: bool, bonds: bool):
+        self.stores, self.velocities, self._forces, self._midpoint = stores, velocities, forces, midpoint
         self._periodic = stores[0].periodic
         # Types get one numbering for all systems; a field that one system lacks is left out for all.
         types = [one.topology.types for one in stores if one.topology.types is not None]
@@ -129,6 +129,10 @@ class StateReader:
             fields["velocities"] = np.where(backwards[:, None, None], -v, v) if backwards.any() else v
         if self._forces:
             fields["forces"] = store.forces[frames] * np.float32(units.KJ_PER_MOL)
+        if self._midpoint:  # -v leads from a frame to where v comes from
+            ahead, behind = store.forces_ahead[frames], store.forces_behind[frames]
+            forces = np.where(backwards[:, None, None], behind, ahead)
+            fields["midpoint_forces"] = forces * np.float32(units.KJ_PER_MOL)
         fields = {name: values.reshape(-1, 3).astype(np.float32, copy=False) for name, values in fields.items()}
         if self._periodic:
             fields["cell"] = store.cells[frames].astype(np.float32)

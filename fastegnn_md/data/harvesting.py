@@ -43,6 +43,7 @@ def harvest(
     burst: float | str = "24 fs",
     interval: float | str = "8 fs",
     timestep: float | str = "0.5 fs",
+    midpoint: float | str | None = None,
     frames: slice | Sequence[int] | None = None,
     temperature: float | None = None,
     seed: int = 0,
@@ -73,6 +74,9 @@ def harvest(
         Length of a burst and time between its stored frames, in ps or with a unit; whole multiples.
     timestep : float or str
         Time step of the engine, in ps or with a unit; divides the interval.
+    midpoint : float or str, optional
+        The lag of propagators with ``midpoint=True`` that are to learn from these bursts, in ps or with a unit: forces
+        at x ± v lag/2 are stored too, two more force calls per stored frame.
     frames : slice or sequence of int, optional
         Which frames to start from; all by default.
     temperature : float, K, optional
@@ -108,17 +112,19 @@ def harvest(
         If a constraint is not supported.
     """
     plan = _Plan.make(burst, interval, timestep, temperature, seed)
+    lag = None if midpoint is None else _positive_time("midpoint", midpoint)
     if processes < 1:
         raise DataError(f"processes is {processes}; expected 1 or more")
     path = Path(store)
     with quiet(), keeping_frame(universe.universe.trajectory):
         source = StartingPoints(select_atoms(universe, "all"), frames, temperature, plan.seed)
-        recipe = _recipe(source, engine, plan, constraints, platform)
+        recipe = _recipe(source, engine, plan, lag, constraints, platform)
         source.adopt(recipe)
         fingerprint = _fingerprint(plan, recipe, source)
         if path.exists():
             return _existing(path, fingerprint, energy_tolerance)
-        parts = Parts(path, fingerprint, source.frames, 36 * plan.n_frames * source.topology.n_atoms)
+        per_atom = 36 if lag is None else 60  # bytes: vectors of three numbers in single precision
+        parts = Parts(path, fingerprint, source.frames, per_atom * plan.n_frames * source.topology.n_atoms)
         _run(parts, recipe, source, plan, processes, progress)
         _merge(parts, recipe, source, plan, energy_tolerance, max_failed, fingerprint)
     return path
@@ -140,10 +146,7 @@ class _Plan:
         cls, burst: float | str, interval: float | str, timestep: float | str, temperature: float | None, seed: int
     ) -> _Plan:
         given = {"burst": burst, "interval": interval, "timestep": timestep}
-        ps = {name: units.parse_quantity(v, "time") if isinstance(v, str) else float(v) for name, v in given.items()}
-        for name, value in ps.items():
-            if not (math.isfinite(value) and value > 0):
-                raise DataError(f"{name} is {given[name]}; expected a positive time")
+        ps = {name: _positive_time(name, value) for name, value in given.items()}
         counts = {}
         for long, short in (("burst", "interval"), ("interval", "timestep")):
             ratio = ps[long] / ps[short]
@@ -158,8 +161,21 @@ class _Plan:
         return cls(ps["interval"], ps["timestep"], counts["burst"] + 1, counts["interval"], temperature, int(seed))
 
 
+def _positive_time(name: str, given: float | str) -> float:
+    """A time in ps, from a number of ps or a text with its unit."""
+    value = units.parse_quantity(given, "time") if isinstance(given, str) else float(given)
+    if not (math.isfinite(value) and value > 0):
+        raise DataError(f"{name} is {given}; expected a positive time")
+    return value
+
+
 def _recipe(
-    source: StartingPoints, engine: Any, plan: _Plan, constraints: Sequence[Any], platform: str | None
+    source: StartingPoints,
+    engine: Any,
+    plan: _Plan,
+    midpoint: float | None,
+    constraints: Sequence[Any],
+    platform: str | None,
 ) -> BurstRecipe:
     # The one call to a floor above: the public name lives here, the engines' code with the engines.
     from ..engines.bursts import Start, burst_recipe
@@ -172,6 +188,7 @@ def _recipe(
         masses=source.topology.masses,
         timestep=plan.timestep,
         first=first,
+        midpoint=midpoint,
         platform=platform,
         constraints=constraints,
     )
@@ -227,7 +244,8 @@ def _kept(part: Arrays, recipe: BurstRecipe, plan: _Plan, tolerance: float) -> t
         change = np.abs(energies - energies[:, :1]).max(axis=1) / degrees
     thermal = 2.0 * part["kinetic"] / degrees if plan.temperature is None else units.BOLTZMANN * plan.temperature
     change = change / np.maximum(thermal, np.finfo(np.float64).tiny)
-    finite = np.isfinite(part["positions"]).all((1, 2, 3)) & np.isfinite(part["forces"]).all((1, 2, 3))
+    vectors = [part[name] for name in ("positions", "forces", "ahead", "behind") if name in part]
+    finite = np.logical_and.reduce([np.isfinite(one).all((1, 2, 3)) for one in vectors])
     return finite & (change <= tolerance), change
 
 
@@ -281,6 +299,7 @@ def _merge(
         cells=source.periodic,
         kind="bursts",
         provenance=json.loads(json.dumps(provenance)),
+        midpoint=recipe.midpoint,
     )
     with writer:
         for index, good in enumerate(kept):
@@ -288,12 +307,14 @@ def _merge(
             for row in np.flatnonzero(good):
                 cell = part["cells"][row] if source.periodic else None
                 for step in range(plan.n_frames):
+                    beside = {name: part[name][row, step] for name in ("ahead", "behind") if name in part}
                     writer.write(
                         part["positions"][row, step],
                         part["times"][row] + step * plan.interval,
                         velocities=part["velocities"][row, step],
                         forces=part["forces"][row, step],
                         cell=cell,
+                        **beside,
                     )
         starts = np.arange(n_good) * plan.n_frames
         writer.finish(plan.interval, np.stack([starts, starts + plan.n_frames], axis=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -181,7 +182,16 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.n_atoms = max(one.n_atoms for one in stores)
         self.numbers = np.concatenate([one.topology.numbers for one in stores])
         self.masses = np.concatenate([one.topology.masses for one in stores])
-        self._reader = StateReader(stores, self.velocities, forces=self.has_forces, bonds=self.has_bonds)
+        self.has_midpoint_forces = self.velocities == "stored" and all(
+            one.midpoint is not None and math.isclose(one.midpoint, self.lag, rel_tol=1e-6) for one in stores
+        )
+        self._reader = StateReader(
+            stores,
+            self.velocities,
+            forces=self.has_forces,
+            midpoint=self.has_midpoint_forces,
+            bonds=self.has_bonds,
+        )
 
     def _set_windows(self, windows: list[np.ndarray]) -> None:
         """Count the pairs of each window, so that an index is found by bisection and not from a list of all pairs."""

@@ -4,7 +4,8 @@ The layout is plain H5MD 1.1 (``particles/trajectory/{position,velocity,force,bo
 ``Universe(topology, "pairs.h5md")``. Datasets are contiguous: a frame lies at a known offset and
 :class:`numpy.memmap` fetches it without HDF5. The group ``fastegnn_md`` of the same file holds the identity of the
 atoms, the segments and the provenance. Lengths are in Å, times in ps, velocities in Å/ps; forces are in kJ/mol/Å in
-the file, as MDAnalysis has them, and in amu Å/ps² everywhere else.
+the file, as MDAnalysis has them, and in amu Å/ps² everywhere else. Stores of a harvest may hold, in that group too,
+the forces at x + v lag/2 ("ahead") and x - v lag/2 ("behind") of one lag.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ DATASETS = {  # name in this package -> (path in the file, H5MD unit, dtype)
     "velocities": (f"{TRAJECTORY}/velocity/value", "Angstrom ps-1", "<f4"),
     "forces": (f"{TRAJECTORY}/force/value", "kJ mol-1 Angstrom-1", "<f4"),
     "cells": (f"{TRAJECTORY}/box/edges/value", "Angstrom", "<f8"),
+    "forces_ahead": (f"{GROUP}/force_ahead/value", "kJ mol-1 Angstrom-1", "<f4"),
+    "forces_behind": (f"{GROUP}/force_behind/value", "kJ mol-1 Angstrom-1", "<f4"),
 }
 IDENTITY = ("numbers", "masses", "charges", "bonds")
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -57,6 +60,8 @@ class Store:
     content : str
         SHA-256 of identity and frames.
     provenance : dict
+    midpoint : float or None, ps
+        Lag whose forces ahead and behind the frames carry.
     has_velocities, has_forces, periodic, cell_varies : bool
 
     Raises
@@ -102,6 +107,7 @@ class Store:
         self.kind = str(group.attrs["kind"])
         self.content = str(group.attrs["content"])
         self.cell_varies = bool(group.attrs["cell_varies"])
+        self.midpoint = float(group.attrs["midpoint"]) if "midpoint" in group.attrs else None
         self.provenance: dict[str, Any] = json.loads(group.attrs["provenance"])
         self.times = file[DATASETS["positions"][0]].parent["time"][...]
         self._layout: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -147,6 +153,16 @@ class Store:
     def forces(self) -> np.ndarray:
         """Forces, shape (n_frames, N, 3), **kJ/mol/Å** as in the file, read-only."""
         return self._map("forces")
+
+    @property
+    def forces_ahead(self) -> np.ndarray:
+        """Forces at x + v :attr:`midpoint`/2; shape and units as :attr:`forces`."""
+        return self._map("forces_ahead")
+
+    @property
+    def forces_behind(self) -> np.ndarray:
+        """Forces at x - v :attr:`midpoint`/2; shape and units as :attr:`forces`."""
+        return self._map("forces_behind")
 
     @property
     def cells(self) -> np.ndarray:

@@ -45,6 +45,8 @@ class StoreWriter:
         ``"bursts"`` for segments of a harvest.
     provenance : mapping
         Where the data come from; must be JSON.
+    midpoint : float, ps, optional
+        Frames have forces at x ± v ``midpoint``/2 as well.
 
     Raises
     ------
@@ -63,11 +65,13 @@ class StoreWriter:
         cells: bool,
         kind: str,
         provenance: Mapping[str, Any],
+        midpoint: float | None = None,
     ):
         self.path = Path(path)
         self.topology = topology
         self.n_frames = n_frames
         self.kind = kind
+        self.midpoint = midpoint
         self.provenance = dict(provenance)
         n = topology.n_atoms
         self._shapes: dict[str, tuple[int, ...]] = {"positions": (n_frames, n, 3)}
@@ -77,6 +81,8 @@ class StoreWriter:
             self._shapes["forces"] = (n_frames, n, 3)
         if cells:
             self._shapes["cells"] = (n_frames, 3, 3)
+        if midpoint is not None:
+            self._shapes |= dict.fromkeys(("forces_ahead", "forces_behind"), (n_frames, n, 3))
         self._partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         self._files: dict[str, BinaryIO] = {}
         self._times = np.zeros(n_frames)
@@ -138,7 +144,7 @@ class StoreWriter:
             parent["step"] = file[f"{TRAJECTORY}/step"]
         # H5MD knows no elements of this name below a particles group; the hard links above keep the data
         del file[f"{TRAJECTORY}/time"], file[f"{TRAJECTORY}/step"]
-        group = file.create_group(GROUP)
+        group = file.require_group(GROUP)
         for name in IDENTITY:
             value = getattr(self.topology, name)
             if value is not None:
@@ -146,6 +152,8 @@ class StoreWriter:
         if self.topology.types is not None:
             group["types"] = np.array(self.topology.types, dtype="S")
         group.attrs["format_version"] = FORMAT_VERSION
+        if self.midpoint is not None:
+            group.attrs["midpoint"] = self.midpoint
         return offsets
 
     def write(
@@ -156,6 +164,8 @@ class StoreWriter:
         velocities: np.ndarray | None = None,
         forces: np.ndarray | None = None,
         cell: np.ndarray | None = None,
+        ahead: np.ndarray | None = None,
+        behind: np.ndarray | None = None,
     ) -> None:
         """Append one frame.
 
@@ -167,6 +177,8 @@ class StoreWriter:
         forces : ndarray, shape (N, 3), amu Å/ps²
         cell : ndarray, shape (3, 3), Å
             Cell vectors in rows.
+        ahead, behind : ndarray, shape (N, 3), amu Å/ps²
+            Forces at x + v lag/2 and x - v lag/2.
 
         Raises
         ------
@@ -174,7 +186,8 @@ class StoreWriter:
             If the fields or shapes are not the announced ones, or the disk is full.
         """
         frame = {"positions": positions, "velocities": velocities, "cells": cell}
-        frame["forces"] = None if forces is None else np.asarray(forces) / units.KJ_PER_MOL
+        for name, value in (("forces", forces), ("forces_ahead", ahead), ("forces_behind", behind)):
+            frame[name] = None if value is None else np.asarray(value) / units.KJ_PER_MOL
         if self._written >= self.n_frames:
             raise DataError(f"the store was announced with {self.n_frames} frames; another one came")
         for name, value in frame.items():

@@ -13,6 +13,7 @@ from ..optional import naming_extras
 from .ase_atoms import (
     FORCE,
     PICOSECOND,
+    forces_at,
     guess_bonds,
     read_constraints,
     state_from_atoms,
@@ -159,6 +160,8 @@ class LearnedStepper:
 
     def _predict(self, atoms: Atoms) -> None:
         before = state_from_atoms(atoms, bonds=self.bonds, types=self.types, forces=self.propagator.needs_forces)
+        if self.propagator.needs_midpoint_forces:
+            before = before.replace(midpoint_forces=forces_at(atoms, self.propagator.midpoint(before)))
         constraints = read_constraints(atoms)
         after = constraints.project(before, advance(self.propagator, before, self.rng, self.temperature_K))
         self.results = {

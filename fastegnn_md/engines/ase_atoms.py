@@ -67,9 +67,7 @@ def state_from_atoms(
         atom = int(np.flatnonzero(~(masses > 0))[0])
         raise StateError(f"atom {atom} ({atoms.symbols[atom]}) has mass {masses[atom]} amu; give every atom a mass > 0")
     if forces is True:
-        if atoms.calc is None:
-            raise StateError("forces are needed but the atoms have no calculator; attach one: atoms.calc = ...")
-        forces = atoms.get_forces(apply_constraint=False)
+        forces = _with_calculator(atoms).get_forces(apply_constraint=False)
 
     def tensor(values: np.ndarray, kind: torch.dtype = dtype) -> torch.Tensor:
         return torch.tensor(np.asarray(values), dtype=kind)
@@ -87,6 +85,26 @@ def state_from_atoms(
         types=None if types is None else tensor(np.asarray(types), torch.int64),
         bonds=None if bonds is None else tensor(np.asarray(bonds).reshape(-1, 2), torch.int64),
     )
+
+
+def forces_at(atoms: Atoms, positions: torch.Tensor) -> torch.Tensor:
+    """What the calculator says of these atoms at other positions (N, 3) in Å; amu Å/ps², without constraint forces.
+
+    Raises
+    ------
+    StateError
+        If no calculator is attached.
+    """
+    elsewhere = _with_calculator(atoms).copy()
+    elsewhere.calc = atoms.calc
+    elsewhere.set_positions(positions.numpy(), apply_constraint=False)
+    return torch.tensor(elsewhere.get_forces(apply_constraint=False) * FORCE)
+
+
+def _with_calculator(atoms: Atoms) -> Atoms:
+    if atoms.calc is None:
+        raise StateError("forces are needed but the atoms have no calculator; attach one: atoms.calc = ...")
+    return atoms
 
 
 def update_atoms(atoms: Atoms, state: State) -> None:

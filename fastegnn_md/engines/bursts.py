@@ -54,6 +54,8 @@ class Burst:
         The cell the engine used.
     error : str
         What the engine said when it gave up; all values are then NaN.
+    ahead, behind : ndarray of float32, shape (n_frames, N, 3), or None
+        Forces at x + v midpoint/2 and x - v midpoint/2, where the recipe has a midpoint.
     """
 
     positions: np.ndarray
@@ -63,13 +65,21 @@ class Burst:
     kinetic: float
     cell: np.ndarray | None
     error: str = ""
+    ahead: np.ndarray | None = None
+    behind: np.ndarray | None = None
 
     @classmethod
-    def failed(cls, n_frames: int, n_atoms: int, cell: np.ndarray | None, error: BaseException) -> Burst:
-        """A burst that blew up: the others need not suffer from it."""
+    def failed(cls, n_frames: int, n_atoms: int, cell: np.ndarray | None, error: BaseException, both: bool) -> Burst:
+        """A burst that blew up: the others need not suffer from it; ``both``: with forces ahead and behind."""
         nothing = np.full((n_frames, n_atoms, 3), np.nan, dtype=np.float32)
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-        return cls(nothing, nothing, nothing, np.full(n_frames, np.nan), np.nan, cell, text)
+        beside = nothing if both else None
+        return cls(nothing, nothing, nothing, np.full(n_frames, np.nan), np.nan, cell, text, beside, beside)
+
+
+def midpoint_mark(midpoint: float | None) -> str:
+    """What a midpoint adds to the text behind a fingerprint; nothing to that of a harvest without one."""
+    return "" if midpoint is None else f" midpoint {midpoint!r}"
 
 
 class BurstRunner(Protocol):
@@ -94,6 +104,8 @@ class BurstRecipe(Protocol):
         Bonds the engine knows of.
     periodic : bool or None
         Whether the engine is periodic, None if the frames decide.
+    midpoint : float or None, ps
+        Lag for which forces at x ± v midpoint/2 are evaluated as well.
     fingerprint : str
         SHA-256 of everything that decides the frames.
     """
@@ -109,6 +121,8 @@ class BurstRecipe(Protocol):
     @property
     def periodic(self) -> bool | None: ...  # noqa: D102
     @property
+    def midpoint(self) -> float | None: ...  # noqa: D102
+    @property
     def fingerprint(self) -> str: ...  # noqa: D102
 
     def build(self) -> BurstRunner:
@@ -123,6 +137,7 @@ def burst_recipe(
     masses: np.ndarray,
     timestep: float,
     first: Start,
+    midpoint: float | None = None,
     platform: str | None = None,
     constraints: Sequence[Any] = (),
 ) -> BurstRecipe:
@@ -138,6 +153,8 @@ def burst_recipe(
     timestep : float, ps
     first : Start
         First starting point.
+    midpoint : float, ps, optional
+        Evaluate forces at x ± v midpoint/2 as well.
     platform : str, optional
         OpenMM platform.
     constraints : sequence of ase.constraints.FixBondLengths
@@ -153,14 +170,22 @@ def burst_recipe(
             raise DataError("an OpenMM System brings its own constraints; leave constraints out")
         from .bursts_openmm import openmm_recipe
 
-        return openmm_recipe(engine, numbers=numbers, masses=masses, timestep=timestep, platform=platform)
+        return openmm_recipe(
+            engine, numbers=numbers, masses=masses, timestep=timestep, midpoint=midpoint, platform=platform
+        )
     if callable(engine):
         if platform is not None:
             raise DataError("platform is for OpenMM Systems; this engine is an ASE calculator factory")
         from .bursts_ase import ase_recipe
 
         return ase_recipe(
-            engine, numbers=numbers, masses=masses, timestep=timestep, first=first, constraints=constraints
+            engine,
+            numbers=numbers,
+            masses=masses,
+            timestep=timestep,
+            midpoint=midpoint,
+            first=first,
+            constraints=constraints,
         )
     raise DataError(
         f"engine is a {type(engine).__name__}; expected an OpenMM System, or a function that returns an ASE calculator "
@@ -184,10 +209,12 @@ def run_bursts(
     -------
     dict of ndarray
         ``positions``, ``velocities``, ``forces`` (B, n_frames, N, 3), ``energies`` (B, n_frames), ``kinetic`` (B,),
-        ``errors`` (B,), and ``cells`` (B, 3, 3) where periodic; units as in :class:`Burst`.
+        ``errors`` (B,), ``cells`` (B, 3, 3) where periodic, ``ahead`` and ``behind`` (B, n_frames, N, 3) where asked
+        for; units as in :class:`Burst`.
     """
     bursts = [runner.run(start, n_frames, steps_between) for start in starts]
-    names = ("positions", "velocities", "forces", "energies", "kinetic")
+    names = ["positions", "velocities", "forces", "energies", "kinetic"]
+    names += [] if bursts[0].ahead is None else ["ahead", "behind"]
     arrays = {name: np.stack([getattr(one, name) for one in bursts]) for name in names}
     arrays["errors"] = np.array([one.error for one in bursts], dtype=np.str_)
     if bursts[0].cell is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ConstraintError, DataError
 from ..optional import naming_extras
-from .bursts import Burst, Start
+from .bursts import Burst, Start, midpoint_mark
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,6 +25,7 @@ class ASERecipe:
     numbers: np.ndarray
     masses: np.ndarray
     timestep: float
+    midpoint: float | None
     pairs: np.ndarray
     lengths: np.ndarray
     bonds: None = field(default=None, init=False)
@@ -39,7 +40,7 @@ class ASERecipe:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what can be known about the factory and of the constraints."""
-        digest = hashlib.sha256(f"{_describe(self.factory)} {self.timestep!r}".encode())
+        digest = hashlib.sha256(f"{_describe(self.factory)} {self.timestep!r}{midpoint_mark(self.midpoint)}".encode())
         for array in (self.numbers, self.masses, self.pairs, self.lengths):
             digest.update(array.tobytes())
         return digest.hexdigest()
@@ -55,6 +56,7 @@ def ase_recipe(
     numbers: np.ndarray,
     masses: np.ndarray,
     timestep: float,
+    midpoint: float | None,
     first: Start,
     constraints: Sequence[Any],
 ) -> ASERecipe:
@@ -87,6 +89,7 @@ def ase_recipe(
         numbers=numbers,
         masses=masses,
         timestep=timestep,
+        midpoint=midpoint,
         pairs=np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64),
         lengths=np.concatenate(lengths) if lengths else np.empty(0),
     )
@@ -119,7 +122,8 @@ class ASERunner:
         try:
             return self._run(start, n_frames, steps_between)
         except (CalculatorError, ArithmeticError) as error:  # no convergence, overflow
-            return Burst.failed(n_frames, len(start.positions), start.cell, error)
+            both = self._recipe.midpoint is not None
+            return Burst.failed(n_frames, len(start.positions), start.cell, error, both)
 
     def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         from ase.md.verlet import VelocityVerlet
@@ -141,6 +145,10 @@ class ASERunner:
                 (atoms.get_positions(), atoms.get_velocities(), forces, kinetic, atoms.get_potential_energy())
             )
         x, v, f, kinetic, potential = (np.array(values) for values in zip(*frames, strict=True))
+        ahead = behind = None
+        if recipe.midpoint is not None:
+            flight = 0.5 * recipe.midpoint * ps * v
+            ahead, behind = self._forces(atoms, x + flight), self._forces(atoms, x - flight)
         # ASE's units of length, mass and energy are 1, so its time unit converts the rest
         return Burst(
             positions=x.astype(np.float32),
@@ -149,7 +157,17 @@ class ASERunner:
             energies=(kinetic + potential) * ps**2,
             kinetic=float(kinetic[0]) * ps**2,
             cell=start.cell,
+            ahead=ahead,
+            behind=behind,
         )
+
+    def _forces(self, atoms: Atoms, places: np.ndarray) -> np.ndarray:
+        """Forces at several places (n_frames, N, 3), without those of constraints; ``atoms`` end at the last one."""
+        found = []
+        for x in places:
+            atoms.set_positions(x, apply_constraint=False)
+            found.append(atoms.get_forces(apply_constraint=False))
+        return (np.array(found) * self._ps**2).astype(np.float32)
 
 
 def _atoms(numbers: np.ndarray, masses: np.ndarray, start: Start) -> Atoms:

@@ -11,7 +11,7 @@ import numpy as np
 from .. import units
 from ..errors import DataError
 from ..optional import naming_extras
-from .bursts import Burst, Start
+from .bursts import Burst, Start, midpoint_mark
 
 if TYPE_CHECKING:
     from openmm import System
@@ -35,6 +35,7 @@ class OpenMMRecipe:
     xml: str
     masses: np.ndarray
     timestep: float
+    midpoint: float | None
     platform: str
     n_constraints: int
     periodic: bool
@@ -44,7 +45,8 @@ class OpenMMRecipe:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the frames."""
-        return hashlib.sha256(f"{self.xml} {self.timestep!r} {self.platform}".encode()).hexdigest()
+        settings = f"{self.timestep!r} {self.platform}{midpoint_mark(self.midpoint)}"
+        return hashlib.sha256(f"{self.xml} {settings}".encode()).hexdigest()
 
     def build(self) -> OpenMMRunner:
         """Make a Context in this process."""
@@ -52,7 +54,13 @@ class OpenMMRecipe:
 
 
 def openmm_recipe(
-    system: System, *, numbers: np.ndarray, masses: np.ndarray, timestep: float, platform: str | None
+    system: System,
+    *,
+    numbers: np.ndarray,
+    masses: np.ndarray,
+    timestep: float,
+    midpoint: float | None,
+    platform: str | None,
 ) -> OpenMMRecipe:
     """Check an OpenMM System and write it as XML.
 
@@ -101,6 +109,7 @@ def openmm_recipe(
         xml=xml,
         masses=own,
         timestep=timestep,
+        midpoint=midpoint,
         platform=platform,
         n_constraints=system.getNumConstraints(),
         periodic=system.usesPeriodicBoundaryConditions(),
@@ -122,7 +131,7 @@ class OpenMMRunner:
         self._tolerance = 1e-9 if recipe.platform == "Reference" else 1e-7
         self._integrator.setConstraintTolerance(self._tolerance)
         self._context = openmm.Context(system, self._integrator, platform, settings)
-        self._periodic = recipe.periodic
+        self._periodic, self._midpoint = recipe.periodic, recipe.midpoint
 
     def run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         """One burst.
@@ -142,7 +151,7 @@ class OpenMMRunner:
         try:
             return self._run(start, n_frames, steps_between, cell)
         except self._exception as error:  # coordinates became NaN, or constraints cannot be satisfied
-            return Burst.failed(n_frames, len(start.positions), cell, error)
+            return Burst.failed(n_frames, len(start.positions), cell, error, self._midpoint is not None)
 
     def _run(self, start: Start, n_frames: int, steps_between: int, cell: np.ndarray | None) -> Burst:
         context = self._context
@@ -162,6 +171,10 @@ class OpenMMRunner:
             np.stack([getattr(one, name)(asNumpy=True)._value for one in frames])
             for name in ("getPositions", "getVelocities", "getForces")
         )
+        ahead = behind = None
+        if self._midpoint is not None:
+            flight = 0.5 * self._midpoint * v
+            ahead, behind = self._forces(x + flight), self._forces(x - flight)
         return Burst(
             positions=(x * _NM).astype(np.float32),
             velocities=(v * _NM).astype(np.float32),
@@ -169,7 +182,17 @@ class OpenMMRunner:
             energies=np.array(kinetic) + np.array(potential),
             kinetic=kinetic[0],
             cell=cell,
+            ahead=ahead,
+            behind=behind,
         )
+
+    def _forces(self, places: np.ndarray) -> np.ndarray:
+        """Forces at several places (n_frames, N, 3) in nm; the Context ends at the last one."""
+        found = []
+        for x in places:
+            self._context.setPositions(x)
+            found.append(self._context.getState(forces=True).getForces(asNumpy=True)._value)
+        return (np.stack(found) * _FORCE).astype(np.float32)
 
 
 def _openmm() -> Any:

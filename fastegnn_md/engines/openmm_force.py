@@ -68,8 +68,9 @@ def add_jump_force(
     backend : {"auto", "host", "python", "torch", "python_torch"}
         ``host`` reads and writes the Context between steps, its force is empty. ``python`` is OpenMM's PythonForce,
         ``torch`` the TorchForce of openmmtorch, ``python_torch`` the PythonTorchForce of openmm-torch after 1.5;
-        the last two leave positions on a GPU. ``auto`` takes ``host`` on the platforms Reference and CPU; on others
-        ``python_torch`` where it is installed, else ``python``.
+        the last two leave positions on a GPU. ``auto`` takes ``host`` on the platforms Reference and CPU, and for
+        propagators that need forces at their midpoint, which the others cannot evaluate; else ``python_torch`` where
+        it is installed, else ``python``.
     group : int
         Force group of the force, 0 to 31, not used by another force.
     platform : openmm.Platform, optional
@@ -85,13 +86,17 @@ def add_jump_force(
         If the propagator does not fit (see :func:`~fastegnn_md.engines.openmm_system.read_system`), the System has a
         jump force or the group is in use.
     ConfigError
-        If back-end or group do not exist.
+        If back-end or group do not exist, or the back-end cannot serve the propagator.
     MissingDependencyError
         If OpenMM is older than 8.6, or a plugin is not installed.
     """
     check_version()
     if not (isinstance(group, int) and 0 <= group <= 31):
         raise ConfigError(f"group is {group!r}; OpenMM has the force groups 0 to 31")
+    if propagator.needs_midpoint_forces:
+        if backend not in ("auto", "host"):
+            raise ConfigError(midpoint_advice(backend))
+        backend = "host"
     backend = choose_backend(backend, platform)
     _refuse_second(system)
     check_group(system, group, None)
@@ -152,6 +157,14 @@ def choose_backend(backend: str, platform: openmm.Platform | None) -> str:
             "build openmm-torch from source, or use backend='python', which needs no plugin"
         )
     return backend
+
+
+def midpoint_advice(backend: str) -> str:
+    """Why a back-end cannot serve a propagator with forces at the midpoint."""
+    return (
+        f"this propagator needs forces at x + v Δt/2, which the back-end {backend!r} cannot evaluate within a step; "
+        "use backend='host'"
+    )
 
 
 def check_version() -> None:

@@ -291,7 +291,7 @@ def _check(part: JumpSystem, propagator: Propagator | Committee, system: openmm.
         box = torch.tensor([[*vector._value] for vector in system.getDefaultPeriodicBoxVectors()], dtype=torch.float64)
     try:
         # Forces of zero stand for those of the first jump.
-        propagator.check(replace(part, tree=None).state(zeros, zeros, zeros if propagator.needs_forces else None, box))
+        propagator.check(replace(part, tree=None).state(zeros, zeros, zeros, box).replace(midpoint_forces=zeros))
     except CompatibilityError as error:
         if part.whole_system:
             raise

@@ -17,6 +17,7 @@ from ..errors import CompatibilityError, ConfigError, DataError
 from ..optional import naming_extras
 from ..propagator import Propagator
 from ..units import format_time
+from ..untrained import check_forces
 from .config import TrainingConfig
 from .folder import TrainingFolder
 from .schedule import spread
@@ -144,11 +145,7 @@ def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: Tr
         if len(pairs) == 0:
             raise DataError(f"the {name} set has no pairs; give a longer trajectory or other split fractions")
         pairs.sequences(config.unroll)
-        if config.propagator.forces and not pairs.has_forces:
-            raise DataError(
-                f"the {name} set has no forces but propagator.forces is set; harvest bursts (they carry forces) "
-                "or set propagator.forces=false"
-            )
+        check_forces(pairs, config.propagator)
     if config.force_updates and not train.has_forces:
         raise DataError("force_updates needs forces, the training set has none: harvest bursts, or set it to 0")
     if train.lag != validation.lag:
@@ -171,7 +168,7 @@ def _check_initial(initial: Propagator, train: TrajectoryPairs, config: Training
             f"the initial propagator has a time step of {format_time(initial.timestep)}, the pairs are "
             f"{format_time(train.lag)} apart; give pairs of its time step, or train from the start"
         )
-    initial.domain.check(train.batch(representative(train, 1, config.seed))[0], forces=initial.needs_forces)
+    initial.check(train.batch(representative(train, 1, config.seed))[0])
 
 
 def _identity(

@@ -198,7 +198,8 @@ def reversibility(case: Case) -> Finding:
     propagator = case.propagator
     if not propagator.predicts_velocities:
         raise DataError("a position-only propagator redraws velocities and cannot go back")
-    if propagator.needs_forces and (case.atoms is None or case.atoms.calc is None):
+    informed = propagator.needs_forces or propagator.needs_midpoint_forces
+    if informed and (case.atoms is None or case.atoms.calc is None):
         raise DataError(f"this propagator is force-informed and there is {_NO_ENGINE}")
     engine = _Engine(case.atoms) if case.atoms is not None else None
     trip = round_trip(

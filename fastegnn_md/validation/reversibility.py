@@ -62,6 +62,8 @@ def round_trip(
     def jump(state: State) -> State:
         if propagator.needs_forces and forces is not None:
             state = state.replace(forces=forces(state.positions))
+        if propagator.needs_midpoint_forces and forces is not None:
+            state = state.replace(midpoint_forces=forces(propagator.midpoint(state)))
         return held.project(state, advance(propagator, state, rng))
 
     x, v = [], []

@@ -98,6 +98,7 @@ class StandIn:
 
     fingerprint, predicts_velocities, uses_bonds = "stand-in", True, True
     config = SimpleNamespace(cutoff=3.0)
+    needs_midpoint_forces = False
 
     def __init__(self, *, forces=False, periodic=False, timestep=0.008, move=None, limits=None, **flags):
         self.needs_forces, self.periodic, self.timestep = forces, periodic, timestep
