@@ -3,7 +3,7 @@
     python benchmarks/ablation.py bursts.h5md --folder ablation --minutes 1.0
     python benchmarks/ablation.py bursts.h5md --folder ablation --minutes 1.0 --only baseline "batch 64"
 
-``bursts.h5md`` is the store of a demo or of ``benchmarks/hybrid_ala2.py train vacuum``. Every variant gets the same
+``bursts.h5md`` is the store of a demo, with forces at midpoints. Every variant gets the same
 minutes of one CPU core: the time of an update is measured first and decides their number, along which the learning rate
 falls. What is there already is kept, so a run that was stopped goes on; the table is written after each variant.
 """
@@ -15,12 +15,10 @@ import dataclasses
 import json
 import math
 import platform
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import openmm
 import torch
@@ -33,7 +31,7 @@ from fastegnn_md.demo import DemoSettings, learned_run
 from fastegnn_md.demo.system import AlanineDipeptide
 from fastegnn_md.training import TrainingConfig, fit, residual_loss
 from fastegnn_md.training.unrolling import perturbed, unrolled_residuals
-from fastegnn_md.units import BOLTZMANN, KJ_PER_MOL, parse_quantity
+from fastegnn_md.units import BOLTZMANN
 
 TUNED = {"from": "baseline", "learning_rate": 1e-3}
 # Settings of TrainingConfig; "from" names the variant to go on from.
@@ -43,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "baseline, then 2 jumps": {**TUNED, "unroll": 2},
     "baseline, then 4 jumps": {**TUNED, "unroll": 4},
     "force-informed": {"propagator": {"forces": True}},
-    "force at x + v dt / 2": {"propagator": {"forces": True}, "time_reversal": False, "midpoint": True},
+    "force at x + v dt / 2": {"propagator": {"forces": True, "midpoint": True}},
     "without time reversal": {"time_reversal": False},
     "noise 0.05": {"noise": 0.05},
     "batch 16": {"batch_size": 16},
@@ -72,7 +70,7 @@ def main() -> None:
         if not path.exists():
             print(f"== {name}", flush=True)
             propagator, work = train(name, arguments)
-            row = {"variant": name, **work, **measure(name, propagator, system, arguments, settings)}
+            row = {"variant": name, **work, **measure(propagator, system, arguments, settings)}
             path.write_text(json.dumps(row, indent=1) + "\n")
         print(path.read_text(), flush=True)
         if arguments.output is not None:
@@ -86,13 +84,13 @@ def load(store: Path, **options: Any) -> tuple[TrajectoryPairs, ...]:
 def train(name: str, arguments: argparse.Namespace) -> tuple[Propagator, dict[str, Any]]:
     """Train one variant for its share of time, or load it; and what that took."""
     output = model_of(name, arguments)
-    keys = {key: value for key, value in VARIANTS[name].items() if key != "midpoint"}
+    keys = dict(VARIANTS[name])
     initial = None
     if "from" in keys:
         initial = Propagator.load(model_of(keys.pop("from"), arguments))
         keys["propagator"] = initial.config
     plan = output.with_suffix(".plan.json")
-    training, validation, _ = load(store_of(name, arguments), time_reversal=keys.get("time_reversal", True))
+    training, validation, _ = load(arguments.store, time_reversal=keys.get("time_reversal", True))
     if not plan.exists():
         seconds = seconds_per_update(training, TrainingConfig(**keys))
         plan.write_text(json.dumps({"updates": round(60 * arguments.minutes / seconds), "s/update": seconds}))
@@ -116,23 +114,6 @@ def train(name: str, arguments: argparse.Namespace) -> tuple[Propagator, dict[st
 
 def model_of(name: str, arguments: argparse.Namespace) -> Path:
     path: Path = arguments.folder / f"{name.replace(' ', '-').replace('/', '')}.safetensors"
-    return path
-
-
-def store_of(name: str, arguments: argparse.Namespace) -> Path:
-    """The store of a variant; that of midpoint forces is made of the other one."""
-    if "midpoint" not in VARIANTS[name]:
-        return arguments.store
-    path = arguments.folder / "midpoint.h5md"
-    if not path.exists():
-        context, part = context_of(AlanineDipeptide()), path.with_suffix(".part")
-        shutil.copy(arguments.store, part)
-        with h5py.File(part, "r+") as file:
-            group = file["particles/trajectory"]
-            x, v = group["position/value"][:], group["velocity/value"][:]
-            places = x + 0.5 * parse_quantity(DemoSettings.lag, "time") * v
-            group["force/value"][:] = np.stack([forces(context, one) for one in places]) / KJ_PER_MOL
-        part.rename(path)
     return path
 
 
@@ -165,32 +146,22 @@ def seconds_per_update(pairs: TrajectoryPairs, config: TrainingConfig, updates: 
 
 
 def measure(
-    name: str,
-    propagator: Propagator,
-    system: AlanineDipeptide,
-    arguments: argparse.Namespace,
-    settings: DemoSettings,
+    propagator: Propagator, system: AlanineDipeptide, arguments: argparse.Namespace, settings: DemoSettings
 ) -> dict[str, Any]:
-    """Errors on held-out bursts and a short guarded roll-out at friction 1/ps, which has no midpoint forces."""
-    midpoint = "midpoint" in VARIANTS[name]
-    held_out = load(store_of(name, arguments), time_reversal=not midpoint)[2]
+    """Errors on held-out bursts and a short guarded roll-out at friction 1/ps."""
+    held_out = load(arguments.store, time_reversal=True)[2]
     chosen = np.linspace(0, len(held_out), HELD_OUT, endpoint=False).astype(int).tolist()
     errors = one_step_errors(propagator, held_out, chosen)
     thermal = math.sqrt(BOLTZMANN * TEMPERATURE)
-    context, ahead = context_of(system), 0.5 * propagator.timestep if midpoint else 0.0
-    found = {
-        "x over best baseline": ratios(errors)["x"],
-        "v over best baseline": ratios(errors)["v"],
-        "v error over thermal": errors["learned"].v / thermal,
-        "v error over thermal after 4 jumps": after_jumps(propagator, context, held_out.sequences(4), ahead) / thermal,
-    }
-    if midpoint:
-        return found
     run = learned_run(system, propagator, held_out, arguments.folder / "run.xtc", settings, progress=False)
     over = {element: kelvin / run.reference_temperature[element] for element, kelvin in run.temperature.items()}
     statistics = run.statistics
+    ahead = after_jumps(propagator, context_of(system), held_out.sequences(4))
     return {
-        **found,
+        "x over best baseline": ratios(errors)["x"],
+        "v over best baseline": ratios(errors)["v"],
+        "v error over thermal": errors["learned"].v / thermal,
+        "v error over thermal after 4 jumps": ahead / thermal,
         "temperature over reference": over,
         "jumps": dataclasses.asdict(statistics),
         "share of refused jumps": 1.0 - statistics.accepted / statistics.tried,
@@ -198,20 +169,20 @@ def measure(
     }
 
 
-def after_jumps(propagator: Propagator, context: openmm.Context, runs: TrajectoryPairs, ahead: float) -> float:
-    """RMSE of v in amu^½ Å/ps at the end of runs of several jumps, without guards, thermostat or constraints.
+def after_jumps(propagator: Propagator, context: openmm.Context, runs: TrajectoryPairs) -> float:
+    """RMSE of v in amu^½ Å/ps at the end of runs of several jumps, without guards, thermostat or constraints."""
 
-    Forces are those at x + ``ahead`` v.
-    """
-
-    def forces_of(one: State) -> torch.Tensor:
-        return torch.from_numpy(forces(context, (one.positions + ahead * one.velocities).numpy())).to(one.dtype)
+    def forces_at(state: State, positions: torch.Tensor) -> torch.Tensor:
+        places = positions.split(state.atom_counts.tolist())
+        return torch.from_numpy(np.concatenate([forces(context, one.numpy()) for one in places])).to(state.dtype)
 
     chosen = np.linspace(0, len(runs), RUNS, endpoint=False).astype(int)
     state, *ends = runs.batch(chosen)
     for _ in ends:
         if propagator.needs_forces:
-            state = state.replace(forces=torch.cat([forces_of(one) for one in state.split()]))
+            state = state.replace(forces=forces_at(state, state.positions))
+        if propagator.needs_midpoint_forces:
+            state = state.replace(midpoint_forces=forces_at(state, propagator.midpoint(state)))
         state = propagator(state)
     return float((state.masses[:, None] * (state.velocities - ends[-1].velocities).square()).mean().sqrt())
 
@@ -239,11 +210,8 @@ def write(arguments: argparse.Namespace) -> None:
         cells = [row["variant"], f"{row['updates']:,}", "" if minutes is None else f"{minutes:.2f}"]
         cells += [f"{row[f'{key} over best baseline']:.3f}" for key in ("x", "v")]
         cells += [f"{100 * row['v error over thermal']:.1f}", f"{100 * row['v error over thermal after 4 jumps']:.1f}"]
-        if "temperature over reference" in row:
-            cells += [f"{row['temperature over reference'][element]:.2f}" for element in elements]
-            cells.append(f"{row['share of refused jumps']:.1%}")
-        else:
-            cells += [""] * (len(elements) + 1)
+        cells += [f"{row['temperature over reference'][element]:.2f}" for element in elements]
+        cells.append(f"{row['share of refused jumps']:.1%}")
         lines.append("| " + " | ".join(cells) + " |")
     arguments.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
 

@@ -54,11 +54,12 @@ def main(output: Path, updates: int) -> None:
         for index, frame in enumerate(frames):
             writer.write(frame, time=0.05 * index)
     universe = load_universe(output / "copper.pdb", output / "classical.trr")
-    harvest(universe, EMT, store=output / "bursts.h5md", burst="60 fs", interval="20 fs", timestep="5 fs")
+    burst = {"burst": "60 fs", "interval": "20 fs", "timestep": "5 fs", "midpoint": "20 fs"}
+    harvest(universe, EMT, store=output / "bursts.h5md", **burst)
     pairs = TrajectoryPairs(output / "bursts.h5md", lag="20 fs", time_reversal=True)
     train, validation, held_out = pairs.split((0.8, 0.1, 0.1))
 
-    config = TrainingConfig(propagator=PropagatorConfig(forces=True), updates=updates, batch_size=8)
+    config = TrainingConfig(propagator=PropagatorConfig(forces=True, midpoint=True), updates=updates, batch_size=8)
     fit(train, validation, config, output / "copper.safetensors")
     propagator = Propagator.load(output / "copper.safetensors")
 

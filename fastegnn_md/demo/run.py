@@ -112,6 +112,7 @@ def _harvest(
         store=path,
         burst=settings.burst,
         interval=settings.lag,
+        midpoint=settings.lag,
         temperature=settings.temperature,
         seed=settings.seed,
         processes=2,
@@ -149,7 +150,6 @@ def learned_run(
     begun = time.perf_counter()
     with RolloutWriter(trajectory) as writer:
         for _ in tqdm(dynamics.irun(settings.jumps), total=settings.jumps + 1, desc="jumps", disable=not progress):
-            # The force call of the next jump gives the energy too.
             energies.append(atoms.get_potential_energy() / (units.kJ / units.mol))
             state = state_from_atoms(atoms, bonds=system.bonds)
             kinetic.append(kinetic_per_atom(state))

@@ -52,7 +52,7 @@ def _train(store: Path, output: Path, name: str, settings: DemoSettings) -> None
     torch.set_num_threads(1)
     train, validation, _ = TrajectoryPairs(store, lag=settings.lag, time_reversal=True).split(settings.split)
     config = TrainingConfig(
-        propagator=PropagatorConfig(forces=KINDS[name]),
+        propagator=PropagatorConfig(forces=KINDS[name], midpoint=KINDS[name]),
         updates=settings.updates,
         batch_size=settings.batch_size,
         seed=settings.seed,
