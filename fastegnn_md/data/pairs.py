@@ -8,10 +8,8 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import MDAnalysis as mda
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,15 +18,9 @@ from .. import units
 from ..errors import DataError
 from ..state import State
 from .collate import NEIGHBOURS, StateReader, Velocities
-from .frames import check_velocities
 from .noise import NoiseFloorWarning, noise_floor
-from .scratch import Scratch
+from .sources import Source, check_stored_velocities, open_stores
 from .split import frames_per_lag, split_windows
-from .store import Store
-from .topology import select_atoms
-from .trajectory import write_trajectory
-
-Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
 
 
 class TrajectoryPairs(Dataset[tuple[State, ...]]):
@@ -122,13 +114,15 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.velocities = velocities
         self.time_reversal = time_reversal
         self.steps = 1
-        self._scratch: Scratch | None = None
-        options = {"select": select, "dt": dt, "stride": stride, "unwrap": unwrap, "progress": progress}
-        sources = list(source) if isinstance(source, (list, tuple)) else [source]
-        if not sources:
-            raise DataError("no source was given; pass a universe or a store, or a list of them")
-        self.stores = tuple(
-            self._open(one, self._store_path(store, sources, index), options) for index, one in enumerate(sources)
+        self.stores, self._scratch = open_stores(
+            source,
+            store,
+            need_velocities=velocities == "stored",
+            select=select,
+            dt=dt,
+            stride=stride,
+            unwrap=unwrap,
+            progress=progress,
         )
         self.lag_frames = tuple(frames_per_lag(self.lag, one.dt) for one in self.stores)
         self._describe()
@@ -140,36 +134,9 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
                 f"{units.format_time(self.lag)} (difference velocities need one frame more on their sides); give a "
                 "shorter lag or longer trajectories"
             )
-        self._check_velocities()
+        if velocities == "stored":
+            check_stored_velocities(self.stores)
         self._warn_of_noise(units.parse_quantity(friction, "friction") if isinstance(friction, str) else friction)
-
-    def _store_path(self, store: str | os.PathLike | None, sources: list[Source], index: int) -> Path | None:
-        if not isinstance(sources[index], (mda.Universe, mda.AtomGroup)):
-            return None
-        if store is None:
-            if self._scratch is None:
-                self._scratch = Scratch()
-            return self._scratch.folder / f"pairs.{index}.h5md"
-        path = Path(store)
-        return path if len(sources) == 1 else path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
-
-    def _open(self, source: Source, path: Path | None, options: dict[str, Any]) -> Store:
-        if isinstance(source, (mda.Universe, mda.AtomGroup)):
-            assert path is not None  # _store_path gives one for every universe
-            atoms = select_atoms(source, options["select"])
-            need = self.velocities == "stored"
-            if need and not _has_velocities(atoms):
-                raise DataError(_no_velocities(f"the trajectory of {len(atoms)} atoms has no velocities"))
-            arguments = {name: options[name] for name in ("dt", "stride", "unwrap", "progress")}
-            return write_trajectory(atoms, path, need_velocities=need, **arguments)
-        if isinstance(source, (str, os.PathLike, Store)):
-            given = [
-                name for name, default in (("select", "all"), ("dt", None), ("stride", 1)) if options[name] != default
-            ]
-            if given:
-                raise DataError(f"{', '.join(given)} apply when a store is written; this source is one already")
-            return source if isinstance(source, Store) else Store(source)
-        raise DataError(f"source is a {type(source).__name__}; expected an MDAnalysis Universe or the path of a store")
 
     def _describe(self) -> None:
         stores = self.stores
@@ -209,17 +176,6 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         window = self._windows[index]
         first = window[:, 0] + before
         return first, np.maximum(window[:, 1] - after - steps * self.lag_frames[index] - first, 0)
-
-    def _check_velocities(self) -> None:
-        if self.velocities != "stored":
-            return
-        for store in self.stores:
-            if not store.has_velocities:
-                raise DataError(_no_velocities(f"store {str(store.path)!r} has no velocities"))
-            sample = store.velocities[:: max(1, store.n_frames // 100)]
-            if not sample.any():
-                raise DataError(_no_velocities("all stored velocities are zero"))
-            check_velocities(sample, store.topology.masses)
 
     def _warn_of_noise(self, friction: float | None) -> None:
         trajectory = [one.kind == "trajectory" for one in self.stores]
@@ -408,15 +364,3 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
             f"velocities {self.velocities!r})"
         )
-
-
-def _has_velocities(atoms: mda.AtomGroup) -> bool:
-    return bool(atoms.universe.trajectory.ts.has_velocities)
-
-
-def _no_velocities(fact: str) -> str:
-    return (
-        f"{fact}. Ways out: harvest short bursts from the frames (fastegnn_md.data.harvest draws velocities at a "
-        "temperature); velocities='central' (differences of neighbouring frames, approximate); velocities='forward' "
-        "(looks into the future, for published tables only); velocities='none' (position-only propagators)"
-    )

@@ -1,0 +1,87 @@
+"""What pairs are made from: universes, which are written to stores, and stores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import MDAnalysis as mda
+
+from ..errors import DataError
+from .frames import check_velocities
+from .scratch import Scratch
+from .store import Store
+from .topology import select_atoms
+from .trajectory import write_trajectory
+
+Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
+
+
+def open_stores(
+    source: Source | Sequence[Source], store: str | os.PathLike | None, *, need_velocities: bool, **options: Any
+) -> tuple[tuple[Store, ...], Scratch | None]:
+    """The stores of one or more sources, and the folder of those that are temporary.
+
+    Parameters
+    ----------
+    source, store, options
+        As :class:`~fastegnn_md.data.TrajectoryPairs` takes them; options are ``select``, ``dt``, ``stride``, ``unwrap``
+        and ``progress``.
+    need_velocities : bool
+        Whether frames must have them.
+
+    Raises
+    ------
+    DataError
+        If there is no source, one is of another kind, lacks velocities, or is a store and options of writing one are
+        given.
+    """
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise DataError("no source was given; pass a universe or a store, or a list of them")
+    scratch = None
+    if store is None and any(isinstance(one, (mda.Universe, mda.AtomGroup)) for one in sources):
+        scratch = Scratch()
+    stores = []
+    for index, one in enumerate(sources):
+        path = Path(store) if scratch is None and store is not None else Path("pairs.h5md")
+        if len(sources) > 1 or scratch is not None:
+            path = path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
+        stores.append(_open(one, path if scratch is None else scratch.folder / path, need_velocities, options))
+    return tuple(stores), scratch
+
+
+def check_stored_velocities(stores: Sequence[Store]) -> None:
+    """Refuse stores whose velocities are missing, zero, or not those of atoms."""
+    for store in stores:
+        if not store.has_velocities:
+            raise _no_velocities(f"store {str(store.path)!r} has no velocities")
+        sample = store.velocities[:: max(1, store.n_frames // 100)]
+        if not sample.any():
+            raise _no_velocities("all stored velocities are zero")
+        check_velocities(sample, store.topology.masses)
+
+
+def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, Any]) -> Store:
+    if isinstance(source, (mda.Universe, mda.AtomGroup)):
+        atoms = select_atoms(source, options["select"])
+        if need_velocities and not atoms.universe.trajectory.ts.has_velocities:
+            raise _no_velocities(f"the trajectory of {len(atoms)} atoms has no velocities")
+        arguments = {name: options[name] for name in ("dt", "stride", "unwrap", "progress")}
+        return write_trajectory(atoms, path, need_velocities=need_velocities, **arguments)
+    if isinstance(source, (str, os.PathLike, Store)):
+        given = [name for name, default in (("select", "all"), ("dt", None), ("stride", 1)) if options[name] != default]
+        if given:
+            raise DataError(f"{', '.join(given)} apply when a store is written; this source is one already")
+        return source if isinstance(source, Store) else Store(source)
+    raise DataError(f"source is a {type(source).__name__}; expected an MDAnalysis Universe or the path of a store")
+
+
+def _no_velocities(fact: str) -> DataError:
+    return DataError(
+        f"{fact}. Ways out: harvest short bursts from the frames (fastegnn_md.data.harvest draws velocities at a "
+        "temperature); velocities='central' (differences of neighbouring frames, approximate); velocities='forward' "
+        "(looks into the future, for published tables only); velocities='none' (position-only propagators)"
+    )
