@@ -3,13 +3,15 @@
     fastegnn-md demo --updates 6000 --output demo-longer
     python benchmarks/rollout.py demo-longer --friction 10 1 --jumps 3000 --output benchmarks/results/rollout_ala2.json
 
-At 10/ps a thermostat takes up much of the error of a jump, at 1/ps equipartition is really tested.
+At 10/ps a thermostat takes up much of the error of a jump, at 1/ps equipartition is really tested. Each run is made
+twice, the second time with velocities scaled to the energy of the engine after each jump.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -34,17 +36,18 @@ def main() -> None:
     system, rows = AlanineDipeptide(), []
     for name in KINDS:
         propagator = Propagator.load(arguments.demo / f"{name}.safetensors")
-        for friction in arguments.friction:
+        for friction, scaled in itertools.product(arguments.friction, (False, True)):
             settings = DemoSettings(friction=friction, jumps=arguments.jumps)
             pairs = TrajectoryPairs(arguments.demo / "bursts.h5md", lag=settings.lag, time_reversal=True)
             held_out = pairs.split(settings.split)[2]
-            trajectory = arguments.demo / f"{name}-{friction:g}.xtc"
-            run = learned_run(system, propagator, held_out, trajectory, settings, progress=True)
+            trajectory = arguments.demo / f"{name}-{friction:g}{'-energy' if scaled else ''}.xtc"
+            run = learned_run(system, propagator, held_out, trajectory, settings, progress=True, conserve_energy=scaled)
             rows.append(
                 {
                     "propagator": name,
                     "training updates": propagator.metrics["updates"],
                     "friction, 1/ps": friction,
+                    "energy conserved": scaled,
                     "energy, kJ/mol": {"mean": float(run.energy.mean()), "std": float(run.energy.std())},
                     "temperature, K": run.temperature,
                     "reference temperature, K": run.reference_temperature,

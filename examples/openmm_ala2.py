@@ -3,8 +3,8 @@
     python examples/openmm_ala2.py
 
 Frames of a classical trajectory (DCD, no velocities) start short bursts of the same System at constant energy; a
-propagator that sees the force half a step ahead learns steps of 8 fs from them; ASE Atoms with OpenMM forces and the fixed bonds of the
-System are stepped under a Langevin thermostat, guarded.
+propagator that sees the force half a step ahead learns steps of 8 fs from them; ASE Atoms with OpenMM forces and the
+fixed bonds of the System are stepped under a Langevin thermostat, guarded.
 
 The sizes suit a demonstration of seconds. After so short a training jumps heat the molecule, and it takes a friction
 of 50/ps to hold the temperature; at 10/ps guards refuse many jumps. For a real run: 6000 frames, --processes for all

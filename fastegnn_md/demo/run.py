@@ -129,6 +129,7 @@ def learned_run(
     settings: DemoSettings,
     *,
     progress: bool,
+    conserve_energy: bool = False,
 ) -> LearnedRun:
     """Step ASE Atoms from a held-out frame under Langevin half steps."""
     from ase import units
@@ -145,6 +146,7 @@ def learned_run(
         friction=settings.friction / (1000 * units.fs),
         rng=settings.seed,
         bonds=system.bonds,
+        conserve_energy=conserve_energy,
     )
     energies, kinetic = [], []
     begun = time.perf_counter()
