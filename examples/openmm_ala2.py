@@ -6,9 +6,9 @@ Frames of a classical trajectory (DCD, no velocities) start short bursts of the 
 propagator that sees the force half a step ahead learns steps of 8 fs from them; ASE Atoms with OpenMM forces and the
 fixed bonds of the System are stepped under a Langevin thermostat, guarded.
 
-The sizes suit a demonstration of seconds. After so short a training jumps heat the molecule, and it takes a friction
-of 50/ps to hold the temperature; at 10/ps guards refuse many jumps. For a real run: 6000 frames, --processes for all
-your cores, --updates 6000, then a lower friction as long as the temperature of each element stays right.
+The sizes suit a demonstration of seconds. After so short a training jumps damp the motion: at a friction of 50/ps the
+molecule is 45 K too cold, at 10/ps 126 K. For a real run: 6000 frames, --processes for all your cores, --updates 6000,
+then a lower friction as long as the temperature of each element stays right.
 """
 
 import argparse
