@@ -188,6 +188,12 @@ def test_settings_come_from_a_file_and_the_command_line_wins(cli: Cli, store: Pa
     assert "batch_size: 2" in (tmp_path / "model.training" / "config.yaml").read_text()
 
 
+def test_midpoint_needs_forces_and_a_harvest_for_it(mistake: Callable[..., str], store: Path, tmp_path: Path) -> None:
+    arguments = ["train", store, "--lag", "3 fs", "--midpoint", "-o", tmp_path / "m.safetensors", *SMALL]
+    assert "(--midpoint), or set midpoint=False" in mistake(*arguments)
+    assert "set forces too" in mistake(*arguments, "--no-forces")
+
+
 def test_fine_tuning_takes_the_network_over(
     cli: Cli, mistake: Callable[..., str], store: Path, model: Path, tmp_path: Path
 ) -> None:

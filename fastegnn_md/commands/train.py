@@ -67,7 +67,7 @@ def train(
 
     flags = {
         "propagator.architecture": architecture,
-        "propagator.forces": True if midpoint else forces,
+        "propagator.forces": True if midpoint and forces is None else forces,
         "propagator.midpoint": midpoint or None,
         "propagator.mode": mode,
         "propagator.kicks": kicks,
