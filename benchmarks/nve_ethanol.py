@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms, units
+from ase.calculators.calculator import CalculationFailed
 from ase.md.verlet import VelocityVerlet
 from physics_systems import ETHANOL
 from tqdm import tqdm
@@ -44,11 +45,15 @@ def starting(topology: Path, trajectory: Path) -> Atoms:
     return atoms
 
 
-def record(dynamics: Any, atoms: Atoms, steps: int, count: int) -> dict[str, float]:
-    """Drift over ``count`` energies, ``steps`` of the dynamics apart."""
+def record(dynamics: Any, atoms: Atoms, steps: int, count: int) -> dict[str, Any]:
+    """Drift over ``count`` energies, ``steps`` of the dynamics apart; or where xTB gave up on a molecule too hot."""
     potential, kinetic = np.empty(count), np.empty(count)
     for k in tqdm(range(count), desc=type(dynamics).__name__, mininterval=10):
-        dynamics.run(steps)
+        try:
+            dynamics.run(steps)
+        except CalculationFailed as error:
+            heated = (potential[k - 1] + kinetic[k - 1] - potential[0] - kinetic[0]) / (units.kB * 400)
+            return {"stopped after, ps": 1e-3 * EVERY * k, "error": str(error), "change of the energy, kT": heated}
         potential[k], kinetic[k] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
     times = 1e-3 * EVERY * np.arange(1, count + 1)
     per_mol = 1.0 / (units.kJ / units.mol)
@@ -96,15 +101,15 @@ def main() -> None:
 
 
 def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """All starts so far, and their root mean square."""
+    """All starts so far, and the root mean square of those that were not stopped."""
     summary = {
         kind: {
-            key: float(np.sqrt(np.mean([row[kind][key] ** 2 for row in rows])))
+            key: float(np.sqrt(np.mean([row[kind][key] ** 2 for row in rows if key in row[kind]])))
             for key in ("drift, kJ/mol/ps per atom", "drift over std(K), 1/ps")
         }
         for kind in rows[0]
     }
-    result = {"picoseconds": arguments.picoseconds, "RMS over starts": summary, "starts": rows}
+    result = {"picoseconds": arguments.picoseconds, "RMS over complete starts": summary, "starts": rows}
     write_atomically(arguments.output, (json.dumps(result, indent=1) + "\n").encode())
 
 

@@ -298,6 +298,7 @@ class TestASE:
     def test_forces_are_those_after_the_thermostat(self, cluster, constrained):
         from ase import units
         from ase.constraints import FixAtoms, FixBondLengths
+        from ase.md.langevin import Langevin
 
         from fastegnn_md.integrators import HybridDynamics, LearnedDynamics
 
@@ -307,7 +308,7 @@ class TestASE:
         options = {"temperature_K": 300, "friction": 0.02 / units.fs, "rng": 1}
         LearnedDynamics(cluster, propagator, guard=None, **options).run(5)
         assert propagator.calls == 5
-        classical = pytest.importorskip("ase.md.langevin").Langevin(
+        classical = Langevin(
             cluster, units.fs, temperature_K=300, friction=0.02 / units.fs, rng=np.random.default_rng(1), fixcm=False
         )
         HybridDynamics(cluster, propagator, classical, classical_steps=3, jumps=2, guard=None, rng=1).run(10)
