@@ -314,6 +314,35 @@ class TestASE:
         HybridDynamics(cluster, propagator, classical, classical_steps=3, jumps=2, guard=None, rng=1).run(10)
         assert propagator.calls == 9
 
+    def test_a_calculator_that_fails_once_changes_nothing(self, cluster):
+        from ase.calculators.calculator import CalculationFailed
+        from ase.calculators.emt import EMT
+
+        from fastegnn_md.integrators import LearnedDynamics
+
+        class Failing(EMT):
+            calls = 0
+
+            def calculate(self, *arguments: Any, **options: Any) -> None:
+                self.calls += 1
+                if self.calls == 4:
+                    raise CalculationFailed("no convergence")
+                super().calculate(*arguments, **options)
+
+        options = {"temperature_K": 300, "friction": 0.1, "rng": 1, "guard": None}
+        other = cluster.copy()
+        other.calc = type(cluster.calc)()
+        expected = LearnedDynamics(other, DriftKickDrift(0.002), **options)
+        expected.run(6)
+        cluster.calc = Failing()
+        found = LearnedDynamics(cluster, DriftKickDrift(0.002), **options)
+        with pytest.raises(CalculationFailed):
+            found.run(6)
+        assert found.nsteps == 3
+        found.run(3)
+        np.testing.assert_array_equal(cluster.positions, other.positions)
+        np.testing.assert_array_equal(cluster.get_momenta(), other.get_momenta())
+
     def test_replicas_and_the_stepper(self, cluster):
         from fastegnn_md.engines.ase import LearnedStepper
         from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
