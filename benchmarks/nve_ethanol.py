@@ -47,7 +47,7 @@ def starting(topology: Path, trajectory: Path) -> Atoms:
 
 def record(dynamics: Any, atoms: Atoms, steps: int, count: int) -> dict[str, Any]:
     """Drift over ``count`` energies, ``steps`` of the dynamics apart; or where xTB gave up on a molecule too hot."""
-    potential, kinetic = np.empty(count), np.empty(count)
+    potential, kinetic = np.zeros(count), np.zeros(count)
     for k in tqdm(range(count), desc=type(dynamics).__name__, mininterval=10):
         try:
             dynamics.run(steps)

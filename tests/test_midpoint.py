@@ -208,7 +208,7 @@ class TestPropagator:
         torch.testing.assert_close(turned.velocities, ended.velocities @ turn, rtol=0, atol=1e-9)
 
     def test_the_best_linear_one_is_exact_for_springs(self, require, tmp_path):
-        """v′ = (c + s tan) v + … f(x + v Δt/2): one frequency needs two coefficients, whatever side time goes to."""
+        """f = -k (x + v Δt/2): v′ = (cos ωΔt + ½ ωΔt sin ωΔt) v + f sin(ωΔt) ω/k, forth and back."""
         openmm = require("openmm")
         system, force = openmm.System(), openmm.CustomExternalForce("0.5*k*(x^2+y^2+z^2)")
         force.addGlobalParameter("k", CURVATURE * EV / KJ_PER_MOL * 100)
