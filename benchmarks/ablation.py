@@ -25,11 +25,12 @@ import torch
 from openmm import unit
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.baselines import one_step_errors, ratios
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.demo import DemoSettings, learned_run
 from fastegnn_md.demo.system import AlanineDipeptide
 from fastegnn_md.training import TrainingConfig, fit, residual_loss
+from fastegnn_md.training.one_step import one_step_errors, ratios
+from fastegnn_md.training.start import untrained_propagator
 from fastegnn_md.training.unrolling import perturbed, unrolled_residuals
 from fastegnn_md.units import BOLTZMANN
 
@@ -130,7 +131,7 @@ def forces(context: openmm.Context, positions: np.ndarray) -> np.ndarray:
 
 def seconds_per_update(pairs: TrajectoryPairs, config: TrainingConfig, updates: int = 15) -> float:
     """CPU time of an update, from a few of them on a fresh network."""
-    propagator, runs = Propagator.from_pairs(pairs, config.propagator), pairs.sequences(config.unroll)
+    propagator, runs = untrained_propagator(pairs, config.propagator), pairs.sequences(config.unroll)
     optimizer = torch.optim.Adam(propagator.parameters(), lr=1e-6)
     generator = torch.Generator().manual_seed(0)
     for update in range(updates + 3):

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from fastegnn_md import Committee, Propagator
-from fastegnn_md.baselines import one_step_errors, ratios
-from fastegnn_md.calibration import calibration_table, one_step_calibration
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.demo import DemoSettings
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.calibration import calibration_table, one_step_calibration
+from fastegnn_md.training.one_step import one_step_errors, ratios
 
 
 def main() -> None:

@@ -38,12 +38,13 @@ from scipy.spatial.distance import jensenshannon
 from tqdm import tqdm
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import TrajectoryPairs, harvest
-from fastegnn_md.engines.bursts_openmm import velocity_verlet
+from fastegnn_md.data import TrajectoryPairs
+from fastegnn_md.harvest import harvest
+from fastegnn_md.harvest.openmm import velocity_verlet
 from fastegnn_md.integrators import HybridIntegrator, LearnedJumpIntegrator, LearnedSimulation, LearnedStateReporter
-from fastegnn_md.limits import JumpLimits
-from fastegnn_md.thermal import temperature_per_element
+from fastegnn_md.mechanics.thermal import temperature_per_element
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.training import TrainingConfig, fit
 
 FORCE_FIELDS = {"vacuum": ["amber14-all.xml"], "gbn2": ["amber14-all.xml", "implicit/gbn2.xml"]}

@@ -26,10 +26,10 @@ import torch
 from MDAnalysisTests.datafiles import DCD, PSF
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
 from fastegnn_md.graph import neighbour_list
 from fastegnn_md.models import build_model
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
 
 
 def state_of(atoms: mda.AtomGroup) -> State:

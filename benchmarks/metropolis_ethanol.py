@@ -27,11 +27,11 @@ from scipy.spatial.distance import jensenshannon
 from tqdm import tqdm
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.engines.ase import guess_bonds
-from fastegnn_md.engines.ase_atoms import FORCE, PICOSECOND
-from fastegnn_md.files import write_atomically
+from fastegnn_md._files import write_atomically
+from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND
+from fastegnn_md.engines.ase.stepper import guess_bonds
 from fastegnn_md.integrators import MetropolizedDynamics
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.limits import JumpLimits
 
 TEMPERATURE = 400.0
 TORSION = (0, 1, 2, 3)  # C C O H in ase.build.molecule's order

@@ -24,10 +24,10 @@ from physics_systems import ETHANOL
 from tqdm import tqdm
 
 from fastegnn_md import Propagator
+from fastegnn_md._files import write_atomically
 from fastegnn_md.data import load_universe
-from fastegnn_md.engines.ase import guess_bonds
+from fastegnn_md.engines.ase.stepper import guess_bonds
 from fastegnn_md.engines.mdanalysis import state_from_universe
-from fastegnn_md.files import write_atomically
 from fastegnn_md.integrators import LearnedDynamics
 from fastegnn_md.validation import energy_drift
 

@@ -24,11 +24,11 @@ import torch
 from openmm import app, unit
 
 from fastegnn_md import Propagator
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
-from fastegnn_md.engines.openmm_backends import plugin_has
+from fastegnn_md.engines.openmm.backends import plugin_has
 from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.limits import JumpLimits
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hybrid_ala2 import Molecule, machine

@@ -29,7 +29,7 @@ from openmm import app, unit
 from fastegnn_md import State
 from fastegnn_md.engines.openmm import add_jump_force
 from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.limits import JumpLimits
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hybrid_ala2 import machine

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from physics_systems import ASE_SYSTEMS, ASESystem
 
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import TrajectoryPairs, harvest
+from fastegnn_md.data import TrajectoryPairs
+from fastegnn_md.harvest import harvest
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
 
 TRAINING: dict[str, dict[str, Any]] = {

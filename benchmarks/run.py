@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from fastegnn_md.graph import neighbour_list, shortest_edges
 from fastegnn_md.models import build_model
-from fastegnn_md.nn import cpu_kernel
-from fastegnn_md.tables.timing import in_turn
+from fastegnn_md.nn.messages import cpu as cpu_kernel
+from fastegnn_md.papers.tables.timing import in_turn
 
 HIDDEN, LAYERS, VIRTUAL = 64, 4, 3
 

@@ -24,9 +24,9 @@ from hybrid_ala2 import Molecule, machine
 from MDAnalysisTests.datafiles import DCD, PSF
 from openmm import app
 
-from fastegnn_md import Propagator
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import TrajectoryPairs
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.training.start import untrained_propagator
 
 
 def per_second(call: Callable[[], int]) -> float:
@@ -79,7 +79,7 @@ def short_run(folder: Path) -> tuple[mda.Universe, Path]:
 def waiting(pairs: TrajectoryPairs) -> float:
     """Share of a training update that fetching its batch takes."""
     torch.set_num_threads(1)
-    propagator = Propagator.from_pairs(pairs, PropagatorConfig())
+    propagator = untrained_propagator(pairs, PropagatorConfig())
     optimiser = torch.optim.Adam(propagator.parameters(), lr=1e-4)
     shares = []
     for k in range(12):

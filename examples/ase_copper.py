@@ -23,12 +23,13 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 
 from fastegnn_md import Propagator
-from fastegnn_md.baselines import error_table, one_step_errors
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import TrajectoryPairs, harvest, load_universe
+from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.engines.mdanalysis import RolloutWriter
+from fastegnn_md.harvest import harvest
 from fastegnn_md.integrators import LearnedDynamics
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import error_table, one_step_errors
 
 THERMOSTAT = {"temperature_K": 600, "friction": 0.01 / units.fs}
 FRAMES, JUMPS = 40, 100

@@ -23,12 +23,12 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from MDAnalysis.analysis.rdf import InterRDF
 
-from fastegnn_md.baselines import error_table, one_step_errors
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import NoiseFloorWarning, TrajectoryPairs, load_universe
 from fastegnn_md.engines.mdanalysis import RolloutWriter
 from fastegnn_md.engines.openmm import OpenMMCalculator
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import error_table, one_step_errors
 from fastegnn_md.units import BOLTZMANN
 
 FRAMES, JUMPS = 240, 60

@@ -20,13 +20,14 @@ from ase import units
 from ase.io import read
 from openmm import LangevinMiddleIntegrator, Platform, app
 
-from fastegnn_md.baselines import error_table, one_step_errors
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import TrajectoryPairs, harvest, load_universe
-from fastegnn_md.engines.ase import update_atoms
+from fastegnn_md.data import TrajectoryPairs, load_universe
+from fastegnn_md.engines.ase.stepper import update_atoms
 from fastegnn_md.engines.openmm import OpenMMCalculator
+from fastegnn_md.harvest import harvest
 from fastegnn_md.integrators import LearnedDynamics
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import error_table, one_step_errors
 
 TEMPERATURE = 300  # K
 FRAMES, JUMPS = 300, 200

@@ -16,11 +16,12 @@ import numpy as np
 from openmm import LangevinMiddleIntegrator, Platform, app, unit
 
 from fastegnn_md import Propagator
-from fastegnn_md.baselines import error_table, one_step_errors
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import TrajectoryPairs, harvest, load_universe
+from fastegnn_md.data import TrajectoryPairs, load_universe
+from fastegnn_md.harvest import harvest
 from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation, LearnedStateReporter
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import error_table, one_step_errors
 
 TEMPERATURE = 300 * unit.kelvin
 FRICTION = 10 / unit.picosecond

@@ -19,11 +19,11 @@ import MDAnalysis as mda
 import torch
 from MDAnalysis.analysis.rms import rmsd
 
-from fastegnn_md.baselines import error_table, one_step_errors
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.engines.mdanalysis import RolloutWriter
+from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import error_table, one_step_errors
 
 TEMPERATURE = 300  # K
 JUMPS = 5

@@ -1,20 +1,9 @@
 """Learned molecular-dynamics steps: a ``State`` comes in, a ``Propagator`` moves it by Δt, a ``State`` goes out."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
-from .optional import lazy_exports
-
-if TYPE_CHECKING:
-    from .committee import Committee
-    from .propagator import Propagator
-    from .state import State
-
-__version__ = version("fastegnn-md")
-__all__ = ["Committee", "Propagator", "State", "__version__"]
+import lazy_loader
 
 # On first use, so that `fastegnn-md --version` does not wait for torch.
-_HOME = {"Committee": ".committee", "Propagator": ".propagator", "State": ".state"}
-__getattr__, __dir__ = lazy_exports(__name__, _HOME, globals())
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version("fastegnn-md")

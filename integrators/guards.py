@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastegnn_md.constraints import UnreachableLengthError
 from fastegnn_md.errors import ConfigError, ConstraintError, StateError
-from fastegnn_md.limits import JumpLimits, bond_vectors
+from fastegnn_md.mechanics.constraints import UnreachableLengthError
+from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
 from fastegnn_md.units import BOLTZMANN
 
 if TYPE_CHECKING:
-    from fastegnn_md.committee import Spread
+    from fastegnn_md.propagator.committee import Spread
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class GuardSettings:
         Largest |ΔU| of the potential energy accepted, in kT of the whole system. It costs an energy evaluation per
         jump; None does not look. In equilibrium |ΔU| stays below about 6 √f for f degrees of freedom.
     spread : float, optional
-        Largest :class:`~fastegnn_md.committee.Spread` of an atom accepted, of positions or of velocities as predicted
-        (before constraints), in units of the residual scale. It needs a :class:`~fastegnn_md.Committee`; None does not
-        look.
+        Largest :class:`~fastegnn_md.propagator.committee.Spread` of an atom accepted, of positions or of velocities as
+        predicted (before constraints), in units of the residual scale. It needs a :class:`~fastegnn_md.Committee`;
+        None does not look.
 
     Raises
     ------

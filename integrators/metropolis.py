@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fastegnn_md.constraints import Constraints
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, GraphError, StateError
-from fastegnn_md.jump import advance
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.mechanics.thermal import thermal_velocities
+from fastegnn_md.propagator.advance import advance
 from fastegnn_md.state import State
-from fastegnn_md.thermal import thermal_velocities
 from fastegnn_md.units import BOLTZMANN
 
 from .thermostats import LangevinHalfStep
 
 if TYPE_CHECKING:
-    from fastegnn_md.propagator import Propagator
+    from fastegnn_md.propagator.full import Propagator
 
 Potential = Callable[[Tensor], float]  # of positions (N, 3) in Å, amu Å²/ps²
 

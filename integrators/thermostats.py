@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fastegnn_md.errors import ConfigError, StateError
-from fastegnn_md.freedom import Freedom, kinetic_energy
+from fastegnn_md.mechanics.freedom import Freedom
+from fastegnn_md.mechanics.motion import kinetic_energy
+from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.state import State
-from fastegnn_md.thermal import thermal_velocities
 from fastegnn_md.units import BOLTZMANN
 
 Projection = Callable[[Tensor], Tensor]

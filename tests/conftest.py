@@ -13,8 +13,8 @@ from types import ModuleType
 import hypothesis
 import pytest
 
-from fastegnn_md.nn import cpu_kernel
-from fastegnn_md.optional import EXTRA_OF
+from fastegnn_md._extras import EXTRA_OF
+from fastegnn_md.nn.messages import cpu as cpu_kernel
 
 # Deterministic examples and no time limit per example: a busy machine must not fail a test.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)

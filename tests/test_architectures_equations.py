@@ -12,7 +12,7 @@ from torch.nn.functional import silu, softplus
 from fastegnn_md.models.vn_egnn import fibonacci_sphere
 from fastegnn_md.nn.clusters import Clusters, connectivity_loss
 from fastegnn_md.nn.edges import Edges
-from fastegnn_md.nn.scatter import Segments
+from fastegnn_md.segments import Segments
 
 
 def neighbours(values, i):

@@ -20,8 +20,7 @@ from ase.constraints import (
     MirrorForce,
 )
 
-from fastegnn_md.constraints import Constraints
-from fastegnn_md.engines.ase import (
+from fastegnn_md.engines.ase.stepper import (
     LearnedStepper,
     guess_bonds,
     read_constraints,
@@ -29,7 +28,8 @@ from fastegnn_md.engines.ase import (
     update_atoms,
 )
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, StateError
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.state import State
 
 PS = 1000 * units.fs

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from fastegnn_md.calibration import calibrate
 from fastegnn_md.errors import DataError
+from fastegnn_md.training.calibration import calibrate
 
 N = 20_000
 

@@ -7,14 +7,15 @@ from importlib.resources import files
 
 import pytest
 
-from fastegnn_md import Propagator, catalogue
-from fastegnn_md.catalogue import Catalogue, CatalogueEntry, find_model
-from fastegnn_md.checkpoint import Manifest
+from fastegnn_md import Propagator
 from fastegnn_md.cli import main
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
 from fastegnn_md.errors import CheckpointError
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator import catalogue
+from fastegnn_md.propagator.catalogue import Catalogue, CatalogueEntry, find_model
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.file import Manifest
+from fastegnn_md.propagator.limits import JumpLimits
 
 LARGEST = 2_000_000  # bytes
 ENTRY = {

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.checkpoint import read_manifest
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
 from fastegnn_md.errors import CheckpointError
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.file import read_manifest
+from fastegnn_md.propagator.limits import JumpLimits
 
 
 @pytest.fixture

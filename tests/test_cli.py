@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from fastegnn_md import Committee, __version__
-from fastegnn_md.baselines import one_step_errors
-from fastegnn_md.calibration import one_step_calibration
 from fastegnn_md.cli import main
 from fastegnn_md.commands.forcefields import calculator_factory, openmm_system
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
-from fastegnn_md.propagator import Propagator
+from fastegnn_md.propagator.full import Propagator
+from fastegnn_md.training.calibration import one_step_calibration
+from fastegnn_md.training.one_step import one_step_errors
 
 COMMANDS = ["train", "harvest", "suggest-lag", "run", "evaluate", "validate", "inspect", "models", "demo"]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]

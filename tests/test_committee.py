@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from fastegnn_md import Committee, Propagator, State
-from fastegnn_md.baselines import one_step_errors
-from fastegnn_md.calibration import one_step_calibration
-from fastegnn_md.committee import Spread
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
 from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, JumpError
 from fastegnn_md.integrators import GuardSettings
 from fastegnn_md.integrators.guards import PASSED, check_spread
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.committee import Spread
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.limits import JumpLimits
+from fastegnn_md.training.calibration import one_step_calibration
+from fastegnn_md.training.one_step import one_step_errors
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 DOMAIN = Domain(

@@ -12,12 +12,12 @@ from ase.constraints import FixBondLengths
 from ase.io import read
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
-from fastegnn_md.engines.ase import state_from_atoms
+from fastegnn_md.engines.ase.stepper import state_from_atoms
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
 from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
-from fastegnn_md.thermal import thermal_velocities
+from fastegnn_md.mechanics.thermal import thermal_velocities
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
 
 FS = units.fs
 

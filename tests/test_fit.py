@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastegnn_md.baselines import error_table, one_step_errors
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError, TrainingError
-from fastegnn_md.propagator import Propagator
+from fastegnn_md.propagator.full import Propagator
 from fastegnn_md.training import FitResult, TrainingConfig, fit
+from fastegnn_md.training.one_step import error_table, one_step_errors
+from fastegnn_md.training.start import untrained_propagator
 
 pytestmark = pytest.mark.usefixtures("_lightning")
 MASSES, LAG = np.array([1.008, 15.999]), 0.008
@@ -223,7 +224,7 @@ def test_modes_and_precisions_train_and_load_again(
     result = quick(parts, tmp_path / "model.safetensors", **changes)
     loaded = Propagator.load(tmp_path / "model.safetensors")
     assert loaded.dtype == dtype
-    assert not torch.equal(weights(loaded), weights(Propagator.from_pairs(parts[0], loaded.config, seed=0)))
+    assert not torch.equal(weights(loaded), weights(untrained_propagator(parts[0], loaded.config, seed=0)))
     assert ("v" in result.metrics["over_best_baseline"]) == loaded.predicts_velocities
 
 

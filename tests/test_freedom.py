@@ -10,10 +10,11 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from fastegnn_md.constraints import Constraints, no_constraints
-from fastegnn_md.engines.ase import state_from_atoms
-from fastegnn_md.freedom import Freedom, angular_momentum, kinetic_energy, rigid_rotation
-from fastegnn_md.integrators.conservation import conserve_angular_momentum, conserve_momentum
+from fastegnn_md.engines.ase.stepper import state_from_atoms
+from fastegnn_md.mechanics.conservation import conserve_angular_momentum, conserve_momentum
+from fastegnn_md.mechanics.constraints import Constraints, no_constraints
+from fastegnn_md.mechanics.freedom import Freedom
+from fastegnn_md.mechanics.motion import angular_momentum, kinetic_energy, rigid_rotation
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
@@ -211,7 +212,7 @@ def test_alanine_dipeptide_with_fixed_hydrogen_bonds_and_a_box_of_rigid_water(re
     require("openmm")
     import openmm_cases as cases
 
-    from fastegnn_md.engines.openmm_system import read_system
+    from fastegnn_md.engines.openmm.system import read_system
 
     topology, system, positions = cases.peptide()
     part = read_system(system, topology, cases.StandIn())

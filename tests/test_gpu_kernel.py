@@ -12,7 +12,7 @@ import pytest
 import torch
 from interpreted_kernel import DEVICE, case
 
-from fastegnn_md.nn import gpu_kernel
+from fastegnn_md.nn.messages import gpu as gpu_kernel
 
 
 def test_numbers_equal_plain_ones(require):
@@ -36,7 +36,7 @@ def test_it_compiles_for_gpus_that_are_not_here(dtype, switches, require):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from fastegnn_md.nn.triton_message_sums import _message_sums as program
+    from fastegnn_md.nn.messages.triton_program import _message_sums as program
 
     optional = {"weight": "WEIGHTED", "gate": "GATED", "gate_bias": "GATED", "third": "DEEP", "third_bias": "DEEP"}
     types = {"sender": "*i64", "rows": "*i64", "sums": "*fp32", "outputs": "*fp32"}

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from fastegnn_md.constraints import UnreachableLengthError
 from fastegnn_md.errors import CheckpointError, ConfigError, ConstraintError, DataError, StateError
 from fastegnn_md.integrators.guards import GuardSettings, check_finite, check_jump, report_of_error
-from fastegnn_md.limits import JumpLimits, bond_vectors
+from fastegnn_md.mechanics.constraints import UnreachableLengthError
+from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State
 
 LIMITS = JumpLimits(displacement={1: 0.4, 8: 0.2}, bonds={(1, 8): (0.9, 1.1)}, speed={1: 50.0, 8: 20.0})

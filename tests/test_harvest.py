@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 import fastegnn_md
-from fastegnn_md.data import Store, TrajectoryPairs, harvest, noise_floor
-from fastegnn_md.data.parts import Parts
-from fastegnn_md.engines.bursts_openmm import reduced_cell
+from fastegnn_md.data import Store, TrajectoryPairs, noise_floor
 from fastegnn_md.errors import ConstraintError, DataError
+from fastegnn_md.harvest import harvest
+from fastegnn_md.harvest.openmm import reduced_cell
+from fastegnn_md.harvest.parts import Parts
 from fastegnn_md.units import BOLTZMANN, EV, KJ_PER_MOL
 
 PEPTIDE = str(Path(fastegnn_md.__file__).with_name("assets") / "ala2.pdb")
@@ -338,7 +339,7 @@ class TestResume:
             written.append(index)
             write(self, index, arrays)
 
-        monkeypatch.setattr("fastegnn_md.data.parts._PART_BURSTS", 50)
+        monkeypatch.setattr("fastegnn_md.harvest.parts._PART_BURSTS", 50)
         with monkeypatch.context() as patch:
             patch.setattr(Parts, "write", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -358,7 +359,7 @@ class TestResume:
     def test_parts_of_other_settings_are_not_used(self, spring, tmp_path, monkeypatch):
         universe = make_universe()
         with monkeypatch.context() as patch:
-            patch.setattr("fastegnn_md.data.harvesting._merge", _interrupt)
+            patch.setattr("fastegnn_md.harvest.harvesting._merge", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 harvest(universe, spring, store=tmp_path / "b.h5md", seed=1, **FAST)
         assert len(os.listdir(tmp_path / "b.h5md.parts")) == 1
@@ -393,7 +394,7 @@ class TestResume:
 SCRIPT = """
 import sys, time, warnings
 import MDAnalysis as mda, numpy as np, openmm
-import fastegnn_md.data.parts as parts
+import fastegnn_md.harvest.parts as parts
 from fastegnn_md.data import harvest
 
 if __name__ == "__main__":
@@ -499,7 +500,7 @@ class TestRefusals:
 
     def test_a_factory_that_cannot_travel(self, require, tmp_path, monkeypatch):
         require("ase")
-        monkeypatch.setattr("fastegnn_md.data.parts._PART_BURSTS", 3)
+        monkeypatch.setattr("fastegnn_md.harvest.parts._PART_BURSTS", 3)
         with pytest.raises(DataError, match="cannot be sent to other processes"):
             harvest(make_universe(), lambda: harmonic_calculator(), store=tmp_path / "b.h5md", processes=2, **FAST)
 
@@ -553,7 +554,7 @@ def test_an_ase_calculator_runs_in_several_processes(require, tmp_path, monkeypa
     require("ase")
     from ase.calculators.lj import LennardJones
 
-    monkeypatch.setattr("fastegnn_md.data.parts._PART_BURSTS", 2)
+    monkeypatch.setattr("fastegnn_md.harvest.parts._PART_BURSTS", 2)
     engine = functools.partial(LennardJones, sigma=1.0, epsilon=0.2, rc=4.0)
     settings = {"timestep": "0.25 fs", "energy_tolerance": 1.0, **FAST}
     one = harvest(make_universe(), engine, store=tmp_path / "a.h5md", **settings)

@@ -19,8 +19,8 @@ from ase.md.verlet import VelocityVerlet
 
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 from fastegnn_md.integrators import GuardSettings, HybridDynamics, LearnedDynamics
-from fastegnn_md.limits import JumpLimits
-from fastegnn_md.thermal import thermal_velocities
+from fastegnn_md.mechanics.thermal import thermal_velocities
+from fastegnn_md.propagator.limits import JumpLimits
 
 FS = units.fs
 

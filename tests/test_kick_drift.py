@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.compilers import CompiledMove
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
-from fastegnn_md.domain import Domain
 from fastegnn_md.errors import ConfigError, DataError, StateError, TrainingError
 from fastegnn_md.graph import NeighbourSearch
-from fastegnn_md.integrators.guarded import GuardedStep
-from fastegnn_md.kick_drift import KickDriftPropagator
-from fastegnn_md.limits import JumpLimits
-from fastegnn_md.nn import cpu_kernel
+from fastegnn_md.integrators.step import GuardedStep
+from fastegnn_md.nn.messages import cpu as cpu_kernel
+from fastegnn_md.propagator.compiled import CompiledMove
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.kick_drift import KickDriftPropagator
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.start import untrained_propagator
 
 MASS = {1: 1.008, 6: 12.011, 8: 15.999, 29: 63.546}
 CUBIC = 3.61  # Å, lattice constant of copper
@@ -273,7 +274,7 @@ def test_predictions_that_are_not_finite_are_refused():
 
 
 def test_it_is_a_propagator_like_others_for_guarded_steps():
-    from fastegnn_md.constraints import Constraints
+    from fastegnn_md.mechanics.constraints import Constraints
 
     propagator, state = network(), molecule()
     none = Constraints(state.masses, torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0), torch.zeros(7).bool())
@@ -315,7 +316,7 @@ def test_a_kick_is_compiled_as_one_graph(monkeypatch):
 
 def test_large_systems_have_the_kernel_after_compile(monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
-    monkeypatch.setattr("fastegnn_md.compilers._COMPILED_EDGES", 0)
+    monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)
     propagator, state = network(periodic=True), copper()
     plain = propagator(state)
     propagator.compile()
@@ -337,7 +338,7 @@ def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic,
         return propagator._kick(*inputs)
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr("fastegnn_md.compilers._PADDED_EDGES", 64)
+    monkeypatch.setattr("fastegnn_md.propagator.compiled._PADDED_EDGES", 64)
     propagator._compiled = CompiledMove(recorded, propagator.config.cutoff, on_cpu=False)
     torch.testing.assert_close(phase(propagator(state)), phase(plain), rtol=0, atol=1e-11)
     assert len(edges) == 4
@@ -431,7 +432,7 @@ def test_weights_that_are_not_finite_end_the_training_with_a_reason(oscillators,
 def test_scales_come_from_forces_or_from_changes_of_velocity(oscillators):
     start, end = oscillators[0].batch(list(range(len(oscillators[0]))))
     config = PropagatorConfig(mode="kick-drift", hidden=8, layers=1)
-    propagator = Propagator.from_pairs(oscillators[0], config)
+    propagator = untrained_propagator(oscillators[0], config)
     for index, number in enumerate((1, 8)):
         chosen = start.numbers == number
         expected = (start.forces[chosen] / start.masses[chosen].sqrt()[:, None]).square().mean().sqrt()

@@ -26,7 +26,7 @@ from ase.md.verlet import VelocityVerlet
 from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
 from fastegnn_md.integrators import LearnedDynamics
 from fastegnn_md.integrators.guards import GuardSettings
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
 
 PS = 1000 * units.fs
@@ -415,7 +415,7 @@ class TestGuards:
     )
     def test_a_refused_jump_is_not_written_and_stops_without_a_calculator(self, fault, limits, guard, words):
         atoms = thermal(molecule("CH3OH"))
-        from fastegnn_md.engines.ase import guess_bonds
+        from fastegnn_md.engines.ase.stepper import guess_bonds
 
         dynamics = LearnedDynamics(
             atoms, StandIn(fault, limits=limits), temperature_K=300, friction=1.0, rng=5, bonds=guess_bonds(atoms)
@@ -877,7 +877,7 @@ class TestRestart:
         refused("constraints", lambda a: a.set_constraint())
         refused("another propagator", change=lambda p: setattr(p, "timestep", 0.001))
         shutil.copy(tmp_path / "whole.traj", tmp_path / "short.traj")
-        from fastegnn_md.engines.ase_trajectory import truncate_trajectory
+        from fastegnn_md.engines.ase.trajectory import truncate_trajectory
 
         truncate_trajectory(tmp_path / "short.traj", 1)
         refused("has 1 frames, .* after 3", error=CheckpointError, trajectory=tmp_path / "short.traj")
@@ -897,8 +897,8 @@ class TestRealPropagator:
     @staticmethod
     def propagator(atoms: Atoms, seed: int = 0, **config):
         from fastegnn_md import Propagator
-        from fastegnn_md.config import PropagatorConfig
-        from fastegnn_md.domain import Domain
+        from fastegnn_md.propagator.config import PropagatorConfig
+        from fastegnn_md.propagator.domain import Domain
 
         masses = {int(z): (float(m), float(m)) for z, m in zip(atoms.numbers, atoms.get_masses(), strict=True)}
         domain = Domain(

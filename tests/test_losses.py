@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fastegnn_md.prediction import Residual
+from fastegnn_md.propagator.prediction import Residual
 from fastegnn_md.training import residual_loss, virtual_node_mmd
 
 

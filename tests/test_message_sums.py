@@ -10,8 +10,10 @@ import torch
 
 from fastegnn_md.errors import ConfigError, MissingDependencyError
 from fastegnn_md.models import build_model
-from fastegnn_md.nn import cpu_kernel, edge_sums, message_sums
-from fastegnn_md.nn.message_sums import MessageInputs
+from fastegnn_md.nn import edge_sums
+from fastegnn_md.nn.messages import cpu as cpu_kernel
+from fastegnn_md.nn.messages import sums as message_sums
+from fastegnn_md.nn.messages.inputs import MessageInputs
 
 NODES, HIDDEN = 30, 16
 # hidden width of the head (0: a linear one), gate, weights, edge features
@@ -236,7 +238,7 @@ def test_what_hinders_a_build_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_registered", lambda: False)  # as in a new process
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("fastegnn_md.compilers.shutil.which", lambda name: None)
+        patch.setattr("fastegnn_md.propagator.compiled.shutil.which", lambda name: None)
         with pytest.raises(ConfigError, match="found none; install g"):
             cpu_kernel.build()
     with monkeypatch.context() as patch:

@@ -15,17 +15,17 @@ from ase.io import read
 from scipy import integrate
 
 from fastegnn_md import State
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.constraints import Constraints
-from fastegnn_md.domain import Domain
-from fastegnn_md.engines.ase import PICOSECOND
-from fastegnn_md.engines.ase_atoms import FORCE
+from fastegnn_md.engines.ase.atoms import FORCE
+from fastegnn_md.engines.ase.stepper import PICOSECOND
 from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, ConstraintError, StateError
 from fastegnn_md.integrators import MetropolizedDynamics
 from fastegnn_md.integrators.metropolis import MetropolisStep
-from fastegnn_md.kick_drift import KickDriftPropagator
-from fastegnn_md.limits import JumpLimits
-from fastegnn_md.propagator import Propagator
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.full import Propagator
+from fastegnn_md.propagator.kick_drift import KickDriftPropagator
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
 
 T = 300.0

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.baselines import one_step_errors
-from fastegnn_md.committee import Committee
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import Store, TrajectoryPairs, harvest
+from fastegnn_md.data import Store, TrajectoryPairs
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.harvest import harvest
+from fastegnn_md.propagator.committee import Committee
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import one_step_errors
+from fastegnn_md.training.start import untrained_propagator
 from fastegnn_md.units import EV, KJ_PER_MOL
 
 LAG = 0.004
@@ -148,7 +150,7 @@ class TestData:
         assert pairs.batch([0])[0].midpoint_forces is None
         config = PropagatorConfig(forces=True, midpoint=True, **SMALL)
         with pytest.raises(DataError, match=r"half a lag of 2 fs before and after.*midpoint='2 fs'"):
-            Propagator.from_pairs(pairs, config)
+            untrained_propagator(pairs, config)
         with pytest.raises(DataError, match="half a lag of 2 fs"):
             fit(pairs, pairs, TrainingConfig(propagator=config, updates=2))
 
@@ -180,7 +182,7 @@ class TestPropagator:
         return TrajectoryPairs(path, lag="4 fs", time_reversal=True, progress=False)
 
     def test_the_network_sees_these_forces_and_no_others(self, pairs, tmp_path):
-        propagator = Propagator.from_pairs(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL)).double()
+        propagator = untrained_propagator(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL)).double()
         start = pairs.batch([0, 5])[0].to(dtype=torch.float64)
         ended = propagator(start)
         assert ended.forces is None
@@ -193,12 +195,12 @@ class TestPropagator:
         propagator.save(tmp_path / "p.safetensors")
         assert Propagator.load(tmp_path / "p.safetensors").needs_midpoint_forces
         assert "force-informed (midpoint)" in propagator.describe()
-        at_start = Propagator.from_pairs(pairs, PropagatorConfig(forces=True, **SMALL)).double()
+        at_start = untrained_propagator(pairs, PropagatorConfig(forces=True, **SMALL)).double()
         with pytest.raises(CompatibilityError, match="midpoint of member 1 is False"):
             Committee([propagator, at_start])
 
     def test_it_turns_with_the_atoms(self, pairs):
-        propagator = Propagator.from_pairs(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL)).double()
+        propagator = untrained_propagator(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL)).double()
         start = pairs.batch([0, 5])[0].to(dtype=torch.float64)
         turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
         names = ("positions", "velocities", "midpoint_forces")
@@ -218,7 +220,7 @@ class TestPropagator:
         system.addForce(force)
         path = harvested(system, tmp_path / "s.h5md", midpoint="4 fs", timestep="0.01 fs", temperature=3000.0)
         pairs = TrajectoryPairs(path, lag="4 fs", time_reversal=True, progress=False)
-        propagator = Propagator.from_pairs(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL))
+        propagator = untrained_propagator(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL))
         errors = one_step_errors(propagator, pairs)
         assert errors["best linear with force"].v < 1e-4 * errors["best linear"].v
 
@@ -265,7 +267,7 @@ class TestASE:
         """A stand-in that holds the forces it gets against those of a calculator of its own."""
         from ase.calculators.emt import EMT
 
-        from fastegnn_md.engines.ase_atoms import FORCE
+        from fastegnn_md.engines.ase.atoms import FORCE
 
         other = atoms.copy()
         other.calc = EMT()
@@ -344,7 +346,7 @@ class TestASE:
         np.testing.assert_array_equal(cluster.get_momenta(), other.get_momenta())
 
     def test_replicas_and_the_stepper(self, cluster):
-        from fastegnn_md.engines.ase import LearnedStepper
+        from fastegnn_md.engines.ase.stepper import LearnedStepper
         from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
 
         replicas = [cluster.copy() for _ in range(3)]
@@ -360,7 +362,7 @@ class TestASE:
         assert propagator.calls == 4
 
     def test_without_a_calculator(self, cluster):
-        from fastegnn_md.engines.ase import LearnedStepper
+        from fastegnn_md.engines.ase.stepper import LearnedStepper
         from fastegnn_md.errors import StateError
         from fastegnn_md.integrators import LearnedDynamics
 
@@ -371,9 +373,9 @@ class TestASE:
             LearnedStepper(DriftKickDrift(0.002)).step(cluster)
 
     def test_round_trips_of_the_report(self, cluster):
-        from fastegnn_md.engines.ase import state_from_atoms
-        from fastegnn_md.engines.ase_atoms import forces_at
-        from fastegnn_md.validation.reversibility import round_trip
+        from fastegnn_md.engines.ase.atoms import forces_at
+        from fastegnn_md.engines.ase.stepper import state_from_atoms
+        from fastegnn_md.validation.observables.reversibility import round_trip
 
         trip = round_trip(
             DriftKickDrift(0.002), [state_from_atoms(cluster)], forces=lambda positions: forces_at(cluster, positions)

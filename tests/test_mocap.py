@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastegnn_md.data.mocap import euler_matrices, read_motion, read_skeleton
-from fastegnn_md.data.motion_steps import WALK, MotionBenchmark, motion_steps
 from fastegnn_md.errors import DataError
-from fastegnn_md.tables.data import motion_graphs
+from fastegnn_md.papers.datasets.mocap import euler_matrices, read_motion, read_skeleton
+from fastegnn_md.papers.datasets.motion_steps import WALK, MotionBenchmark, motion_steps
+from fastegnn_md.papers.tables.data import motion_graphs
 
 SKELETON = """# comment
 :version 1.10

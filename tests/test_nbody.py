@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastegnn_md.data.nbody import ChargedSystemsRecipe, Composition, charged_systems, simulate
-from fastegnn_md.data.nbody.bodies import Hinges, Sticks, rotated
-from fastegnn_md.data.nbody.complexes import RigidBody, draw_sizes
-from fastegnn_md.data.nbody.coulomb import CoulombForces
 from fastegnn_md.errors import DataError
+from fastegnn_md.papers.datasets.nbody import ChargedSystemsRecipe, Composition, charged_systems, simulate
+from fastegnn_md.papers.datasets.nbody.bodies import Hinges, Sticks, rotated
+from fastegnn_md.papers.datasets.nbody.complexes import RigidBody, draw_sizes
+from fastegnn_md.papers.datasets.nbody.coulomb import CoulombForces
 
 DT = 1e-3
 

@@ -15,16 +15,17 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms, FixBondLengths, FixCom
 from ase.md.bussi import Bussi
 
-from fastegnn_md import restart
-from fastegnn_md.constraints import Constraints, no_constraints
-from fastegnn_md.engines.ase import FORCE, state_from_atoms
+from fastegnn_md.engines.ase.stepper import FORCE, state_from_atoms
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
-from fastegnn_md.freedom import Freedom, kinetic_energy
 from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
-from fastegnn_md.integrators.conservation import EnergyRescale
-from fastegnn_md.integrators.guarded import GuardedStep
+from fastegnn_md.integrators import restart_file as restart
+from fastegnn_md.integrators.step import GuardedStep
 from fastegnn_md.integrators.thermostats import StochasticVelocityRescaling
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.mechanics.conservation import EnergyRescale
+from fastegnn_md.mechanics.constraints import Constraints, no_constraints
+from fastegnn_md.mechanics.freedom import Freedom
+from fastegnn_md.mechanics.motion import kinetic_energy
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
 
 PS = 1000 * units.fs
@@ -594,7 +595,7 @@ def test_files_of_the_first_format_continue_without_angular_momentum(tmp_path, m
         restart.save_restart(path, arrays, header)
 
     monkeypatch.setattr(restart, "FORMAT_VERSION", 1)
-    monkeypatch.setattr("fastegnn_md.integrators.ase_restart.save_restart", old)
+    monkeypatch.setattr("fastegnn_md.integrators.ase.restart.save_restart", old)
     dynamics.save_restart(tmp_path / "restart")
     assert json.dumps({"format_version": 1})[1:-1].encode() in (tmp_path / "restart").read_bytes().replace(b"\\", b"")
     monkeypatch.undo()

@@ -16,7 +16,7 @@ import torch
 from openmm import app, unit
 from openmm_cases import INSIDE, StandIn, langevin, phase_space, simulation
 
-import fastegnn_md.engines.openmm_force as jump_force
+import fastegnn_md.engines.openmm.force as jump_force
 from fastegnn_md.engines.openmm import add_jump_force, find_jump_force
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, MissingDependencyError
 from fastegnn_md.integrators import (
@@ -27,7 +27,7 @@ from fastegnn_md.integrators import (
     LearnedStateReporter,
     Schedule,
 )
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.limits import JumpLimits
 
 openmm = pytest.importorskip("openmm")
 REFERENCE = openmm.Platform.getPlatformByName("Reference")
@@ -448,7 +448,7 @@ def test_jumps_alone_stop_at_a_refused_one():
 
 def crowd(propagator, state, generator, temperature):
     """A long jump that pushes the atoms of a peptide into each other, with redrawn velocities."""
-    from fastegnn_md.thermal import thermal_velocities
+    from fastegnn_md.mechanics.thermal import thermal_velocities
 
     return state.replace(
         positions=0.85 * state.positions, velocities=thermal_velocities(state.masses, temperature, generator)

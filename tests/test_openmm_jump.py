@@ -194,10 +194,10 @@ def test_openmm_and_ase_give_the_same_numbers():
     """One jump with thermostat and constraints, by the OpenMM host, inside a Context, and by ASE."""
     from ase import Atoms
 
-    from fastegnn_md.engines.ase import PICOSECOND
+    from fastegnn_md.engines.ase.stepper import PICOSECOND
     from fastegnn_md.engines.openmm import OpenMMCalculator
-    from fastegnn_md.integrators.ase_jump import AtomsJump
-    from fastegnn_md.integrators.openmm_options import step_generator
+    from fastegnn_md.integrators.ase.jump import AtomsJump
+    from fastegnn_md.integrators.openmm.options import step_generator
 
     case = cases.peptide()
     propagator = cases.small_network(forces=True)
@@ -250,7 +250,7 @@ def integrators():
 @pytest.mark.parametrize("integrator", list(integrators()), ids=lambda one: type(one).__name__)
 def test_half_step_velocities_are_brought_to_the_time_of_the_positions(integrator):
     """v + δ f / 2m is the velocity at the time of x, to second order in δ; the stored one is off by first order."""
-    from fastegnn_md.engines.openmm_integrators import holds_half_step_velocities
+    from fastegnn_md.engines.openmm.integrators import holds_half_step_velocities
 
     springs = Oscillators()
     context = openmm.Context(springs.system, integrator, openmm.Platform.getPlatformByName("Reference"))

@@ -11,12 +11,12 @@ import torch
 from openmm import app, unit
 from openmm_cases import peptide, small_network
 
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.engines.openmm import add_jump_force
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError
 from fastegnn_md.integrators import LearnedSimulation, MetropolizedJumpIntegrator
-from fastegnn_md.kick_drift import KickDriftPropagator
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.kick_drift import KickDriftPropagator
+from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN, KJ_PER_MOL
 
 T = 300.0

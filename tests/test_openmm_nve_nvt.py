@@ -11,11 +11,11 @@ from ase import Atoms
 from openmm import unit
 from openmm_cases import StandIn, phase_space, simulation
 
-from fastegnn_md.engines.ase import PICOSECOND
+from fastegnn_md.engines.ase.stepper import PICOSECOND
 from fastegnn_md.engines.openmm import OpenMMCalculator, add_jump_force
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError
 from fastegnn_md.integrators import HybridIntegrator, LearnedDynamics, LearnedJumpIntegrator, LearnedSimulation
-from fastegnn_md.integrators.openmm_options import step_generator
+from fastegnn_md.integrators.openmm.options import step_generator
 
 openmm = pytest.importorskip("openmm")
 REFERENCE = openmm.Platform.getPlatformByName("Reference")

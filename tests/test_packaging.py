@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fastegnn_md
-from fastegnn_md.optional import EXTRA_OF
+from fastegnn_md._extras import EXTRA_OF
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -91,9 +91,9 @@ def test_package_from_the_wheel_finds_its_integrators(wheel, tmp_path):
         archive.extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-        "import fastegnn_md, fastegnn_md.integrators, fastegnn_md.integrators.ase, importlib.util; "
+        "import fastegnn_md, fastegnn_md.integrators, fastegnn_md.integrators.ase.dynamics, importlib.util; "
         "assert importlib.util.find_spec('integrators') is None; "
-        "print(fastegnn_md.__version__, fastegnn_md.integrators.ase.__file__)"
+        "print(fastegnn_md.__version__, fastegnn_md.integrators.ase.dynamics.__file__)"
     )
     version, file = python(code, cwd=tmp_path).split()
     assert version == PROJECT["version"]
@@ -147,9 +147,9 @@ print(json.dumps(messages))
             "ase",
             [
                 ("fastegnn_md.engines", "engine.LearnedStepper"),
-                ("fastegnn_md.engines.ase", "engine.LearnedStepper"),
+                ("fastegnn_md.engines.ase.stepper", "engine.LearnedStepper"),
                 ("fastegnn_md.integrators", "engine.LearnedDynamics"),
-                ("fastegnn_md.integrators.ase", "engine.LearnedDynamics"),
+                ("fastegnn_md.integrators.ase.dynamics", "engine.LearnedDynamics"),
             ],
         ),
         (

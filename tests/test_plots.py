@@ -13,12 +13,12 @@ import torch
 from MDAnalysisTests.datafiles import DCD, PSF
 
 from fastegnn_md import Propagator
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.data.topology import load_universe
-from fastegnn_md.domain import Domain
 from fastegnn_md.engines.mdanalysis import state_from_universe
 from fastegnn_md.errors import DataError
-from fastegnn_md.plots import write_clusters, write_virtual_nodes
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.report.structures import write_clusters, write_virtual_nodes
 
 PROGRAM = Path(sys.executable).with_name("fastegnn-md")
 

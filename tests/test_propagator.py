@@ -10,12 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.baselines import BASELINES, baseline_errors, one_step_errors, ratios
-from fastegnn_md.compilers import CompiledMove
-from fastegnn_md.config import PropagatorConfig
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.models import architectures_for, available_models, hyperparameters_of
-from fastegnn_md.nn import cpu_kernel
+from fastegnn_md.nn.messages import cpu as cpu_kernel
+from fastegnn_md.propagator.compiled import CompiledMove
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.training.one_step import BASELINES, baseline_errors, one_step_errors, ratios
+from fastegnn_md.training.start import untrained_propagator
 from fastegnn_md.units import BOLTZMANN
 
 CELL = torch.tensor([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 7.5]], dtype=torch.float64)
@@ -68,7 +69,7 @@ def make(pairs, seed=1, **options):
     known = hyperparameters_of(options.get("architecture", "fastegnn"))
     small = {name: value for name, value in SMALL.items() if name in known}
     config = PropagatorConfig(**{"cutoff": 3.0, **small, **options})
-    propagator = Propagator.from_pairs(pairs, config, seed=seed).double()
+    propagator = untrained_propagator(pairs, config, seed=seed).double()
     for name, parameter in propagator.named_parameters():
         if name.endswith(("second.weight", "pull.weights.weight")) and parameter.shape[0] != 16:
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
@@ -217,7 +218,7 @@ def test_momentum_and_uniform_motion_are_exact_where_the_data_conserves_them():
 
 def test_untrained_residual_is_that_of_the_linear_predictor():
     pairs = MemoryPairs(conserving=False, forces=False)
-    propagator = Propagator.from_pairs(pairs, PropagatorConfig(cutoff=3.0)).double()
+    propagator = untrained_propagator(pairs, PropagatorConfig(cutoff=3.0)).double()
     torch.nn.init.zeros_(propagator.network.readout.second.weight)
     torch.nn.init.zeros_(propagator.network.readout.second.bias)
     errors = one_step_errors(propagator, pairs)
@@ -353,7 +354,7 @@ def test_a_compiled_jump_equals_the_plain_one():
 @pytest.mark.parametrize("mode", ["full", "position"])
 def test_large_systems_have_the_kernel_after_compile(mode, monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
-    monkeypatch.setattr("fastegnn_md.compilers._COMPILED_EDGES", 0)
+    monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)
     propagator = make(MemoryPairs(), mode=mode)
     state = MemoryPairs().batch([0, 1])[0]
     (plain, *_), _ = propagator._predict(state), propagator.compile()
@@ -363,10 +364,10 @@ def test_large_systems_have_the_kernel_after_compile(mode, monkeypatch):
 
 def test_what_cannot_be_compiled_says_so(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("fastegnn_md.compilers.locale.getencoding", lambda: "ANSI_X3.4-1968")
+        patch.setattr("fastegnn_md.propagator.compiled.locale.getencoding", lambda: "ANSI_X3.4-1968")
         with pytest.raises(ConfigError, match=r"needs a UTF-8 locale.*setlocale"):
             make(MemoryPairs()).compile()
-    monkeypatch.setattr("fastegnn_md.compilers.shutil.which", lambda name: None)
+    monkeypatch.setattr("fastegnn_md.propagator.compiled.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         make(MemoryPairs()).compile()
 
@@ -438,7 +439,7 @@ def test_every_architecture_learns_and_is_saved(name, require, tmp_path):
 def test_settings_that_an_architecture_does_not_have_are_refused(options, periodic, message):
     pairs = MemoryPairs(periodic=periodic)
     with pytest.raises(ConfigError, match=message):
-        Propagator.from_pairs(pairs, PropagatorConfig(cutoff=3.0, **options))
+        untrained_propagator(pairs, PropagatorConfig(cutoff=3.0, **options))
 
 
 def test_options_of_an_architecture_reach_it():
@@ -470,7 +471,7 @@ def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic,
         return results
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr("fastegnn_md.compilers._PADDED_EDGES", 64)
+    monkeypatch.setattr("fastegnn_md.propagator.compiled._PADDED_EDGES", 64)
     propagator._compiled = CompiledMove(recorded, propagator.config.cutoff, on_cpu=False)
     moved = propagator._predict(state)
     ((edges, results),) = seen
@@ -498,7 +499,7 @@ class HostReads(TorchDispatchMode):
 
 def test_a_jump_of_the_same_atoms_waits_three_times(monkeypatch):
     """For the number of neighbours, for their shortest distance, and to know whether all is finite."""
-    monkeypatch.setattr("fastegnn_md.nn.scatter._check", lambda *given: None)  # looks at values on the CPU only
+    monkeypatch.setattr("fastegnn_md.segments._check", lambda *given: None)  # looks at values on the CPU only
     pairs = MemoryPairs()
     propagator, state = make(pairs, forces=False), pairs.batch([0, 1])[0]
     state = propagator(state)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from MDAnalysisTests.datafiles import DCD, PSF
 
-from fastegnn_md.data.protein import adk_equilibrium, protein_steps
 from fastegnn_md.data.topology import load_universe
 from fastegnn_md.errors import DataError
-from fastegnn_md.tables.data import load_data, protein_graphs
+from fastegnn_md.papers.datasets.protein import adk_equilibrium, protein_steps
+from fastegnn_md.papers.tables.data import load_data, protein_graphs
 
 SYSTEMS = (50, 16, 17)
 

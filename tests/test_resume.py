@@ -25,6 +25,7 @@ from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import CheckpointError, ConfigError, TrainingError
 from fastegnn_md.training import FitResult, TrainingConfig, fit
 from fastegnn_md.training.checkpoints import VERSION, read_checkpoint
+from fastegnn_md.training.start import untrained_propagator
 
 pytestmark = pytest.mark.usefixtures("_lightning")
 MASSES, LAG = np.array([1.008, 15.999]), 0.008
@@ -401,12 +402,11 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_left_alone(
 def test_a_checkpoint_that_does_not_fit_changes_nothing_in_the_module(
     stopped: Path, parts: tuple[TrajectoryPairs, ...]
 ) -> None:
-    from fastegnn_md.propagator import Propagator
     from fastegnn_md.training.module import PropagatorModule
 
     config = TrainingConfig.from_mapping(KEYS)
     module = PropagatorModule(
-        Propagator.from_pairs(parts[0], config.propagator, seed=0), config, parts[0], parts[1], [0], {"x": 1.0}
+        untrained_propagator(parts[0], config.propagator, seed=0), config, parts[0], parts[1], [0], {"x": 1.0}
     )
     before = {name: value.clone() for name, value in module.state_dict().items()}
     another_shape(checkpoint_of(stopped))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastegnn_md.errors import GraphError, MissingDependencyError
-from fastegnn_md.nn.scatter import BACKENDS, available_backends, segment_mean, segment_sum
+from fastegnn_md.segments import BACKENDS, available_backends, segment_mean, segment_sum
 
 SIZE = 7
 

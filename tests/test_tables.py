@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from fastegnn_md.data.nbody import ChargedSystemsRecipe, charged_systems
 from fastegnn_md.errors import CheckpointError, ConfigError, DataError, TrainingError
-from fastegnn_md.tables import definitions
-from fastegnn_md.tables.data import charged_graphs, mcomplex_graphs
-from fastegnn_md.tables.definitions import TABLES, Table
-from fastegnn_md.tables.graphs import GraphSet, complete_graphs
-from fastegnn_md.tables.rows import Row, Settings
-from fastegnn_md.tables.run import chosen_rows, parse_budget, read_results, run_table
-from fastegnn_md.tables.train import RowTraining
+from fastegnn_md.papers.datasets.nbody import ChargedSystemsRecipe, charged_systems
+from fastegnn_md.papers.tables import definitions
+from fastegnn_md.papers.tables.data import charged_graphs, mcomplex_graphs
+from fastegnn_md.papers.tables.definitions import TABLES, Table
+from fastegnn_md.papers.tables.graphs import GraphSet, complete_graphs
+from fastegnn_md.papers.tables.rows import Row, Settings
+from fastegnn_md.papers.tables.run import chosen_rows, parse_budget, read_results, run_table
+from fastegnn_md.papers.tables.train import RowTraining
 
 ROW = Row(
     "small",
@@ -45,7 +45,7 @@ def table(monkeypatch, systems):
     """Two rows of small systems, under the name table1."""
     rows = (ROW, Row("linear", "nbody-small", "linear", dropped=1.0, paper=0.1266, settings=ROW.settings))
     monkeypatch.setitem(TABLES, "table1", Table("Small", "A note.", rows))
-    import fastegnn_md.tables.data as module
+    import fastegnn_md.papers.tables.data as module
 
     def load(dropped, folder, processes, progress):
         return {split: charged_graphs(one, dropped) for split, one in systems.items()}
@@ -124,7 +124,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("updates", [1, 6, 11])
 def test_a_killed_run_continues_as_if_it_had_not_been(data, tmp_path, monkeypatch, updates):
-    import fastegnn_md.tables.train as module
+    import fastegnn_md.papers.tables.train as module
 
     whole = RowTraining(ROW, data, tmp_path / "whole", progress=False)
     wanted = whole.run(FOREVER)
@@ -182,7 +182,7 @@ def test_test_errors_are_those_of_the_weights_best_on_validation(data, tmp_path)
 
 
 def test_errors_are_means_over_systems(data, tmp_path, monkeypatch):
-    import fastegnn_md.tables.train as module
+    import fastegnn_md.papers.tables.train as module
 
     training = RowTraining(ROW, data, tmp_path / "row", progress=False)
     at_once = training.mean_squared_error("train")
@@ -286,8 +286,8 @@ def test_a_device_that_is_not_there(table, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_every_row_names_data_and_a_network_that_can_be_built(name, require):
-    from fastegnn_md.tables.data import DATA
-    from fastegnn_md.tables.train import build_network
+    from fastegnn_md.papers.tables.data import DATA
+    from fastegnn_md.papers.tables.train import build_network
 
     rows = definitions.TABLES[name].rows
     assert len({row.name for row in rows}) == len(rows)
@@ -303,7 +303,7 @@ def test_every_row_names_data_and_a_network_that_can_be_built(name, require):
 
 def test_relative_times_are_over_egnn_with_all_edges():
     from fastegnn_md.models import available_models
-    from fastegnn_md.tables.timing import relative_times, short_adk
+    from fastegnn_md.papers.tables.timing import relative_times, short_adk
 
     rows = {row["model"]: row for row in relative_times(short_adk(), repeats=1, dropped=(0.9, 1.0))}
     assert {"egnn", "fastegnn", "linear", "rf", "schnet", "eghn"} <= set(rows) <= set(available_models())
@@ -314,7 +314,7 @@ def test_relative_times_are_over_egnn_with_all_edges():
 
 
 def test_calls_are_made_in_turn():
-    from fastegnn_md.tables.timing import in_turn
+    from fastegnn_md.papers.tables.timing import in_turn
 
     made = []
     times = in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, 4)

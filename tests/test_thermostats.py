@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastegnn_md.constraints import Constraints
 from fastegnn_md.errors import ConfigError
-from fastegnn_md.integrators.conservation import conserve_momentum
 from fastegnn_md.integrators.thermostats import LangevinHalfStep
+from fastegnn_md.mechanics.conservation import conserve_momentum
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.state import State
-from fastegnn_md.thermal import thermal_velocities
 from fastegnn_md.units import BOLTZMANN
 
 KT = BOLTZMANN * 300.0

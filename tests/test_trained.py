@@ -87,7 +87,7 @@ def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
     from ase.build import molecule
     from ase.md.velocitydistribution import thermalize_momenta
 
-    from fastegnn_md.engines.ase import guess_bonds
+    from fastegnn_md.engines.ase.stepper import guess_bonds
     from fastegnn_md.integrators import LearnedDynamics
 
     propagator = Propagator.load("ethanol-xtb")
@@ -116,7 +116,7 @@ def test_a_jump_of_alanine_dipeptide_is_what_openmm_does(solvent, require):
     app = require("openmm.app")
     from importlib.resources import as_file, files
 
-    from fastegnn_md.engines.bursts_openmm import velocity_verlet
+    from fastegnn_md.harvest.openmm import velocity_verlet
     from fastegnn_md.integrators import LearnedJumpIntegrator, LearnedSimulation
 
     with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:

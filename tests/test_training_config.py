@@ -10,13 +10,7 @@ import torch
 
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.training import TrainingConfig
-from fastegnn_md.training.schedule import (
-    BatchOrder,
-    UpdateSampler,
-    average_decay,
-    draw_generator,
-    learning_rate,
-)
+from fastegnn_md.training.schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:

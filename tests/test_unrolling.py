@@ -19,6 +19,7 @@ from fastegnn_md.data import Store, StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.training import FitResult, TrainingConfig, fit, residual_loss, virtual_node_mmd
 from fastegnn_md.training.schedule import draw_generator
+from fastegnn_md.training.start import untrained_propagator
 from fastegnn_md.training.unrolling import perturbed, unrolled_residuals
 
 LAG = 0.002  # ps
@@ -94,7 +95,7 @@ def weights(propagator: Propagator) -> torch.Tensor:
 
 def small_propagator(pairs: TrajectoryPairs, seed: int = 3, **options: Any) -> Propagator:
     config = settings(propagator={"hidden": 8, "layers": 2, **options}).propagator
-    propagator = Propagator.from_pairs(pairs, config, seed=seed).double()
+    propagator = untrained_propagator(pairs, config, seed=seed).double()
     for parameter in propagator.parameters():  # the last layers begin at zero
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
     return propagator

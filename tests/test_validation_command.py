@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastegnn_md import Propagator
 from fastegnn_md.cli import main
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.data import TrajectoryPairs, harvest, load_universe
+from fastegnn_md.data import TrajectoryPairs, load_universe
+from fastegnn_md.harvest import harvest
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.training.start import untrained_propagator
 
 Cli = Callable[..., tuple[int, str, str]]
 ENGINE = ["--calculator", "emt"]
@@ -66,7 +67,7 @@ def folder(require: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = TrajectoryPairs(store, lag="3 fs", progress=False)
     for name, forces in (("model", False), ("informed", True)):
         config = PropagatorConfig(hidden=8, layers=1, forces=forces)
-        Propagator.from_pairs(pairs, config).save(path / f"{name}.safetensors")
+        untrained_propagator(pairs, config).save(path / f"{name}.safetensors")
     return path
 
 
@@ -209,7 +210,7 @@ def test_mistakes_end_with_one_line(cli: Cli, folder: Path, judged: Path, tmp_pa
 def test_a_committee_is_held_against_its_spread(cli: Cli, folder: Path, judged: Path, tmp_path: Path) -> None:
     assert "--committee" in rows(judged)["calibration"]["note"]
     pairs = TrajectoryPairs(folder / "bursts.h5md", lag="3 fs", progress=False)
-    other = Propagator.from_pairs(pairs, PropagatorConfig(hidden=8, layers=1), seed=1)
+    other = untrained_propagator(pairs, PropagatorConfig(hidden=8, layers=1), seed=1)
     other.save(tmp_path / "other.safetensors")
     arguments = [folder / "model.safetensors", *reference(folder), *ENGINE, "--temperature", 300, "--runs", 1]
     options = ["--committee", tmp_path / "other.safetensors", "--pairs", folder / "bursts.h5md", "--steps", 20]

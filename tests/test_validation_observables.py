@@ -11,12 +11,12 @@ from MDAnalysisTests.datafiles import DCD, GRO, PSF, TRR
 from scipy import integrate, stats
 from scipy.spatial.distance import jensenshannon
 
-from fastegnn_md.constraints import Constraints
 from fastegnn_md.data import load_universe
 from fastegnn_md.errors import DataError
-from fastegnn_md.freedom import Freedom
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.mechanics.freedom import Freedom
+from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.state import State
-from fastegnn_md.thermal import thermal_velocities
 from fastegnn_md.units import BOLTZMANN, KJ_PER_MOL
 from fastegnn_md.validation import (
     ConstraintViolation,

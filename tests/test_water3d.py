@@ -6,10 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from fastegnn_md.data.water3d import RADIUS, Water3D
 from fastegnn_md.errors import DataError
-from fastegnn_md.tables.data import load_data
-from fastegnn_md.tables.graphs import FluidGraphs, radius_graphs
+from fastegnn_md.papers.datasets.water3d import RADIUS, Water3D
+from fastegnn_md.papers.tables.data import load_data
+from fastegnn_md.papers.tables.graphs import FluidGraphs, radius_graphs
 
 FRAMES, PARTICLES = 32, (40, 55)
 

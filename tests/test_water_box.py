@@ -12,14 +12,14 @@ from fastegnn_md.errors import ConfigError, DataError
 @pytest.fixture(scope="module")
 def box(require):
     require("openmm")
-    from fastegnn_md.engines.water_box import WaterBox
+    from fastegnn_md.papers.datasets.water_box import WaterBox
 
     return WaterBox(edge=18.0, frames=3, frame_every=5, equilibration=20)
 
 
 @pytest.fixture(scope="module")
 def files(box, tmp_path_factory):
-    from fastegnn_md.engines.water_box import write_water_box
+    from fastegnn_md.papers.datasets.water_box import write_water_box
 
     folder = tmp_path_factory.mktemp("water")
     write_water_box(folder / "water.pdb", folder / "water.dcd", box, platform="CPU", progress=False)
@@ -42,8 +42,9 @@ def test_the_box_holds_rigid_water_at_its_density(files):
 def test_pairs_are_harvested_from_it(files, box, tmp_path):
     from openmm import app
 
-    from fastegnn_md.data import TrajectoryPairs, harvest
-    from fastegnn_md.engines.water_box import FORCE_FIELD
+    from fastegnn_md.data import TrajectoryPairs
+    from fastegnn_md.harvest import harvest
+    from fastegnn_md.papers.datasets.water_box import FORCE_FIELD
 
     pdb = app.PDBFile(str(files[0]))
     system = app.ForceField(FORCE_FIELD).createSystem(
@@ -68,7 +69,7 @@ def test_pairs_are_harvested_from_it(files, box, tmp_path):
 
 
 def test_what_cannot_be(box, tmp_path):
-    from fastegnn_md.engines.water_box import WaterBox, write_water_box
+    from fastegnn_md.papers.datasets.water_box import WaterBox, write_water_box
 
     with pytest.raises(ConfigError, match="at least 15 Å"):
         WaterBox(edge=10.0)

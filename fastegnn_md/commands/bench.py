@@ -35,8 +35,8 @@ def bench(
     A run that was stopped, or ran out of its budget, continues when the command is given again. Results say how many of
     the paper's epochs are done.
     """
-    from ..tables.run import parse_budget, run_table
-    from ..tables.timing import write_relative_times
+    from ..papers.tables.run import parse_budget, run_table
+    from ..papers.tables.timing import write_relative_times
 
     if table == "table1-times":
         typer.echo(write_relative_times(output, device).read_text(encoding="utf-8"))

@@ -40,9 +40,9 @@ def evaluate(
     The lag is the time step of the model. Errors are RMSE in mass-scaled units. Only frames the model was not trained
     on tell how good it is. Of a committee the mean is compared, and its spread with its errors.
     """
-    from ..baselines import error_table, one_step_errors, ratios
-    from ..calibration import calibration_table, one_step_calibration
-    from ..committee import Committee
+    from ..propagator.committee import Committee
+    from ..training.calibration import calibration_table, one_step_calibration
+    from ..training.one_step import error_table, one_step_errors, ratios
 
     propagator = open_model(model, committee)
     data = open_pairs(
@@ -80,8 +80,8 @@ def evaluate(
 
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model file says about itself: time step, elements, training data, errors."""
-    from ..catalogue import find_model
-    from ..checkpoint import read_manifest
+    from ..propagator.catalogue import find_model
+    from ..propagator.file import read_manifest
 
     manifest = read_manifest(find_model(model)).model_dump(mode="json")
     if as_json:

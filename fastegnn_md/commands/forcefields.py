@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._extras import naming_extras
 from ..errors import ConfigError, DataError, MissingDependencyError
-from ..optional import naming_extras
 from ..units import parse_quantity
 
 if TYPE_CHECKING:

@@ -9,15 +9,7 @@ import typer
 
 from ..errors import ConfigError
 from ..units import parse_quantity
-from .forcefields import (
-    CalculatorName,
-    Constraints,
-    Cutoff,
-    ForceField,
-    SystemFile,
-    calculator_factory,
-    openmm_system,
-)
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, calculator_factory, openmm_system
 from .inputs import Dt, Topology, Trajectories, open_universe
 
 
@@ -53,7 +45,7 @@ def harvest(
     Trajectories are saved every picosecond or so, too rarely for steps of femtoseconds. Each burst is written with
     positions, velocities and forces. A harvest that was stopped continues when the command is given again.
     """
-    from ..data import harvest as run_harvest
+    from ..harvest import harvest as run_harvest
 
     source: Any
     if engine == "openmm":

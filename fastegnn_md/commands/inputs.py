@@ -13,9 +13,9 @@ from ..units import parse_quantity
 if TYPE_CHECKING:
     from MDAnalysis import Universe
 
-    from ..committee import Committee
     from ..data import TrajectoryPairs
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
 
 Topology = Annotated[
     Path, typer.Argument(metavar="TOPOLOGY", help="Topology or structure that MDAnalysis reads, or a store (.h5md).")
@@ -72,8 +72,8 @@ def open_model(model: Path, members: list[Path] | None = None) -> Propagator | C
     CheckpointError, ConfigError, CompatibilityError
         As :meth:`fastegnn_md.Propagator.load` and :class:`fastegnn_md.Committee`.
     """
-    from ..committee import Committee
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
 
     return Committee.load([model, *members]) if members else Propagator.load(model)
 

@@ -10,7 +10,7 @@ import typer
 from .inputs import Json
 
 if TYPE_CHECKING:
-    from ..catalogue import Catalogue
+    from ..propagator.catalogue import Catalogue
 
 
 def models(as_json: Json = False) -> None:
@@ -18,7 +18,7 @@ def models(as_json: Json = False) -> None:
 
     Errors are those of one step on held-out pairs, over the best of three predictors that learn nothing.
     """
-    from ..catalogue import Catalogue
+    from ..propagator.catalogue import Catalogue
 
     described = _described(Catalogue())
     if as_json:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._extras import naming_extras
 from ..errors import ConfigError
-from ..optional import naming_extras
 from .inputs import Model, Select, open_universe
 
 if TYPE_CHECKING:
@@ -35,8 +35,14 @@ def plot(
     """
     from ..data.topology import select_atoms
     from ..engines.mdanalysis import state_from_universe
-    from ..plots import cluster_figure, save_figure, virtual_node_figure, write_clusters, write_virtual_nodes
-    from ..propagator import Propagator
+    from ..propagator.full import Propagator
+    from ..report.structures import (
+        cluster_figure,
+        save_figure,
+        virtual_node_figure,
+        write_clusters,
+        write_virtual_nodes,
+    )
 
     if what not in ("virtual-nodes", "clusters"):
         raise ConfigError(f"cannot plot {what!r}; expected virtual-nodes or clusters")
@@ -74,7 +80,7 @@ def _with_bonds(state: State, needed: bool) -> State:
     with naming_extras("fastegnn-md plot"):
         from ase import Atoms
 
-        from ..engines.ase import guess_bonds
+        from ..engines.ase.stepper import guess_bonds
     import torch
 
     bonds = guess_bonds(Atoms(numbers=state.numbers.numpy(), positions=state.positions.numpy()))

@@ -9,13 +9,7 @@ import typer
 
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
-from .forcefields import (
-    CalculatorName,
-    Constraints,
-    Cutoff,
-    ForceField,
-    SystemFile,
-)
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
 from .inputs import Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, set_velocities
@@ -96,10 +90,10 @@ def run(
     from tqdm import tqdm
 
     from ..data.topology import select_atoms
-    from ..engines.ase import PICOSECOND, guess_bonds
+    from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
     from ..integrators import GuardSettings, LearnedDynamics, MetropolizedDynamics
-    from ..propagator import Propagator
+    from ..propagator.full import Propagator
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .._extras import naming_extras
 from ..errors import ConfigError, DataError
-from ..optional import naming_extras
 from ..units import parse_quantity
 from .forcefields import openmm_structure, openmm_system
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from MDAnalysis import AtomGroup
 
-    from ..committee import Committee
     from ..integrators import GuardSettings
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
     from ..state import State
 
 
@@ -50,8 +50,8 @@ def run_openmm(
     from tqdm import tqdm
 
     from ..engines.mdanalysis import RolloutWriter
-    from ..engines.openmm_calculator import platform_named, reduced_box
-    from ..engines.openmm_system import NM
+    from ..engines.openmm.calculator import platform_named, reduced_box
+    from ..engines.openmm.system import NM
 
     with naming_extras("fastegnn-md run --engine openmm"):
         import openmm
@@ -121,7 +121,7 @@ def _turned(vectors: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
 def _frame(context: Any, start: State) -> State:
     import torch
 
-    from ..engines.openmm_system import NM
+    from ..engines.openmm.system import NM
 
     state = context.getState(positions=True, velocities=True)
     cell = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._extras import naming_extras
 from ..errors import ConfigError, DataError
-from ..optional import naming_extras
 from .forcefields import calculator_factory, openmm_system
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def attach_engine(
     elif forcefield or system:
         from ..data.topology import join_bonds
         from ..engines.openmm import OpenMMCalculator
-        from ..engines.openmm_system import system_bonds
+        from ..engines.openmm.system import system_bonds
 
         built = openmm_system(structure, forcefield, system, constraints, cutoff)
         if built.getNumParticles() != len(atoms):
@@ -78,8 +78,8 @@ def set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | Non
     """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
     import torch
 
-    from ..engines.ase import PICOSECOND
-    from ..thermal import thermal_velocities
+    from ..engines.ase.stepper import PICOSECOND
+    from ..mechanics.thermal import thermal_velocities
 
     masses = atoms.get_masses()[:, None]
     if stored is not None:

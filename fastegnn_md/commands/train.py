@@ -57,10 +57,10 @@ def train(
     'fastegnn-md harvest'), whose store can be given in place of the topology. With --from the training goes on from a
     trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3.
     """
-    from ..baselines import error_table, one_step_errors, ratios
-    from ..optional import naming_extras
-    from ..propagator import Propagator
+    from .._extras import naming_extras
+    from ..propagator.full import Propagator
     from ..training import TrainingConfig, fit
+    from ..training.one_step import error_table, one_step_errors, ratios
 
     with naming_extras("training"):
         from ..training.runner import is_main_process

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._extras import naming_extras
 from ..errors import ConfigError, DataError
-from ..optional import naming_extras
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
 from .inputs import Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from MDAnalysis import AtomGroup
 
-    from ..committee import Committee
     from ..data import TrajectoryPairs
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
 
 
 def validate(
@@ -183,7 +183,7 @@ def _engine(
     calculator: str | None,
 ) -> tuple[Atoms, np.ndarray | None]:
     """The first frame as Atoms with the engine asked for, and all bonds known; guessed ones where there are none."""
-    from ..engines.ase import guess_bonds
+    from ..engines.ase.stepper import guess_bonds
     from ..engines.mdanalysis import state_from_universe
 
     state = state_from_universe(group, velocities="zero")

@@ -1,6 +1,5 @@
 """Trajectories become a store, a store becomes pairs a propagator is trained on."""
 
-from .harvesting import harvest
 from .lags import LagSuggestion, suggest_lag
 from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
 from .pairs import TrajectoryPairs
@@ -16,7 +15,6 @@ __all__ = [
     "StoreWriter",
     "Topology",
     "TrajectoryPairs",
-    "harvest",
     "load_universe",
     "noise_floor",
     "read_topology",

@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from .. import units
-
-if TYPE_CHECKING:
-    from .pairs import TrajectoryPairs
+from .store import Store
 
 WORTH_A_WARNING = 0.02  # of the thermal velocity; a well-trained propagator errs by about 0.05
 DECORRELATED = 0.05  # explained share of the velocity variance below which the velocity counts as forgotten
 _SHORT = 0.1  # ps; over a shorter lag velocities follow from the state, however they turn
 _MULTIPLES = 4  # multiples of the lag that are looked at
 _MAX_PAIRS, _MAX_ATOMS = 512, 2000
+
+
+class VelocityPairs(Protocol):
+    """What is asked of pairs; :class:`~fastegnn_md.data.TrajectoryPairs` are such."""
+
+    @property
+    def lag(self) -> float:
+        """Δt, ps."""
+        ...
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        """Where the pairs come from."""
+        ...
+
+    @property
+    def lag_frames(self) -> Sequence[int]:
+        """Frames per lag, for each store."""
+        ...
+
+    def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:
+        """Frames of a store from which a multiple of the lag can be looked ahead."""
+        ...
+
+    def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:
+        """Velocities (F, N, 3) of a store at frames, Å/ps."""
+        ...
 
 
 class NoiseFloorWarning(UserWarning):
@@ -58,11 +84,11 @@ class NoiseFloor:
         return (
             f"at a lag of {units.format_time(self.lag)} no model can predict v' better than to about "
             f"{self.value:.1%} of the thermal velocity ({cause}); harvest NVE bursts from these frames "
-            "(fastegnn_md.data.harvest), or train a position-only propagator (velocities='none')"
+            "(fastegnn_md.harvest.harvest), or train a position-only propagator (velocities='none')"
         )
 
 
-def noise_floor(pairs: TrajectoryPairs, friction: float | None = None) -> NoiseFloor:
+def noise_floor(pairs: VelocityPairs, friction: float | None = None) -> NoiseFloor:
     """Estimate the floor of the error of v' in units of the thermal velocity.
 
     Two causes are looked at and the larger floor is given.
@@ -102,7 +128,7 @@ def langevin_floor(friction: float, lag: float) -> float:
     return math.sqrt(-math.expm1(-2.0 * friction * lag))
 
 
-def _remembered(pairs: TrajectoryPairs) -> float | None:
+def _remembered(pairs: VelocityPairs) -> float | None:
     """R² of the velocity, None where too few samples are there to say."""
     best = None
     for multiple in range(1, _MULTIPLES + 1):
@@ -117,7 +143,7 @@ def _remembered(pairs: TrajectoryPairs) -> float | None:
     return best
 
 
-def _explained(pairs: TrajectoryPairs, index: int, multiple: int) -> float | None:
+def _explained(pairs: VelocityPairs, index: int, multiple: int) -> float | None:
     starts = pairs.start_frames(index, multiple, _MAX_PAIRS)
     if len(starts) < 8:
         return None

@@ -81,7 +81,7 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
 
 def _no_velocities(fact: str) -> DataError:
     return DataError(
-        f"{fact}. Ways out: harvest short bursts from the frames (fastegnn_md.data.harvest draws velocities at a "
+        f"{fact}. Ways out: harvest short bursts from the frames (fastegnn_md.harvest.harvest draws velocities at a "
         "temperature); velocities='central' (differences of neighbouring frames, approximate); velocities='forward' "
         "(looks into the future, for published tables only); velocities='none' (position-only propagators)"
     )

@@ -80,7 +80,7 @@ def frames_per_lag(lag: float, dt: float) -> int:
     if frames < 1:
         raise DataError(
             f"lag {format_time(lag)} is shorter than the {format_time(dt)} between frames; the nearest possible lag is "
-            f"{format_time(dt)}. For shorter lags harvest bursts from these frames: fastegnn_md.data.harvest"
+            f"{format_time(dt)}. For shorter lags harvest bursts from these frames: fastegnn_md.harvest.harvest"
         )
     if abs(ratio - frames) > min(1e-3 * frames, 0.05):
         below = max(1, int(np.floor(ratio)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..baselines import Errors
+from ..training.one_step import Errors
 
 if TYPE_CHECKING:
     from ..integrators import JumpStatistics

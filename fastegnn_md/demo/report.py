@@ -11,8 +11,8 @@ import MDAnalysis as mda
 import numpy as np
 from MDAnalysis.analysis.dihedrals import Ramachandran
 
-from ..baselines import BASELINES, ratios
-from ..report import Picture, Section, Table, new_figure, write_report
+from ..report.page import Picture, Section, Table, new_figure, write_report
+from ..training.one_step import BASELINES, ratios
 
 if TYPE_CHECKING:
     from .records import DemoResult, LearnedRun

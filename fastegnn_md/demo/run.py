@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..baselines import one_step_errors, ratios
-from ..optional import naming_extras
-from ..propagator import Propagator
+from .._extras import naming_extras
+from ..mechanics.thermal import temperature_per_element
+from ..propagator.full import Propagator
 from ..state import State
-from ..thermal import temperature_per_element
+from ..training.one_step import one_step_errors, ratios
 from .records import DemoResult, DemoSettings, LearnedRun
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def _one_thread() -> Iterator[None]:
 def _harvest(
     universe: mda.Universe, system: AlanineDipeptide, path: Path, settings: DemoSettings, *, progress: bool
 ) -> TrajectoryPairs:
-    from ..data import TrajectoryPairs, harvest
+    from ..data import TrajectoryPairs
+    from ..harvest import harvest
 
     path.unlink(missing_ok=True)
     harvest(
@@ -134,7 +135,7 @@ def learned_run(
     """Step ASE Atoms from a held-out frame under Langevin half steps."""
     from ase import units
 
-    from ..engines.ase import state_from_atoms
+    from ..engines.ase.stepper import state_from_atoms
     from ..engines.mdanalysis import RolloutWriter
     from ..integrators import LearnedDynamics
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from ..config import PropagatorConfig
 from ..data import TrajectoryPairs
+from ..propagator.config import PropagatorConfig
 from ..training import TrainingConfig, fit
 
 if TYPE_CHECKING:

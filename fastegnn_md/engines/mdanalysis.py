@@ -161,7 +161,7 @@ class RolloutWriter:
             the file cannot be written.
         """
         if not isinstance(state, State):
-            from .ase_atoms import state_from_atoms
+            from .ase.atoms import state_from_atoms
 
             state = state_from_atoms(state)
         if state.n_systems != 1:

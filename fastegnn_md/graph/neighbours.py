@@ -9,8 +9,8 @@ import torch
 import vesin
 from torch import Tensor
 
+from .._extras import naming_extras
 from ..errors import GraphError
-from ..optional import naming_extras
 from ..state import State
 
 # Closer than this two atoms are one by mistake: directions between them mean nothing.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.edges import Edges
-from ..nn.scatter import Segments
+from ..segments import Segments
 from .output import ModelOutput
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..nn.clusters import Clusters, connectivity_loss
 from ..nn.edges import Edges
 from ..nn.matrices import EMMP, NodeMatrix, SenderMatrices
-from ..nn.scatter import Segments
+from ..segments import Segments
 from .architecture import Architecture, at_least_one, check_form, systems_of
 from .egnn import EGNN
 from .output import ModelOutput

@@ -14,8 +14,8 @@ from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
 from ..nn.real import carried, pulls
-from ..nn.scatter import Segments
 from ..nn.vectors import VectorChannels, initial_vectors, read_out
+from ..segments import Segments
 from .architecture import Architecture, at_least_one, check_form
 from .output import ModelOutput
 

@@ -16,8 +16,8 @@ from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
 from ..nn.real import heard
-from ..nn.scatter import Segments
 from ..nn.virtual import VirtualMessage, VirtualNodes
+from ..segments import Segments
 from .architecture import Architecture, at_least_one, check_form
 from .output import ModelOutput
 

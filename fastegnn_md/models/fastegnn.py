@@ -15,9 +15,9 @@ from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
 from ..nn.real import carried, pulls
-from ..nn.scatter import Segments
 from ..nn.vectors import VectorChannels, initial_vectors, read_out
 from ..nn.virtual import VirtualNodes
+from ..segments import Segments
 from .fast import FastLayer, FastNetwork, heard_width
 from .output import ModelOutput
 

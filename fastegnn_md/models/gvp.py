@@ -11,8 +11,8 @@ from torch.nn.functional import relu
 
 from ..nn.edges import Edges
 from ..nn.filters import Gaussians
-from ..nn.scatter import Segments
 from ..nn.virtual import safe_sqrt
+from ..segments import Segments
 from .architecture import Architecture, at_least_one
 from .output import ModelOutput
 

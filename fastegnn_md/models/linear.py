@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.edges import Edges
-from ..nn.scatter import Segments
+from ..segments import Segments
 from .architecture import Architecture
 from .output import ModelOutput
 

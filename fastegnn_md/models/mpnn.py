@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP
-from ..nn.scatter import Segments
+from ..segments import Segments
 from .architecture import Architecture, at_least_one
 from .output import ModelOutput
 

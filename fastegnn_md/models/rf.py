@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..nn.edges import Edges
 from ..nn.mlp import MLP, CoordinateHead
-from ..nn.scatter import Segments
 from ..nn.virtual import safe_sqrt
+from ..segments import Segments
 from .architecture import Architecture, at_least_one
 from .output import ModelOutput
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn.edges import Edges
 from ..nn.filters import FilterPull, Interaction
-from ..nn.scatter import Segments
+from ..segments import Segments
 from .architecture import Architecture, at_least_one
 from .output import ModelOutput
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..nn.edges import Edges
-from ..nn.scatter import Segments
 from ..nn.tensor_field import TensorFieldLayer
+from ..segments import Segments
 from .architecture import Architecture, at_least_one
 from .output import ModelOutput
 

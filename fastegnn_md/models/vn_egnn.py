@@ -16,8 +16,8 @@ from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
 from ..nn.real import pulls
-from ..nn.scatter import Segments
 from ..nn.virtual import safe_sqrt
+from ..segments import Segments
 from .architecture import Architecture, at_least_one
 from .output import ModelOutput
 

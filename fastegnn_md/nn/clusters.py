@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..segments import Segments
 from .edges import Edges
-from .scatter import Segments
 
 _LEAST_WEIGHT = 1e-5  # of a cluster; the published value
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..segments import Segments
 from .edge_sums import sum_over_edges
-from .scatter import Segments
 from .virtual import safe_sqrt
 
 # From what K edges take from their receivers and senders, x_i - x_j (K, 3) and attributes to values of shape (K, ...).

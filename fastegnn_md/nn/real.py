@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .edges import Edges
 from .message import EdgeMessage
-from .message_sums import message_sums
+from .messages.sums import message_sums
 from .mlp import MLP
 from .vectors import VectorChannels
 

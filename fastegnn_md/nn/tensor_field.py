@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ..optional import naming_extras
+from .._extras import naming_extras
 from .edges import Edges
 from .filters import Gaussians
 from .mlp import MLP

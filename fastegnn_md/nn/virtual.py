@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..segments import Segments
 from .mlp import MLP, Attention, CoordinateHead, activate, split_linear
-from .scatter import Segments
 
 
 class VirtualMessage(NamedTuple):

@@ -1,7 +1,5 @@
 """Losses, the Lightning module, the typed configuration, and the run from pairs to a saved model."""
 
-from .config import TrainingConfig
-from .fit import FitResult, fit
-from .losses import residual_loss, virtual_node_mmd
+import lazy_loader
 
-__all__ = ["FitResult", "TrainingConfig", "fit", "residual_loss", "virtual_node_mmd"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from .._files import write_atomically
 from ..errors import CheckpointError, TrainingError
-from ..files import write_atomically
 
 FORMAT = "fastegnn_md training checkpoint"
 VERSION = 1

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..config import PropagatorConfig
 from ..errors import ConfigError
+from ..propagator.config import PropagatorConfig
 
 
 class TrainingConfig(BaseModel):

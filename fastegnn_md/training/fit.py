@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..baselines import Errors, lowest_baseline, one_step_errors, over_baseline
-from ..domain import representative
+from .._extras import naming_extras
 from ..errors import CompatibilityError, ConfigError, DataError
-from ..optional import naming_extras
-from ..propagator import Propagator
+from ..propagator.full import Propagator
 from ..units import format_time
-from ..untrained import check_forces
 from .config import TrainingConfig
 from .folder import TrainingFolder
+from .one_step import Errors, lowest_baseline, one_step_errors, over_baseline
 from .schedule import spread
+from .start import check_forces, representative, untrained_propagator
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -117,7 +116,7 @@ def fit(
         files.describe(config)
 
     if initial is None:
-        propagator = Propagator.from_pairs(train, config.propagator, seed=config.seed)
+        propagator = untrained_propagator(train, config.propagator, seed=config.seed)
     else:
         propagator = copy.deepcopy(initial).cpu().requires_grad_(True)
         propagator.fingerprint = train.fingerprint

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..kick_drift import KickDriftPropagator
+from ..propagator.kick_drift import KickDriftPropagator
 
 if TYPE_CHECKING:
-    from ..prediction import Residual
-    from ..propagator import Propagator
+    from ..propagator.full import Propagator
+    from ..propagator.prediction import Residual
     from ..state import State
 
 

@@ -13,14 +13,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..baselines import over_baseline
 from ..errors import CheckpointError, ConfigError, StateError, TrainingError
-from ..prediction import Residual
-from ..propagator import Propagator
+from ..propagator.full import Propagator
+from ..propagator.prediction import Residual
 from ..state import State
 from .batches import Batch, loader, shares
 from .config import TrainingConfig
 from .losses import force_loss, residual_loss, virtual_node_mmd
+from .one_step import over_baseline
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
 from .unrolling import perturbed, unrolled_residuals
 

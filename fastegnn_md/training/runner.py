@@ -16,12 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..baselines import Errors, over_baseline
+from .._extras import naming_extras
 from ..errors import ConfigError
-from ..optional import naming_extras
 from .folder import TrainingFolder
 from .history import HistoryLogger, UpdateBar
 from .module import PropagatorModule
+from .one_step import Errors, over_baseline
 from .schedule import learning_rate
 
 # Lightning's advice that does not apply here, by the beginning of its text.

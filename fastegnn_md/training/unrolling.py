@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..domain import centre_of_mass
+from ..mechanics.motion import centre_of_mass
 from ..state import State
 
 if TYPE_CHECKING:
-    from ..prediction import Residual
-    from ..propagator import Propagator
+    from ..propagator.full import Propagator
+    from ..propagator.prediction import Residual
 
 
 def unrolled_residuals(propagator: Propagator, start: State, ends: Sequence[State]) -> Iterator[Residual]:

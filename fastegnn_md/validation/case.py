@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,99 +11,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from ..data.frames import file_has_times, keeping_frame, read_frame
+from ..data.frames import keeping_frame, read_frame
 from ..data.topology import quiet, read_topology
 from ..errors import DataError
-from .constraints import RigidPairs
+from .observables.constraints import RigidPairs
+from .run import Run
 from .statistics import Comparison, Distance, Sample, compare, pool
-from .vdos import even_spacing
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from MDAnalysis import AtomGroup
-    from MDAnalysis.analysis.base import AnalysisBase
 
-    from ..committee import Committee
     from ..data import TrajectoryPairs
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
     from .rollouts import RollOuts
 
 PIECES = 5  # of a single reference run, and blocks of each learned one
 _FRAMES_FOR_RIGID = 200
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stretch of a trajectory.
-
-    Attributes
-    ----------
-    atoms : AtomGroup
-    start, stop, step : int
-        Frames.
-    """
-
-    atoms: AtomGroup
-    start: int
-    stop: int
-    step: int = 1
-
-    @classmethod
-    def whole(cls, atoms: AtomGroup) -> Run:
-        """All frames of a trajectory."""
-        return cls(atoms, 0, len(atoms.universe.trajectory))
-
-    @property
-    def n_frames(self) -> int:
-        """Frames that an analysis sees."""
-        return len(range(self.start, self.stop, self.step))
-
-    def cut(self, pieces: int) -> list[Run]:
-        """Stretches of equal length, fewer where there are fewer frames."""
-        ends = np.linspace(self.start, self.stop, min(pieces, max(1, self.n_frames)) + 1).astype(int)
-        return [dataclasses.replace(self, start=int(a), stop=int(b)) for a, b in itertools.pairwise(ends)]
-
-    def analyse(self, analysis: AnalysisBase) -> AnalysisBase:
-        """Run an analysis of :attr:`atoms` over these frames."""
-        with quiet(), keeping_frame(self.atoms.universe.trajectory):
-            return analysis.run(start=self.start, stop=self.stop, step=self.step)
-
-    @contextmanager
-    def first_frame(self) -> Iterator[None]:
-        """Show the first frame, and afterwards that of before."""
-        reader = self.atoms.universe.trajectory
-        with quiet(), keeping_frame(reader):
-            reader[self.start]
-            yield
-
-    @cached_property
-    def has_velocities(self) -> bool:
-        """Whether the first frame has velocities that are not all zero."""
-        with self.first_frame():
-            moving = bool(self.atoms.universe.trajectory.ts.has_velocities)
-            return moving and bool(np.any(self.atoms.velocities))
-
-    @cached_property
-    def periodic(self) -> bool:
-        """Whether the first frame has a cell."""
-        with self.first_frame():
-            return self.atoms.dimensions is not None
-
-    @cached_property
-    def spacing(self) -> float:
-        """Time between frames, ps.
-
-        Raises
-        ------
-        DataError
-            If the file has no times, or not evenly spaced ones.
-        """
-        reader = self.atoms.universe.trajectory
-        with quiet(), keeping_frame(reader):
-            if not file_has_times(reader):
-                raise DataError("the trajectory does not say how much time lies between its frames; give --dt")
-            times = [reader[frame].time for frame in range(self.start, self.stop)[:3]]
-        return even_spacing(np.array(times, dtype=np.float64)) * self.step
 
 
 @dataclass

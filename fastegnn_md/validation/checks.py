@@ -10,18 +10,19 @@ from tqdm import tqdm
 
 from ..errors import ConfigError, FastEGNNMDError
 from . import engine_rows, ensemble_rows
-from .case import PIECES, Case, Run, check_frames, independent
+from .case import PIECES, Case, check_frames, independent
 from .report import Report
 from .rollouts import RollOuts
 from .rows import Finding, Row
+from .run import Run
 
 if TYPE_CHECKING:
     from ase import Atoms
     from MDAnalysis import AtomGroup
 
-    from ..committee import Committee
     from ..data import TrajectoryPairs
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
 
 
 class Check(NamedTuple):

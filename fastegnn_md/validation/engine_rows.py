@@ -13,24 +13,24 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from ..baselines import BASELINES, Errors, one_step_errors
-from ..calibration import one_step_calibration
-from ..committee import Committee
 from ..errors import DataError
-from ..report import Table
-from ..thermal import thermal_velocities
+from ..mechanics.thermal import thermal_velocities
+from ..propagator.committee import Committee
+from ..report.page import Table
+from ..training.calibration import one_step_calibration
+from ..training.one_step import BASELINES, Errors, one_step_errors
 from .case import PIECES, Case
-from .drift import energy_drift
-from .ensembles import ensemble_check
-from .reversibility import round_trip
+from .observables.drift import energy_drift
+from .observables.ensembles import ensemble_check
+from .observables.reversibility import round_trip
 from .rows import Finding, Plot
 from .statistics import CONFIDENCE, Sample, bootstrap_interval
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ..constraints import Constraints
     from ..data import TrajectoryPairs
+    from ..mechanics.constraints import Constraints
     from ..state import State
     from .rollouts import Record, RollOuts
 
@@ -252,7 +252,7 @@ class _Engine:
     """Forces, constraints and the price of a force call, by a copy of the user's atoms."""
 
     def __init__(self, atoms: Atoms):
-        from ..engines.ase import FORCE, read_constraints
+        from ..engines.ase.stepper import FORCE, read_constraints
 
         self.constraints: Constraints = read_constraints(atoms)
         self._atoms, self._unit = atoms.copy(), FORCE

@@ -7,18 +7,27 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import DataError
-from ..report import Table
-from .case import PIECES, Case, Run, pools
-from .constraints import ConstraintViolation
-from .diffusion import Diffusion
-from .distances import WIDTH, PairDistances, element_pairs, radial_distribution
-from .ensembles import kinetic_energy_check
+from ..report.page import Table
+from .case import PIECES, Case, pools
+from .observables.constraints import ConstraintViolation
+from .observables.diffusion import Diffusion
+from .observables.distances import WIDTH, PairDistances, element_pairs, radial_distribution
+from .observables.ensembles import kinetic_energy_check
+from .observables.temperature import ElementTemperatures
+from .observables.tica import TorsionFeatures, fit_components
+from .observables.torsions import (
+    BINS,
+    JOINT_BINS,
+    Torsions,
+    find_torsions,
+    joint_histograms,
+    torsion_angles,
+    torsion_histograms,
+)
+from .observables.vdos import VelocityDensityOfStates
 from .rows import Finding, Plot
+from .run import Run
 from .statistics import Sample, bootstrap_interval, mean_jensen_shannon, pool
-from .temperature import ElementTemperatures
-from .tica import TorsionFeatures, fit_components
-from .torsions import BINS, JOINT_BINS, Torsions, find_torsions, joint_histograms, torsion_angles, torsion_histograms
-from .vdos import VelocityDensityOfStates
 
 TEMPERATURE_LIMIT = 0.05  # relative, where the reference has no velocities
 KINETIC_P = 0.01

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._files import write_atomically
 from ..errors import ConfigError
-from ..files import write_atomically
-from ..report import Picture, Section, Table, new_figure, write_report
+from ..report.page import Picture, Section, Table, new_figure, write_report
 from .rows import Plot, Row
 
 _COLOURS = {"reference": "tab:gray", "learned": "tab:red"}

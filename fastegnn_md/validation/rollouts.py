@@ -12,19 +12,19 @@ import MDAnalysis as mda
 import numpy as np
 from tqdm import tqdm
 
+from .._extras import naming_extras
 from ..data.topology import quiet
 from ..engines.mdanalysis import RolloutWriter
 from ..errors import ConfigError, JumpError
-from ..optional import naming_extras
-from .case import Run
+from .run import Run
 
 if TYPE_CHECKING:
     from ase import Atoms
     from MDAnalysis import AtomGroup
 
-    from ..committee import Committee
     from ..integrators import JumpStatistics, LearnedDynamics
-    from ..propagator import Propagator
+    from ..propagator.committee import Committee
+    from ..propagator.full import Propagator
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def roll_out(
         If ASE is not installed.
     """
     with naming_extras("a roll-out"):
-        from ..engines.ase import PICOSECOND
+        from ..engines.ase.stepper import PICOSECOND
         from ..integrators import LearnedDynamics
 
     if second_temperature is not None and (temperature is None or second_temperature == temperature):

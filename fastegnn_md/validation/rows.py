@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..report import Table
+from ..report.page import Table
 from .statistics import Comparison
 
 Verdict = Literal["within", "outside", "not measured"]

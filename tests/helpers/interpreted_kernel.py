@@ -11,8 +11,9 @@ import json
 
 import torch
 
-from fastegnn_md.nn import gpu_kernel, message_sums
-from fastegnn_md.nn.message_sums import MessageInputs
+from fastegnn_md.nn.messages import gpu as gpu_kernel
+from fastegnn_md.nn.messages import sums as message_sums
+from fastegnn_md.nn.messages.inputs import MessageInputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NODES = 20

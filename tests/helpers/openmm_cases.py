@@ -16,12 +16,12 @@ import torch
 from openmm import app, unit
 
 from fastegnn_md import Propagator
-from fastegnn_md.config import PropagatorConfig
-from fastegnn_md.domain import Domain
 from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.graph import minimum_image
 from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
-from fastegnn_md.limits import JumpLimits
+from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.limits import JumpLimits
 
 PLUGIN = importlib.util.find_spec("openmmtorch") is not None
 if PLUGIN:

@@ -1,0 +1,5 @@
+"""ASE: Atoms as states, and the jump as a function of Atoms."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""OpenMM: force fields for ASE, and jumps inside a Context."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

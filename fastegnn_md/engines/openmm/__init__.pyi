@@ -1,0 +1,5 @@
+from .calculator import OpenMMCalculator as OpenMMCalculator
+from .calculator import reduced_box as reduced_box
+from .force import JumpForce as JumpForce
+from .force import add_jump_force as add_jump_force
+from .force import find_jump_force as find_jump_force

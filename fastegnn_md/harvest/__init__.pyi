@@ -1,0 +1,1 @@
+from .harvesting import harvest as harvest

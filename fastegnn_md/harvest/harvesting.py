@@ -1,0 +1,318 @@
+"""Harvest: frames of an existing trajectory are starting points for short bursts at constant energy.
+
+Trajectories are saved every 1 to 100 ps and carry a thermostat's noise; pairs at 5 to 50 fs come from bursts that the
+user's own engine runs from those frames. Bursts are written in parts, and the parts are merged into one store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import MDAnalysis as mda
+import numpy as np
+from tqdm import tqdm
+
+from .. import units
+from ..data.frames import keeping_frame, read_frame
+from ..data.store import Store
+from ..data.store_writer import StoreWriter
+from ..data.topology import quiet, select_atoms
+from ..errors import DataError
+from .bursts import BurstRecipe, Start
+from .parts import Arrays, Parts, run_groups
+from .recipe import burst_recipe
+from .starts import StartingPoints
+
+if TYPE_CHECKING:
+    from openmm import System
+
+
+def harvest(
+    universe: mda.Universe | mda.AtomGroup,
+    engine: System | Callable[[], Any],
+    *,
+    store: str | os.PathLike,
+    burst: float | str = "24 fs",
+    interval: float | str = "8 fs",
+    timestep: float | str = "0.5 fs",
+    midpoint: float | str | None = None,
+    frames: slice | Sequence[int] | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+    processes: int = 1,
+    energy_tolerance: float = 0.02,
+    max_failed: float = 0.05,
+    constraints: Sequence[Any] = (),
+    platform: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Run a short burst at constant energy from each frame of a trajectory and store the bursts as segments.
+
+    Every burst is kept with positions, velocities and forces of the same time (velocity Verlet, RATTLE). The result
+    does not depend on ``processes``, and a harvest that was killed goes on where it stopped when it is called again:
+    finished parts lie in ``<store>.parts`` until the store is complete. With ``processes`` above 1 worker processes are
+    spawned, so a script needs the usual ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    universe : Universe or AtomGroup
+        Topology and trajectory in any format MDAnalysis reads; its atoms are those of the engine, in the same order.
+    engine : openmm.System or callable
+        An OpenMM System without thermostat or barostat, or a function that returns an ASE calculator. The function must
+        be importable by other processes (top level of a module, not of a notebook).
+    store : path
+        The store to write. If it already is the result of this very harvest, nothing is done.
+    burst, interval : float or str
+        Length of a burst and time between its stored frames, in ps or with a unit; whole multiples.
+    timestep : float or str
+        Time step of the engine, in ps or with a unit; divides the interval.
+    midpoint : float or str, optional
+        The lag of propagators with ``midpoint=True`` that are to learn from these bursts, in ps or with a unit: forces
+        at x ± v lag/2 are stored too, two more force calls per stored frame.
+    frames : slice or sequence of int, optional
+        Which frames to start from; all by default.
+    temperature : float, K, optional
+        Draw velocities from Maxwell–Boltzmann, constraints respected. Default: velocities of the trajectory, which must
+        be those of the time of the frame.
+    seed : int
+        Seed of the velocities; frame k uses the generator of (seed, k).
+    processes : int
+        Processes to share the work.
+    energy_tolerance : float
+        Largest change of the total energy within a burst per degree of freedom, in units of kT (of ``temperature``, or
+        of the burst's own kinetic temperature). Bursts beyond it are dropped and counted.
+    max_failed : float
+        Share of dropped bursts from which the harvest is an error.
+    constraints : sequence of ase.constraints.FixBondLengths
+        Constraints for an ASE engine (an OpenMM System has its own).
+    platform : str, optional
+        OpenMM platform. Default: Reference for up to 100 atoms, else CPU with one thread per process.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    Path
+        The store, for :class:`TrajectoryPairs`.
+
+    Raises
+    ------
+    DataError
+        If the frames, the engine and the times do not fit together, too many bursts lose energy, or the store cannot be
+        written.
+    ConstraintError
+        If a constraint is not supported.
+    """
+    plan = _Plan.make(burst, interval, timestep, temperature, seed)
+    lag = None if midpoint is None else _positive_time("midpoint", midpoint)
+    if processes < 1:
+        raise DataError(f"processes is {processes}; expected 1 or more")
+    path = Path(store)
+    with quiet(), keeping_frame(universe.universe.trajectory):
+        source = StartingPoints(select_atoms(universe, "all"), frames, temperature, plan.seed)
+        recipe = _recipe(source, engine, plan, lag, constraints, platform)
+        source.adopt(recipe)
+        fingerprint = _fingerprint(plan, recipe, source)
+        if path.exists():
+            return _existing(path, fingerprint, energy_tolerance)
+        per_atom = 36 if lag is None else 60  # bytes: vectors of three numbers in single precision
+        parts = Parts(path, fingerprint, source.frames, per_atom * plan.n_frames * source.topology.n_atoms)
+        _run(parts, recipe, source, plan, processes, progress)
+        _merge(parts, recipe, source, plan, energy_tolerance, max_failed, fingerprint)
+    return path
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every burst has in common; times in ps."""
+
+    interval: float
+    timestep: float
+    n_frames: int
+    steps_between: int
+    temperature: float | None
+    seed: int
+
+    @classmethod
+    def make(
+        cls, burst: float | str, interval: float | str, timestep: float | str, temperature: float | None, seed: int
+    ) -> _Plan:
+        given = {"burst": burst, "interval": interval, "timestep": timestep}
+        ps = {name: _positive_time(name, value) for name, value in given.items()}
+        counts = {}
+        for long, short in (("burst", "interval"), ("interval", "timestep")):
+            ratio = ps[long] / ps[short]
+            counts[long] = round(ratio)
+            if counts[long] < 1 or abs(ratio - counts[long]) > 1e-6 * ratio:
+                raise DataError(
+                    f"{long} {units.format_time(ps[long])} is not a whole number of {short}s of "
+                    f"{units.format_time(ps[short])}"
+                )
+        if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+            raise DataError(f"temperature is {temperature} K; expected a positive number")
+        return cls(ps["interval"], ps["timestep"], counts["burst"] + 1, counts["interval"], temperature, int(seed))
+
+
+def _positive_time(name: str, given: float | str) -> float:
+    """A time in ps, from a number of ps or a text with its unit."""
+    value = units.parse_quantity(given, "time") if isinstance(given, str) else float(given)
+    if not (math.isfinite(value) and value > 0):
+        raise DataError(f"{name} is {given}; expected a positive time")
+    return value
+
+
+def _recipe(
+    source: StartingPoints,
+    engine: Any,
+    plan: _Plan,
+    midpoint: float | None,
+    constraints: Sequence[Any],
+    platform: str | None,
+) -> BurstRecipe:
+    # The one call to a floor above: the public name lives here, the engines' code with the engines.
+
+    x = source.first.positions
+    first = Start(positions=x, velocities=np.zeros_like(x), cell=source.first.cell)
+    return burst_recipe(
+        engine,
+        numbers=source.topology.numbers,
+        masses=source.topology.masses,
+        timestep=plan.timestep,
+        first=first,
+        midpoint=midpoint,
+        platform=platform,
+        constraints=constraints,
+    )
+
+
+def _fingerprint(plan: _Plan, recipe: BurstRecipe, source: StartingPoints) -> str:
+    """SHA-256 of everything that decides the frames of the bursts."""
+    digest = hashlib.sha256(repr(plan).encode() + recipe.fingerprint.encode() + repr(source.frames).encode())
+    digest.update(source.topology.sha256.encode() + source.first.positions.tobytes())
+    last = read_frame(source.atoms, source.frames[-1])
+    digest.update(last.positions.tobytes())
+    return digest.hexdigest()
+
+
+def _existing(path: Path, fingerprint: str, tolerance: float) -> Path:
+    known = Store(path).provenance
+    if known.get("harvest") != fingerprint or known.get("energy tolerance") != tolerance:
+        raise DataError(
+            f"store {str(path)!r} is there and was made with other frames, another engine or other settings; choose "
+            "another name, or delete it to make it anew"
+        )
+    return path
+
+
+def _run(
+    parts: Parts, recipe: BurstRecipe, source: StartingPoints, plan: _Plan, processes: int, progress: bool
+) -> None:
+    """Run the groups that are not finished and keep each as it comes."""
+    times: dict[int, list[float]] = {}
+
+    def starts(index: int) -> list[Start]:
+        points = [source[frame] for frame in parts.groups[index]]
+        times[index] = [point.time or 0.0 for point in points]
+        return [Start(point.positions, point.velocities, point.cell) for point in points]  # type: ignore[arg-type]
+
+    waiting = [index for index in range(len(parts.groups)) if parts.read(index) is None]
+    done = len(source.frames) - sum(len(parts.groups[index]) for index in waiting)
+    with tqdm(
+        total=len(source.frames), initial=done, desc="harvest", unit="burst", disable=not progress, delay=2
+    ) as bar:
+        for index, arrays in run_groups(waiting, recipe, starts, plan.n_frames, plan.steps_between, processes):
+            parts.write(index, arrays | {"times": np.array(times.pop(index))})
+            bar.update(len(parts.groups[index]))
+
+
+def _kept(part: Arrays, recipe: BurstRecipe, plan: _Plan, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which bursts of a part keep their energy, and their energy changes in kT per degree of freedom."""
+    degrees = max(1, 3 * len(recipe.masses) - recipe.n_constraints)
+    energies = part["energies"]
+    with np.errstate(invalid="ignore"):  # of a burst that blew up
+        change = np.abs(energies - energies[:, :1]).max(axis=1) / degrees
+    thermal = 2.0 * part["kinetic"] / degrees if plan.temperature is None else units.BOLTZMANN * plan.temperature
+    change = change / np.maximum(thermal, np.finfo(np.float64).tiny)
+    vectors = [part[name] for name in ("positions", "forces", "ahead", "behind") if name in part]
+    finite = np.logical_and.reduce([np.isfinite(one).all((1, 2, 3)) for one in vectors])
+    return finite & (change <= tolerance), change
+
+
+def _merge(
+    parts: Parts,
+    recipe: BurstRecipe,
+    source: StartingPoints,
+    plan: _Plan,
+    tolerance: float,
+    max_failed: float,
+    fingerprint: str,
+) -> None:
+    kept, changes, complaints = [], [], set()
+    for index in range(len(parts.groups)):
+        part = parts.finished(index)
+        good, change = _kept(part, recipe, plan, tolerance)
+        kept.append(good)
+        changes.append(change)
+        complaints |= {str(error) for error in part["errors"] if error}
+    total, failed = len(source.frames), int(sum((~good).sum() for good in kept))
+    change = np.concatenate(changes)
+    change = change[np.isfinite(change)]
+    typical = float(np.median(change)) if len(change) else math.nan
+    if failed > max_failed * total or failed == total:
+        said = f" The engine gave up on some of them ({min(complaints)})." if complaints else ""
+        raise DataError(
+            f"{failed} of {total} bursts changed their total energy by more than {tolerance:g} kT per degree of "
+            f"freedom (the median is {typical:.2g}).{said} Use a timestep smaller than "
+            f"{units.format_time(plan.timestep)}, constrain bonds to hydrogen, or relax the frames first. The bursts "
+            "are kept: with a larger energy_tolerance they are not run again"
+        )
+    provenance: dict[str, Any] = {
+        "harvest": fingerprint,
+        "engine": recipe.name,
+        "bursts": total,
+        "dropped bursts": failed,
+        "median energy change per degree of freedom": f"{typical:.3g} kT",
+        "timestep": plan.timestep,
+        "temperature": plan.temperature,
+        "seed": plan.seed,
+        "energy tolerance": tolerance,
+    }
+    provenance |= {f"{key} of atoms": note for key, note in source.topology.notes.items()}
+    n_good = total - failed
+    writer = StoreWriter(
+        parts.store,
+        source.topology,
+        n_good * plan.n_frames,
+        velocities=True,
+        forces=True,
+        cells=source.periodic,
+        kind="bursts",
+        provenance=json.loads(json.dumps(provenance)),
+        midpoint=recipe.midpoint,
+    )
+    with writer:
+        for index, good in enumerate(kept):
+            part = parts.finished(index)
+            for row in np.flatnonzero(good):
+                cell = part["cells"][row] if source.periodic else None
+                for step in range(plan.n_frames):
+                    beside = {name: part[name][row, step] for name in ("ahead", "behind") if name in part}
+                    writer.write(
+                        part["positions"][row, step],
+                        part["times"][row] + step * plan.interval,
+                        velocities=part["velocities"][row, step],
+                        forces=part["forces"][row, step],
+                        cell=cell,
+                        **beside,
+                    )
+        starts = np.arange(n_good) * plan.n_frames
+        writer.finish(plan.interval, np.stack([starts, starts + plan.n_frames], axis=1))
+    shutil.rmtree(parts.folder, ignore_errors=True)

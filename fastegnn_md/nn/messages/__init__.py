@@ -1,0 +1,1 @@
+"""Messages of edges and their sums, where the time of a network goes."""

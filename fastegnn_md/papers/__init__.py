@@ -1,0 +1,1 @@
+"""What only the tables of the papers need: their data sets and their rows."""

@@ -1,0 +1,138 @@
+"""What a propagator has seen in training, and the refusal of systems it has not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import CompatibilityError
+from ..graph import neighbour_list
+from ..mechanics.motion import centre_of_mass
+from ..state import State
+from .config import PropagatorConfig
+from .limits import JumpLimits
+
+# Masses within this share of one seen in training count as the same (tables of atomic masses differ by less).
+MASS_TOLERANCE = 0.01
+# A map is taken to conserve momentum if its training pairs do, to this share of the thermal velocity.
+_MOMENTUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Range of the training data.
+
+    Attributes
+    ----------
+    masses : dict of int to (float, float)
+        Atomic number → lightest and heaviest mass, amu.
+    limits : JumpLimits
+        Largest displacements and range of bond lengths.
+    periodic : bool
+        Periodic in three directions, or isolated.
+    bonds : bool
+        Whether bonds are an input.
+    conserves_momentum : bool
+        Whether total momentum is conserved in the training pairs: the map then commutes with a uniform motion.
+    neighbours : float
+        Average number of neighbours within the cutoff.
+    velocity_scale, force_scale : float
+        RMS of velocities (Å/ps) and of √(f²/m) (amu^½ Å/ps²), the units the network sees them in.
+    """
+
+    masses: dict[int, tuple[float, float]]
+    limits: JumpLimits
+    periodic: bool
+    bonds: bool
+    conserves_momentum: bool
+    neighbours: float
+    velocity_scale: float
+    force_scale: float
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers, ascending."""
+        return tuple(sorted(self.masses))
+
+    @classmethod
+    def from_pairs(cls, start: State, end: State, config: PropagatorConfig) -> Domain:
+        """Measure the domain of a batch of training pairs."""
+        masses = {}
+        for number in start.numbers.unique().tolist():
+            of_element = start.masses[start.numbers == number]
+            masses[number] = (float(of_element.min()), float(of_element.max()))
+        thermal = max(_rms(start.velocities), 1e-30)
+        gained = _rms(centre_of_mass(end.velocities - start.velocities, start))
+        force_scale = 1.0
+        forces = start.midpoint_forces if config.midpoint else start.forces
+        if forces is not None:
+            force_scale = max(_rms(forces / start.masses.sqrt()[:, None]), 1e-30)
+        return cls(
+            masses=masses,
+            limits=JumpLimits.from_pairs(start, end),
+            periodic=start.periodic,
+            bonds=config.use_bonds and start.bonds is not None and start.bonds.numel() > 0,
+            conserves_momentum=config.mode != "position" and gained < _MOMENTUM_TOLERANCE * thermal,
+            neighbours=_average_neighbours(start, config.cutoff),
+            velocity_scale=thermal,
+            force_scale=force_scale,
+        )
+
+    @cached_property
+    def _mass_range(self) -> Tensor:
+        """Lightest and heaviest allowed mass by atomic number; (0, 0) where the element is unknown."""
+        table = torch.zeros(
+            max(self.masses) + 2, 2, dtype=torch.float64
+        )  # the last row stands for all heavier elements
+        for number, (lightest, heaviest) in self.masses.items():
+            table[number] = torch.tensor([lightest * (1 - MASS_TOLERANCE), heaviest * (1 + MASS_TOLERANCE)])
+        return table
+
+    def check(self, state: State) -> None:
+        """Refuse a system unlike those of the training data; see :meth:`fastegnn_md.Propagator.check`."""
+        table = self._mass_range
+        limits = table.index_select(0, state.numbers.cpu().clamp(0, len(table) - 1))
+        masses = state.masses.cpu()
+        outside = (masses < limits[:, 0]) | (masses > limits[:, 1]) | (limits[:, 1] == 0)
+        if bool(outside.any()):
+            raise self._unseen(state, int(outside.nonzero()[0]))
+        assert state.pbc is not None  # set by State
+        if state.periodic and not bool(state.pbc.all()):
+            raise CompatibilityError("pbc is mixed; a propagator takes systems periodic in all directions or in none")
+        if state.periodic != self.periodic:
+            here, there = ("periodic", "isolated") if state.periodic else ("isolated", "periodic")
+            raise CompatibilityError(f"the system is {here} but this propagator was trained on {there} systems")
+        if self.bonds and state.bonds is None:
+            raise CompatibilityError("this propagator was trained with bonds; give the bonds of the system")
+
+    def _unseen(self, state: State, atom: int) -> CompatibilityError:
+        number, mass = int(state.numbers[atom]), float(state.masses[atom])
+        if number not in self.masses:
+            known = ", ".join(map(str, self.species))
+            return CompatibilityError(
+                f"atom {atom} has atomic number {number}; this propagator was trained on the elements {known}"
+            )
+        lightest, heaviest = self.masses[number]
+        return CompatibilityError(
+            f"atom {atom} (atomic number {number}) has mass {mass:.4f} amu; training had {lightest:.4f} to "
+            f"{heaviest:.4f}: use the same masses, or train with these"
+        )
+
+
+def _average_neighbours(state: State, cutoff: float) -> float:
+    """Neighbours per atom within the cutoff over some tens of thousands of atoms; at least one."""
+    pairs = atoms = 0
+    for system in state.split():
+        pairs += neighbour_list(system, cutoff).edge_index.shape[1]
+        atoms += system.n_atoms
+        if atoms > 20_000:
+            break
+    return max(1.0, pairs / atoms)
+
+
+def _rms(values: Tensor) -> float:
+    return math.sqrt(float(values.double().square().mean()))

@@ -1,0 +1,442 @@
+"""The learned map State → State after Δt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import CompatibilityError, ConfigError
+from ..graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
+from ..mechanics.motion import centre_of_mass
+from ..nn.compiler import require_compiler
+from ..nn.messages import cpu as cpu_kernel
+from ..segments import Segments
+from ..state import State
+from ..units import format_time
+from .catalogue import find_model
+from .compiled import CompiledMove, Move
+from .config import PropagatorConfig
+from .domain import Domain
+from .file import manifest_of, read_model, write_model
+from .learned_map import LearnedMap
+from .linear import LinearPredictor
+from .network import build_network
+from .prediction import Prediction, Residual
+
+_CLASSES: dict[str, type[Propagator]] = {}  # by mode; a subclass enters itself when it is defined
+
+
+class Propagator(LearnedMap):
+    """Advance systems by the time step it was trained for.
+
+    x′ = x + Δq,  √m Δq = √m Δq_linear + σ_q ŷ_q;  √m v′ = √m v_linear + σ_p ŷ_p,
+
+    where the linear predictor (:mod:`fastegnn_md.propagator.linear`) and the scales σ belong to the element and ŷ is
+    the network's output. In position mode Δq is the network's alone and v′ is drawn from the Maxwell-Boltzmann
+    distribution.
+
+    Parameters
+    ----------
+    config : PropagatorConfig
+    timestep : float
+        Δt in ps.
+    domain : Domain
+    seed : int
+        Seed of the initial weights.
+
+    Attributes
+    ----------
+    fingerprint : str
+        SHA-256 of the training data, empty before training.
+    metrics : dict
+        Errors on held-out pairs, as reported at the end of training.
+    reversible, volume_preserving : bool
+        Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
+    modes : tuple of str
+        Modes of a configuration that this class serves.
+    """
+
+    reversible: ClassVar[bool] = False
+    volume_preserving: ClassVar[bool] = False
+    modes: ClassVar[tuple[str, ...]] = ("full", "position")
+    _more_features: ClassVar[int] = 0  # of a node, beside element and mass
+    _species_index: Tensor
+
+    def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
+        super().__init__()
+        if config.mode not in self.modes:
+            raise ConfigError(f"{type(self).__name__} has no mode {config.mode!r}; expected one of {self.modes}")
+        self.config, self.timestep, self.domain = config, timestep, domain
+        self.species = domain.species
+        self.fingerprint = ""
+        self._checked: tuple[Tensor | None, ...] | None = None  # numbers, masses and pbc that were found fit
+        self._neighbours = NeighbourSearch(config.cutoff)
+        self._bond_distance: BondDistance | None = None  # of the last system
+        self._compiled: CompiledMove | None = None
+        self.metrics: dict[str, Any] = {}
+        self.linear = LinearPredictor(len(self.species), timestep)
+        with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
+            torch.manual_seed(seed)  # noqa: TID251 - nn.Module initialisers take no generator
+            self.network = build_network(
+                config,
+                domain,
+                node_features=len(self.species) + 1 + self._more_features,
+                edge_features=config.radial_functions + 4,
+            )
+        index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
+        index[list(self.species)] = torch.arange(len(self.species))
+        self.register_buffer("_species_index", index, persistent=False)
+
+    @property
+    def skin(self) -> float:
+        """Verlet skin of the neighbour list in Å; see :class:`~fastegnn_md.graph.NeighbourSearch`.
+
+        By default 0, in mode "kick-drift" 0.5.
+        """
+        return self._neighbours.skin
+
+    @skin.setter
+    def skin(self, skin: float) -> None:
+        self._neighbours = NeighbourSearch(self.config.cutoff, skin)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the network."""
+        return self.linear.scale.dtype
+
+    def check(self, state: State) -> None:
+        """Refuse a system unlike those of the training data.
+
+        Raises
+        ------
+        CompatibilityError
+            Unknown element, mass outside the range of training, isolated instead of periodic or the reverse, mixed
+            boundaries, bonds or forces missing.
+        """
+        # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
+        system = (state.numbers, state.masses, state.pbc)
+        lacking = (self.uses_bonds and state.bonds is None) or (self.config.forces and self.forces_of(state) is None)
+        if (
+            lacking
+            or self._checked is None
+            or any(one is not other for one, other in zip(system, self._checked, strict=True))
+        ):
+            self.domain.check(state)
+            self._check_forces(state)
+            self._checked = system
+
+    def _check_forces(self, state: State) -> None:
+        if self.config.forces and self.forces_of(state) is None:
+            where = "x + v Δt/2, as midpoint_forces" if self.config.midpoint else "the positions of the state"
+            raise CompatibilityError(f"this propagator is force-informed; give the forces at {where}")
+
+    @torch.no_grad()
+    def forward(
+        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> State:
+        """Advance a state by :attr:`timestep`.
+
+        Parameters
+        ----------
+        state : State
+            One system or a batch; not modified.
+        generator : torch.Generator, optional
+            Source of random numbers: velocities in position mode, and whatever a stochastic propagator draws.
+        temperature : float, optional
+            K; needed in position mode only.
+
+        Returns
+        -------
+        State
+            Positions (unwrapped) and velocities after Δt, without forces, in the dtype of ``state``.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`; or position mode without generator and temperature.
+        StateError
+            If the network gives values that are not finite.
+        """
+        return self.predict(state).end(state, generator, temperature)
+
+    def predict(self, state: State) -> Prediction:
+        """What the network says of a state, with gradients; velocities are not redrawn.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        self.check(state)
+        return self._predict(state)
+
+    @torch.no_grad()
+    def virtual_nodes(self, state: State) -> Tensor | None:
+        """Where the virtual nodes come to lie at the end of a step, shape (B, C, 3), Å; None without such nodes.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        return self.predict(state).z
+
+    @torch.no_grad()
+    def clusters(self, state: State) -> Tensor | None:
+        """Share of each atom in each cluster, shape (N, P), for networks that pool; None for others.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        self.check(state)
+        seen: list[Tensor | None] = []
+        hook = self.network.register_forward_hook(lambda module, inputs, output: seen.append(output.clusters))
+        try:
+            self._predict(state)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def compile(self) -> None:
+        """Translate the jump; the first jump of a small system afterwards takes about half a minute.
+
+        The jump of a small system consists of the overhead of several hundred small operations: ``torch.compile``
+        translates it as a whole. On the CPU the edges of larger systems are left to a C++ kernel
+        (:func:`fastegnn_md.nn.messages.cpu.build`), which from then on serves every network in this process. In
+        position mode there is the kernel only.
+
+        Raises
+        ------
+        ConfigError
+            If there is no C++ compiler for a propagator on the CPU; or if the locale is not UTF-8.
+        MissingDependencyError
+            If ninja (extra ``compile``) is not installed, for a propagator on the CPU.
+        """
+        on_cpu = self.linear.scale.device.type == "cpu"
+        require_compiler(on_cpu)
+        if on_cpu:
+            cpu_kernel.build()
+        if self.predicts_velocities:
+            self._compiled = CompiledMove(self._arithmetic(), self.config.cutoff, on_cpu=on_cpu)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has weights of its own to compile, and lists of neighbours are found anew.
+        return {
+            **super().__getstate__(),
+            "_compiled": None,
+            "_neighbours": NeighbourSearch(self.config.cutoff, self.skin),
+        }
+
+    def residual(self, start: State, end: State) -> Residual:
+        """Errors of a batch of training pairs, with gradients.
+
+        Parameters
+        ----------
+        start, end : State
+            The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
+        """
+        return self._predict(start).residual(start, end, self.residual_scale(start))
+
+    def residual_scale(self, state: State) -> Tensor:
+        """Unit of :meth:`residual` for each atom, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
+        return self.linear.scale.index_select(0, self._species_index[state.numbers])
+
+    def _predict(self, state: State) -> Prediction:
+        assert state.batch is not None  # set by State
+        edges = self._neighbours(state)
+        if not self.predicts_velocities:
+            return self._displace(state, edges)
+        move: Move = self._move
+        if self._compiled is not None and self._compiled.pays(edges):
+            move, edges = self._compiled, self._compiled.sized(edges, state.n_atoms)
+        displacement, velocities, z = move(
+            state.positions,
+            state.velocities,
+            self.forces_of(state),
+            state.masses,
+            self._species_index[state.numbers],
+            state.batch,
+            state.n_systems,
+            edges,
+            self._hops(state, edges),
+        )
+        return Prediction(displacement, velocities, z)
+
+    def _arithmetic(self) -> Move:
+        """What is compiled."""
+        return self._move
+
+    def _displace(self, state: State, edges: EdgeList) -> Prediction:
+        """Position mode: the network as its paper has it, in Å, with velocities of zero."""
+        assert state.batch is not None  # set by State
+        systems, species = Segments(state.batch, state.n_systems), self._species_index[state.numbers]
+        origin, x = self._centred(state.positions, systems)
+        output = self.network(
+            x=x,
+            v=torch.zeros_like(x),
+            edge_vector=edges.vector.to(self.dtype),
+            **self._invariants(species, state.masses, systems, edges, self._hops(state, edges)),
+        )
+        return Prediction(output.x - x, None, _shifted_back(output.z, origin), output.connectivity_loss)
+
+    def _move(
+        self,
+        positions: Tensor,
+        velocities: Tensor,
+        forces: Tensor | None,
+        masses: Tensor,
+        species: Tensor,
+        batch: Tensor,
+        systems: int,
+        edges: EdgeList,
+        hops: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Full mode: the network's two vectors on top of the linear predictor, without the motion of the centre.
+
+        Nothing but arithmetic on tensors, so that it can be compiled whole.
+        """
+        dtype, unit, of = self.dtype, self.config.cutoff, Segments(batch, systems)
+        origin, x = self._centred(positions, of)
+        drift = None
+        if self.domain.conserves_momentum:  # the map commutes with it
+            drift = of.spread(of.weighted_mean(velocities, masses))
+            velocities = velocities - drift
+        invariants = self._invariants(species, masses, of, edges, hops)
+        velocities, masses = velocities.to(dtype), masses.to(dtype)
+        root = masses.sqrt()[:, None]
+        vectors = None
+        if forces is not None:
+            forces = forces.to(dtype)
+            vectors = (forces / (root * self.domain.force_scale))[:, None]
+        v = velocities / self.domain.velocity_scale
+        # In units of the cutoff squared lengths are of the order of one, which the first layers learn faster from.
+        x = x / unit
+        output = self.network(
+            x=x,
+            v=v,
+            vectors=vectors,
+            edge_vector=edges.vector.to(dtype) / unit,
+            edge_weight=cutoff_envelope(edges.distance.to(dtype), unit)[:, 0],
+            **invariants,
+        )
+        displacement, velocities = self.linear(velocities, forces, masses, species)
+        scale = self.linear.scale.index_select(0, species) / root
+        displacement = displacement + scale[:, :1] * (output.x - x)
+        velocities = velocities + scale[:, 1:] * (output.v - v)
+        if drift is not None:
+            both = torch.cat([displacement, velocities], dim=1)
+            displacement, velocities = (both - of.spread(of.weighted_mean(both, masses))).split(3, dim=1)
+            drift = drift.to(dtype)
+            displacement, velocities = displacement + self.timestep * drift, velocities + drift
+        z = None if output.z is None else _shifted_back(output.z * unit, origin)
+        return displacement, velocities, z
+
+    def _invariants(
+        self, species: Tensor, masses: Tensor, systems: Segments, edges: EdgeList, hops: Tensor
+    ) -> dict[str, Any]:
+        """The inputs of the network that both modes share."""
+        dtype = self.dtype
+        element = one_hot(species, len(self.species)).to(dtype)
+        radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
+        return {
+            "h": torch.cat([element, masses.log()[:, None].to(dtype)], dim=1),
+            "edge_index": edges.edge_index,
+            "edge_attr": torch.cat([radial, hops.to(dtype)], dim=1),
+            "batch": systems.index,
+            "systems": systems.size,
+        }
+
+    def _centred(self, positions: Tensor, systems: Segments) -> tuple[Tensor | None, Tensor]:
+        """Origin of each system (B, 3) and positions about it (N, 3).
+
+        Atoms of periodic systems all get the origin: the network then sees displacements and edge vectors only, and
+        nothing depends on the image an atom is given in.
+        """
+        if self.periodic:
+            return None, torch.zeros_like(positions, dtype=self.dtype)
+        origin = systems.mean(positions)
+        return origin, (positions - systems.spread(origin)).to(self.dtype)
+
+    def _hops(self, state: State, edges: EdgeList) -> Tensor:
+        """Distance along bonds, one-hot, shape (E, 4); zeros for propagators without bonds."""
+        index = edges.edge_index
+        if not self.uses_bonds or state.bonds is None:
+            return torch.zeros(index.shape[1], 4, dtype=torch.int64, device=index.device)
+        if self._bond_distance is None or not self._bond_distance.fits(state.bonds, state.n_atoms):
+            self._bond_distance = BondDistance(state.bonds, state.n_atoms)
+        return self._bond_distance(index)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and manifest to a safetensors file, replacing it only when the new one is complete.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is missing or read-only, or the disk is full.
+        """
+        about = (self.config, self.timestep, self.domain, self.dtype, self.fingerprint, self.metrics)
+        write_model(path, manifest_of(*about), self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Propagator:
+        """Read a saved propagator.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file, or the name of a model that comes with the package (``fastegnn-md models`` lists them).
+        device : torch.device or str
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such file or name, or the file is not a propagator.
+        """
+
+        def build(config: PropagatorConfig, timestep: float, domain: Domain) -> Propagator:
+            return cls.class_for(config)(config, timestep, domain)
+
+        propagator, manifest = read_model(find_model(path), build)
+        propagator.fingerprint, propagator.metrics = manifest.training_data, manifest.metrics
+        return propagator.eval().to(device)
+
+    @staticmethod
+    def class_for(config: PropagatorConfig) -> type[Propagator]:
+        """The class that a configuration asks for by its mode."""
+        return _CLASSES[config.mode]
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        _CLASSES.update(dict.fromkeys(cls.modes, cls))
+
+    @torch.no_grad()
+    def measure(self, start: State, end: State) -> None:
+        """Fit the linear predictor, and with it the residual scale, to one batch of pairs."""
+        drift = centre_of_mass(start.velocities, start)
+        if not self.domain.conserves_momentum:
+            drift = torch.zeros_like(drift)
+        self.linear.fit(
+            start.replace(velocities=start.velocities - drift, forces=self.forces_of(start)),
+            end.replace(positions=end.positions - self.timestep * drift, velocities=end.velocities - drift),
+            self._species_index[start.numbers],
+            velocities=self.predicts_velocities,
+            forces=self.config.forces,
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        where = "periodic" if self.periodic else "isolated"
+        kind = f"{self.config.kind} (midpoint)" if self.config.midpoint else self.config.kind
+        return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+
+
+_CLASSES.update(dict.fromkeys(Propagator.modes, Propagator))
+
+
+def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:
+    return None if z is None or origin is None else z + origin[:, None].to(z.dtype)

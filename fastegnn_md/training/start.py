@@ -1,0 +1,65 @@
+"""Untrained propagators whose scales and ranges are those of a data set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..data import TrajectoryPairs
+from ..errors import DataError
+from ..propagator.config import PropagatorConfig
+from ..propagator.domain import Domain
+from ..propagator.full import Propagator
+from ..units import format_time
+
+# Atoms that ranges and linear predictors are measured on, for systems of any size.
+_SAMPLE_ATOMS = 500_000
+
+
+def check_forces(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
+    """Refuse pairs without the forces that a configuration asks for."""
+    if config.midpoint and not pairs.has_midpoint_forces:
+        lag = format_time(pairs.lag)
+        raise DataError(
+            f"midpoint=True needs forces half a lag of {lag} before and after each frame, these pairs have none: "
+            f"harvest bursts with midpoint={lag!r} (--midpoint), or set midpoint=False"
+        )
+    if config.forces and not config.midpoint and not pairs.has_forces:
+        raise DataError(
+            "forces=True needs forces at each frame, these pairs have none: harvest bursts (they carry forces), or set "
+            "forces=False"
+        )
+
+
+def untrained_propagator(
+    pairs: TrajectoryPairs, config: PropagatorConfig, *, seed: int = 0, sample: int = 4096
+) -> Propagator:
+    """Make an untrained propagator that fits a data set, of the class its mode asks for.
+
+    Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
+    systems, and at least one of each system.
+
+    Raises
+    ------
+    DataError
+        If the configuration asks for velocities or forces that the pairs lack.
+    """
+    if config.mode != "position" and not pairs.has_velocities:
+        raise DataError(
+            f"mode {config.mode!r} needs velocities, these pairs have none: harvest bursts, or use mode 'position'"
+        )
+    check_forces(pairs, config)
+    start, end = pairs.batch(representative(pairs, sample, seed))
+    propagator = Propagator.class_for(config)(config, pairs.lag, Domain.from_pairs(start, end, config), seed=seed)
+    propagator.measure(start, end)
+    propagator.fingerprint = pairs.fingerprint
+    return propagator
+
+
+def representative(pairs: TrajectoryPairs, count: int, seed: int) -> list[int]:
+    """About ``count`` pairs drawn with a seed, fewer of large systems, and at least one of each system; ascending."""
+    count = min(count, max(1, _SAMPLE_ATOMS // pairs.n_atoms))
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+    system = pairs.frame_indices(order.numpy())[:, 0]
+    one_of_each = np.unique(system, return_index=True)[1]
+    return sorted({*order[:count].tolist(), *order[one_of_each].tolist()})

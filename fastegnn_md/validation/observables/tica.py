@@ -1,0 +1,126 @@
+"""Slow motions: time-lagged independent components of torsions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from MDAnalysis.analysis.base import AnalysisBase
+from MDAnalysis.lib.distances import calc_dihedrals
+
+from ..._extras import naming_extras
+from ...errors import DataError
+
+if TYPE_CHECKING:
+    from MDAnalysis import AtomGroup
+
+DIMENSION = 2
+
+
+def fit_components(series: Sequence[np.ndarray], lag: int, dimension: int = DIMENSION) -> Any:
+    """Fit time-lagged independent components with deeptime (Molgedey and Schuster, Phys. Rev. Lett. 72, 3634 (1994)).
+
+    Parameters
+    ----------
+    series : sequence of ndarray, shape (n_frames, n_features)
+        Independent runs.
+    lag : int
+        Frames.
+    dimension : int
+        Number of components.
+
+    Returns
+    -------
+    deeptime.decomposition.TransferOperatorModel
+        With ``transform`` and ``timescales``.
+
+    Raises
+    ------
+    DataError
+        If a run is no longer than the lag.
+    MissingDependencyError
+        If deeptime is not installed.
+    """
+    with naming_extras("time-lagged independent components"):
+        from deeptime.decomposition import TICA
+
+    if lag < 1 or min(len(one) for one in series) <= lag:
+        raise DataError(f"the lag is {lag} frames and the shortest run {min(len(one) for one in series)}")
+    return TICA(lagtime=lag, dim=dimension).fit([np.ascontiguousarray(one) for one in series]).fetch_model()
+
+
+class TorsionFeatures(AnalysisBase):
+    """Sines and cosines of torsions.
+
+    Parameters
+    ----------
+    groups : sequence of AtomGroup
+        Of four atoms each.
+    verbose : bool
+        Show a progress bar.
+
+    Attributes
+    ----------
+    results.features : ndarray, shape (n_frames, 2 n_torsions)
+        Sines, then cosines.
+    """
+
+    def __init__(self, groups: Sequence[AtomGroup], *, verbose: bool = False):
+        super().__init__(groups[0].universe.trajectory, verbose=verbose)
+        self._quadruples = np.array([group.ix for group in groups])
+
+    def _prepare(self) -> None:
+        self._rows: list[np.ndarray] = []
+
+    def _single_frame(self) -> None:
+        a, b, c, d = self._ts.positions[self._quadruples.T]
+        angles = calc_dihedrals(a, b, c, d, box=self._ts.dimensions)
+        self._rows.append(np.concatenate([np.sin(angles), np.cos(angles)]))
+
+    def _conclude(self) -> None:
+        self.results.features = np.array(self._rows)
+
+
+class TorsionComponents(TorsionFeatures):
+    """Time-lagged independent components of the sines and cosines of torsions.
+
+    Parameters
+    ----------
+    groups : sequence of AtomGroup
+        Of four atoms each.
+    lag : int
+        Frames; used without ``model``.
+    dimension : int
+        Number of components; used without ``model``.
+    model : optional
+        From :func:`fit_components`, to project onto components known already; by default they are fitted to this run.
+    verbose : bool
+        Show a progress bar.
+
+    Attributes
+    ----------
+    results.features : ndarray, shape (n_frames, 2 n_torsions)
+    results.components : ndarray, shape (n_frames, dimension)
+    results.model : deeptime.decomposition.TransferOperatorModel
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[AtomGroup],
+        lag: int = 1,
+        dimension: int = DIMENSION,
+        model: Any = None,
+        *,
+        verbose: bool = False,
+    ):
+        super().__init__(groups, verbose=verbose)
+        self.lag, self.dimension, self.model = lag, dimension, model
+
+    def _conclude(self) -> None:
+        super()._conclude()
+        model = self.model
+        if model is None:
+            model = fit_components([self.results.features], self.lag, self.dimension)
+        self.results.model = model
+        self.results.components = model.transform(self.results.features)

@@ -1,0 +1,16 @@
+from .ase.dynamics import LearnedDynamics as LearnedDynamics
+from .ase.ensemble import LearnedEnsemble as LearnedEnsemble
+from .ase.hybrid import HybridDynamics as HybridDynamics
+from .ase.metropolis import MetropolizedDynamics as MetropolizedDynamics
+from .guards import GuardSettings as GuardSettings
+from .guards import JumpStatistics as JumpStatistics
+from .guards import check_jump as check_jump
+from .metropolis import MetropolisStatistics as MetropolisStatistics
+from .openmm.hybrid import HybridIntegrator as HybridIntegrator
+from .openmm.integrator import LearnedJumpIntegrator as LearnedJumpIntegrator
+from .openmm.metropolis import MetropolizedJumpIntegrator as MetropolizedJumpIntegrator
+from .openmm.simulation import LearnedSimulation as LearnedSimulation
+from .openmm.simulation import LearnedStateReporter as LearnedStateReporter
+from .schedule import Schedule as Schedule
+from .thermostats import LangevinHalfStep as LangevinHalfStep
+from .thermostats import StochasticVelocityRescaling as StochasticVelocityRescaling

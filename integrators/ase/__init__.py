@@ -1,0 +1,1 @@
+"""ASE molecular dynamics that jump."""

@@ -1,0 +1,112 @@
+"""Many learned dynamics advanced together: one call of the network per step for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
+from fastegnn_md.propagator.committee import Committee, Spread
+from fastegnn_md.state import State
+
+from ..step import Predicted
+from .dynamics import LearnedDynamics
+
+
+class LearnedEnsemble:
+    """Advance several :class:`LearnedDynamics` step by step, their jumps predicted in one batch.
+
+    Each keeps its own atoms, random numbers, thermostat, constraints, guards, observers, trajectory and restart file,
+    and gives the numbers it would give alone, to rounding. A small molecule leaves most of a processor idle: replicas
+    fill it.
+
+    Parameters
+    ----------
+    dynamics : sequence of LearnedDynamics
+        With one and the same propagator, of any systems it fits. A calculator must not be shared by atoms of which it
+        keeps results.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or one is given twice.
+    CompatibilityError
+        If they have different propagators, or one that redraws velocities.
+
+    Examples
+    --------
+    >>> replicas = [LearnedDynamics(atoms, propagator, rng=k) for k, atoms in enumerate(copies)]  # doctest: +SKIP
+    >>> LearnedEnsemble(replicas).run(1000)  # doctest: +SKIP
+    """
+
+    def __init__(self, dynamics: Sequence[LearnedDynamics]):
+        self.dynamics = list(dynamics)
+        if not self.dynamics:
+            raise ConfigError("an ensemble of no dynamics; give at least one LearnedDynamics")
+        atoms = {id(one.atoms) for one in self.dynamics}
+        if len(atoms) < len(self.dynamics):
+            raise ConfigError("two dynamics of the ensemble move the same atoms; give each a copy")
+        self._propagator = self.dynamics[0].propagator
+        if any(one.propagator is not self._propagator for one in self.dynamics):
+            raise CompatibilityError("the dynamics of an ensemble have different propagators; load it once for all")
+        if not self._propagator.predicts_velocities:
+            raise CompatibilityError(
+                "this propagator redraws velocities, each replica from its own random numbers; run them one by one"
+            )
+
+    def run(self, steps: int, progress: bool = False) -> None:
+        """Make a number of steps of each dynamics; ``progress`` shows a bar.
+
+        Raises
+        ------
+        JumpError
+            If a guard refuses the jump of a replica and nothing can replace it; it names the replica. Those before it
+            have made the step, it and those after it have not.
+        """
+        for _ in tqdm(self.irun(steps), total=steps, disable=not progress, unit="step"):
+            pass
+
+    def irun(self, steps: int) -> Iterator[int]:
+        """The same as a generator that yields after each step how many were made."""
+        runs = [one.irun(steps) for one in self.dynamics]
+        for run in runs:
+            next(run)  # step 0, for observers that have not seen it
+        for made in range(1, steps + 1):
+            try:
+                self._predict()
+                for k, run in enumerate(runs):
+                    try:
+                        next(run)
+                    except JumpError as error:
+                        raise JumpError(f"replica {k}: {error}", error.atom) from error
+            finally:
+                self._forget()
+            yield made
+
+    def _predict(self) -> None:
+        prepared = []
+        for one in self.dynamics:
+            one.jump.waiting = one.jump.prepare(one.rng)
+            prepared.append(one.jump.waiting)
+        sizes = [each.state.n_atoms for each in prepared]
+        spreads: list[Spread | None] = [None] * len(sizes)
+        try:
+            together = State.concatenate([each.state for each in prepared])
+            if isinstance(self._propagator, Committee):
+                ended, spread = self._propagator.with_spread(together)
+                spreads = [*spread.split(sizes)]
+            else:
+                ended = self._propagator(together)
+        except StateError:
+            return  # one of them is not finite: alone, each finds out for itself
+        parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), spreads, strict=True)
+        for one, each, (positions, velocities, apart) in zip(self.dynamics, prepared, parts, strict=True):
+            one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
+            state = each.state.replace(positions=positions, velocities=velocities, forces=None, midpoint_forces=None)
+            one.jump.waiting = each._replace(predicted=Predicted(state, apart))
+
+    def _forget(self) -> None:
+        for one in self.dynamics:
+            if one.jump.waiting is not None:
+                one.jump.undo(one.jump.waiting.before, one.rng)

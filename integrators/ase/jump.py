@@ -1,0 +1,232 @@
+"""Guarded jumps of ASE Atoms, and what their calculator computes around them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastegnn_md._extras import naming_extras
+from fastegnn_md.engines.ase.atoms import FORCE, read_constraints, state_from_atoms, write_state
+from fastegnn_md.errors import CompatibilityError
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.state import State
+
+from ..guards import GuardReport
+from ..step import Classical, GuardedStep, Predicted
+
+with naming_extras(__name__):
+    from ase import Atoms
+    from ase.optimize import FIRE
+
+_MINIMUM = 0.05  # eV/Å, ASE's own default
+_INFORMED = "this propagator is force-informed"
+
+
+class Before(NamedTuple):
+    """What a step changes beside the atoms, as it was before."""
+
+    drawn: Mapping[str, Any]  # state of the random numbers
+    target: float | None  # energy to conserve
+
+
+class PreparedJump(NamedTuple):
+    """What a propagator is given, and maybe its answer."""
+
+    state: State
+    constraints: Constraints
+    before: Before
+    predicted: Predicted | None = None
+
+
+class AtomsJump:
+    """Jumps of an ``Atoms`` object; nothing is written before a jump has succeeded.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+    guarded : GuardedStep
+    bonds : array of int, shape (M, 2), optional
+    types : array of int, shape (N,), optional
+
+    Raises
+    ------
+    CompatibilityError
+        If the propagator does not fit the atoms, or a calculator is needed and missing.
+    ConstraintError
+        If a constraint cannot be combined with jumps.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        guarded: GuardedStep,
+        bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
+        types: Sequence[int] | np.ndarray | None = None,
+    ):
+        self.atoms, self.guarded = atoms, guarded
+        self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
+        self.types = None if types is None else np.array(types, dtype=np.int64)
+        self.waiting: PreparedJump | None = None  # of the step that comes next
+        self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
+        self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._check()
+
+    def step(self, rng: np.random.Generator) -> None:
+        """One jump, or the classical steps that replace it.
+
+        Raises
+        ------
+        JumpError
+            If a guard refuses the jump and nothing can replace it.
+        """
+        prepared = self.prepare(rng) if self.waiting is None else self.waiting
+        self.waiting = None
+        ended = self.guarded.finish(prepared.state, prepared.constraints, rng, self._classical(), prepared.predicted)
+        self._write(ended)
+
+    def prepare(self, rng: np.random.Generator) -> PreparedJump:
+        """Read the atoms and make the half step of the thermostat before the jump; nothing is written."""
+        before = self.before(rng)
+        constraints, state = self._read()
+        return PreparedJump(self.guarded.prepare(state, constraints, rng, self._classical()), constraints, before)
+
+    def before(self, rng: np.random.Generator) -> Before:
+        """What :meth:`undo` goes back to: the start of the present step, if it has been prepared already."""
+        if self.waiting is not None:
+            return self.waiting.before
+        energy = self.guarded.energy
+        return Before(rng.bit_generator.state, None if energy is None else energy.target)
+
+    def undo(self, before: Before, rng: np.random.Generator) -> None:
+        """Forget a step that failed or was only prepared; the atoms are still as they were."""
+        self.waiting = None
+        rng.bit_generator.state = before.drawn
+        if self.guarded.energy is not None:
+            self.guarded.energy.target = before.target
+
+    def attempt(self, rng: np.random.Generator) -> GuardReport:
+        """One jump, or nothing and the reason; not counted."""
+        constraints, state = self._read()
+        classical = self._classical()
+        prepared = self.guarded.prepare(state, constraints, rng, classical)
+        ended, report = self.guarded.attempt(prepared, constraints, rng, classical)
+        if report.ok:
+            self._write(ended)
+        return report
+
+    def temperature(self) -> float:
+        """K, of the motion that constraints and conserved momenta leave."""
+        constraints, state = self._read_constraints(), state_from_atoms(self.atoms)
+        return self.guarded.freedom(state, constraints).temperature(state)
+
+    def known_forces(self) -> np.ndarray | None:
+        """Forces at the present positions (N, 3) in eV/Å, without those of constraints, if they are known."""
+        if self._known_forces is None:
+            return None
+        calculator, positions, cell, forces = self._known_forces
+        same = np.array_equal(positions, self.atoms.positions) and np.array_equal(cell, self.atoms.cell)
+        return forces if same and calculator is self.atoms.calc else None
+
+    def remember_forces(self, forces: np.ndarray) -> None:
+        """Use these forces (N, 3) in eV/Å for the present positions instead of a call of the calculator."""
+        self._known_forces = (self.atoms.calc, self.atoms.get_positions(), np.array(self.atoms.cell), forces.copy())
+
+    def forces(self) -> np.ndarray:
+        """Forces at the present positions (N, 3) in eV/Å, without those of constraints."""
+        forces = self.known_forces()
+        if forces is None:
+            forces = self.atoms.get_forces(apply_constraint=False)
+            self.remember_forces(forces)
+        return forces
+
+    def _read(self) -> tuple[Constraints, State]:
+        constraints = self._read_constraints()
+        forces = self.forces() if self.guarded.propagator.needs_forces else False
+        return constraints, state_from_atoms(self.atoms, bonds=self.bonds, types=self.types, forces=forces)
+
+    def _write(self, ended: State) -> None:
+        write_state(self.atoms, ended)
+        if ended.forces is not None:  # those of the last classical step serve the next jump
+            self.remember_forces(ended.forces.numpy() / FORCE)
+
+    def _classical(self) -> Classical | None:
+        """What the calculator computes, on a copy: the user's atoms stay as they are until the step has succeeded."""
+        if self.atoms.calc is None:
+            self._check_calculator()
+            return None
+        copy: Atoms | None = None
+
+        def at(positions: Tensor) -> Atoms:
+            nonlocal copy
+            if copy is None:
+                copy = self.atoms.copy()
+                copy.set_constraint()
+                copy.calc = self.atoms.calc
+            copy.set_positions(positions.numpy())
+            return copy
+
+        def forces(positions: Tensor) -> Tensor:
+            return torch.tensor(at(positions).get_forces() * FORCE)
+
+        def energy(positions: Tensor) -> float:
+            return at(positions).get_potential_energy() * FORCE
+
+        def minimise(positions: Tensor) -> Tensor:
+            held = self.atoms.copy()
+            held.calc = self.atoms.calc
+            held.set_positions(positions.numpy(), apply_constraint=False)
+            FIRE(held, logfile=None).run(fmax=_MINIMUM, steps=self.guarded.minimize_steps)
+            return torch.tensor(held.get_positions())
+
+        return Classical(
+            forces,
+            energy=energy if self.guarded.needs_energy else None,
+            minimise=minimise if self.guarded.minimize_steps else None,
+        )
+
+    def _read_constraints(self) -> Constraints:
+        # Grouping bonds into blocks costs more than a jump of a small molecule, so it is done once.
+        present, masses = list(self.atoms.constraints), self.atoms.get_masses()
+        if self._constraints is not None:
+            known, known_masses, constraints = self._constraints
+            same = len(known) == len(present) and all(a is b for a, b in zip(known, present, strict=True))
+            if same and np.array_equal(masses, known_masses):
+                return constraints
+        constraints = read_constraints(self.atoms)
+        self.guarded.check(constraints, bool(self.atoms.pbc.any()))
+        self._constraints = (present, masses, constraints)
+        return constraints
+
+    def _check_calculator(self) -> None:
+        """Refuse what needs a calculator where there is none."""
+        for needs, what in (
+            (self.guarded.propagator.needs_forces, _INFORMED),
+            (self.guarded.propagator.needs_midpoint_forces, _INFORMED),
+            (self.guarded.relax_steps, "relax_steps needs classical forces"),
+            (self.guarded.minimize_steps, "minimize_steps needs classical forces"),
+            (self.guarded.guards_energy, "the energy guard needs the potential energy"),
+            (self.guarded.energy is not None, "conserve_energy=True needs the potential energy"),
+        ):
+            if needs:
+                raise CompatibilityError(f"{what}; attach a calculator: atoms.calc = ...")
+
+    def _check(self) -> None:
+        propagator = self.guarded.propagator
+        if self.atoms.calc is None:
+            self._check_calculator()
+        self._read_constraints()
+        state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types)
+        # Forces of zero stand for those of the first step, which are not worth a call here.
+        zeros = torch.zeros_like(state.positions)
+        propagator.check(state.replace(forces=zeros, midpoint_forces=zeros))
+        if self.bonds is None and self.guarded.guard is not None and propagator.limits.bonds:
+            warnings.warn(
+                "no bonds were given, so the guard cannot check bond lengths; give bonds=, from the topology or from "
+                "fastegnn_md.engines.ase.guess_bonds(atoms)",
+                stacklevel=4,
+            )

@@ -1,0 +1,203 @@
+"""ASE dynamics that sample the canonical distribution of the calculator exactly, by jumps and a Metropolis test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from fastegnn_md._extras import naming_extras
+from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
+from fastegnn_md.errors import CompatibilityError
+
+from ..metropolis import MetropolisStatistics, MetropolisStep
+from .base import JumpDynamics, check_timestep
+
+with naming_extras(__name__):
+    from ase import Atoms
+
+if TYPE_CHECKING:
+    from fastegnn_md.propagator.full import Propagator
+
+
+class MetropolizedDynamics(JumpDynamics):
+    """Canonical sampling by jumps that are accepted or rejected with the energy of the calculator.
+
+    A step refreshes the velocities, jumps, asks the calculator for one energy, and accepts with probability
+    min(1, exp(-ΔH/kT)); where it rejects, the atoms stay and their velocities turn round. The distribution is that of
+    the calculator at this temperature whatever the error of the propagator, which costs acceptance only
+    (:class:`~fastegnn_md.integrators.metropolis.MetropolisStep`). With rejections and refreshed velocities time means
+    nothing: this samples, it does not give rates.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        With a calculator. ``FixCom`` is the one constraint that is allowed.
+    propagator : Propagator
+        Reversible and volume preserving: one of mode "kick-drift".
+    timestep : float, optional
+        ASE time units. A propagator has one time step; giving it checks it.
+    temperature_K : float
+        Of the canonical distribution.
+    friction : float, optional
+        Velocities are refreshed partially, with this friction in 1/(ASE time). None draws them anew for each step.
+    jumps : int
+        Of a step: more make a longer proposal at the same one energy.
+    rng : numpy.random.Generator or int, optional
+        Generator or seed. By default a seed is drawn, printed, and kept as ``seed``.
+    bonds : array of int, shape (M, 2), optional
+        Bonded pairs, for propagators trained with bonds.
+    types : array of int, shape (N,), optional
+        Topology types.
+    trajectory, logfile, loginterval, append_trajectory
+        As in every ASE dynamics. The log holds the energies of all steps, a trajectory those of accepted jumps: ASE
+        writes energies of the calculator's last positions only. To continue a run use :meth:`restart`.
+    restart_file : str or Path, optional
+        Written by :meth:`save_restart` every ``restart_interval`` steps.
+    restart_interval : int, optional
+        Default ``loginterval`` where a ``restart_file`` is given.
+
+    Attributes
+    ----------
+    statistics : MetropolisStatistics
+    seed : int or None
+    rng : numpy.random.Generator
+
+    Raises
+    ------
+    CompatibilityError
+        If the propagator is not reversible and volume preserving, does not fit the system or the time step, or there is
+        no calculator.
+    ConstraintError
+        If the atoms have a constraint other than FixCom.
+    ConfigError
+        If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        propagator: Propagator,
+        timestep: float | None = None,
+        *,
+        temperature_K: float,
+        friction: float | None = None,
+        jumps: int = 1,
+        rng: np.random.Generator | int | None = None,
+        bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
+        types: Sequence[int] | np.ndarray | None = None,
+        trajectory: Any = None,
+        logfile: IO | str | Path | None = None,
+        loginterval: int = 1,
+        append_trajectory: bool = False,
+        restart_file: str | Path | None = None,
+        restart_interval: int | None = None,
+    ):
+        check_timestep(propagator, timestep)
+        self.metropolis = MetropolisStep(
+            propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
+        )
+        if atoms.calc is None:
+            raise CompatibilityError("the Metropolis test needs energies; attach a calculator: atoms.calc = ...")
+        self.metropolis.check(read_constraints(atoms))
+        self.temperature_K, self.friction = temperature_K, friction
+        self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
+        self.types = None if types is None else np.array(types, dtype=np.int64)
+        propagator.check(state_from_atoms(atoms, bonds=self.bonds, types=self.types))
+        self._known: tuple[Any, np.ndarray, np.ndarray, float] | None = None
+        super().__init__(
+            atoms,
+            propagator,
+            rng=rng,
+            draws=True,
+            timestep=self.metropolis.timestep * PICOSECOND,
+            trajectory=trajectory,
+            logfile=logfile,
+            loginterval=loginterval,
+            append_trajectory=append_trajectory,
+            restart_file=restart_file,
+            restart_interval=restart_interval,
+        )
+
+    @property
+    def statistics(self) -> MetropolisStatistics:
+        """What became of the jumps so far."""
+        return self.metropolis.statistics
+
+    def step(self) -> None:
+        """A proposal, accepted or rejected.
+
+        Raises
+        ------
+        Exception
+            What the calculator raises. Atoms and random numbers are then as before the step.
+        """
+        drawn, counted = self.rng.bit_generator.state, dataclasses.replace(self.statistics)
+        try:
+            constraints = read_constraints(self.atoms)
+            self.metropolis.check(constraints)
+            state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types)
+            ended, energy = self.metropolis(state, self._potential(), self.rng, constraints, self._known_energy())
+        except BaseException:
+            self.rng.bit_generator.state, self.metropolis.statistics = drawn, counted
+            raise
+        write_state(self.atoms, ended)
+        self._remember(energy)
+
+    def logged_energy(self) -> float:
+        """Potential energy at the present positions, eV; computed only if it is not known."""
+        energy = self._known_energy()
+        if energy is None:
+            self.statistics.energies += 1
+            energy = self._potential()(state_from_atoms(self.atoms).positions)
+            self._remember(energy)
+        return energy / FORCE
+
+    def todict(self) -> dict[str, Any]:
+        """Description for trajectory headers."""
+        return {**super().todict(), **self._ensemble()}
+
+    def restart_options(self) -> dict[str, Any]:
+        """See :class:`JumpDynamics`."""
+        return {**super().restart_options(), **self._ensemble()}
+
+    def _ensemble(self) -> dict[str, Any]:
+        return {"temperature_K": self.temperature_K, "friction": self.friction, "jumps": self.metropolis.jumps}
+
+    def restart_arrays(self) -> dict[str, np.ndarray | None]:
+        """See :class:`JumpDynamics`."""
+        energy = self._known_energy()
+        return {"bonds": self.bonds, "types": self.types, "energy": None if energy is None else np.array(energy)}
+
+    def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """See :class:`JumpDynamics`."""
+        self.metropolis.statistics = MetropolisStatistics(**header["statistics"])
+        if "energy" in arrays:
+            self._remember(arrays["energy"].item())
+
+    def _potential(self) -> Any:
+        """The energy (amu Å²/ps²) of positions, on a copy: the user's atoms stay as they are until the step is done."""
+        copy = self.atoms.copy()
+        copy.set_constraint()
+        copy.calc = self.atoms.calc
+
+        def energy(positions: Tensor) -> float:
+            copy.set_positions(positions.numpy())
+            return float(copy.get_potential_energy()) * FORCE
+
+        return energy
+
+    def _known_energy(self) -> float | None:
+        """Energy at the present positions, amu Å²/ps², where it is known."""
+        if self._known is None:
+            return None
+        calculator, positions, cell, energy = self._known
+        same = np.array_equal(positions, self.atoms.positions) and np.array_equal(cell, self.atoms.cell)
+        return energy if same and calculator is self.atoms.calc else None
+
+    def _remember(self, energy: float) -> None:
+        self._known = (self.atoms.calc, self.atoms.get_positions(), np.array(self.atoms.cell), energy)

@@ -1,0 +1,1 @@
+"""OpenMM integrators that jump."""

@@ -1,0 +1,191 @@
+"""``app.Simulation`` with learned jumps, and a reporter of what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastegnn_md._extras import naming_extras
+from fastegnn_md.engines.openmm.force import add_jump_force, choose_backend, find_jump_force
+from fastegnn_md.engines.openmm.system import NM
+from fastegnn_md.errors import ConfigError
+from fastegnn_md.mechanics.thermal import temperature_per_element
+
+from .hybrid import HybridIntegrator
+from .integrator import LearnedJumpIntegrator
+from .metropolis import MetropolizedJumpIntegrator
+
+with naming_extras(__name__):
+    import openmm
+    from openmm import app, unit
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
+
+
+class LearnedSimulation(app.Simulation):
+    """An ``app.Simulation`` whose integrator jumps: jump force added, Context made and bound.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+    system : openmm.System
+        Gets the jump force, where the back-end needs one and it has none yet.
+    integrator : HybridIntegrator, LearnedJumpIntegrator or MetropolizedJumpIntegrator
+    platform, platformProperties, state
+        As in ``app.Simulation``.
+    atoms : iterable of int or of openmm.app.topology.Atom, optional
+        Atoms that jump; the others take classical steps only. Default: all but virtual sites.
+    backend : {"auto", "host", "python", "torch", "python_torch"}
+        See :func:`~fastegnn_md.engines.openmm.add_jump_force`.
+
+    Raises
+    ------
+    FastEGNNMDError
+        As :func:`~fastegnn_md.engines.openmm.add_jump_force`; ConfigError for another integrator, or where the System
+        has a jump force already and options ask for another one.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        system: openmm.System,
+        integrator: HybridIntegrator | LearnedJumpIntegrator | MetropolizedJumpIntegrator,
+        platform: openmm.Platform | None = None,
+        platformProperties: Mapping[str, str] | None = None,
+        state: Any = None,
+        *,
+        atoms: Iterable[Any] | None = None,
+        backend: str = "auto",
+    ):
+        if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator, MetropolizedJumpIntegrator)):
+            raise ConfigError(
+                f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a HybridIntegrator, a "
+                "LearnedJumpIntegrator or a MetropolizedJumpIntegrator"
+            )
+        if backend == "auto" and isinstance(integrator, MetropolizedJumpIntegrator):
+            backend = "host"  # the only one that can look at energies during a step
+        force = find_jump_force(system, topology, integrator.propagator)
+        if force is None:
+            force = add_jump_force(
+                system, topology, integrator.propagator, atoms, backend, integrator.group, platform=platform
+            )
+        elif atoms is not None or backend not in ("auto", force.backend):
+            raise ConfigError(
+                f"the System has a jump force already (back-end {force.backend}, {len(force.part.atoms)} atoms); leave "
+                "atoms and backend out, or remove the force first"
+            )
+        choose_backend(force.backend, platform)  # says what to install where the plugin is missing
+        extra = [] if platform is None else [platform, *([dict(platformProperties)] if platformProperties else [])]
+        super().__init__(topology, system, integrator, *extra)
+        integrator.bind(self.context, force)
+        if state is not None:
+            self.loadState(state) if isinstance(state, (str, Path)) else self.context.setState(state)
+
+
+class LearnedStateReporter:
+    """Write what became of the jumps, as comma-separated values.
+
+    Columns: step, time (ps), jumps tried and accepted, refused by each guard, classical steps in place of refused
+    jumps, temperature of each element (K; 2 K / 3 N k_B, not corrected for constraints), milliseconds per jump and per
+    classical step since the last line.
+
+    Parameters
+    ----------
+    file : str, Path or writable
+        ``sys.stdout``, or a file that is replaced (appended to with ``append``).
+    reportInterval : int
+        Steps between two lines.
+    append : bool
+
+    Raises
+    ------
+    ConfigError
+        If the interval is not positive.
+    """
+
+    GUARDS = ("displacement", "speed", "bond", "constraints", "energy", "spread")
+
+    def __init__(self, file: str | Path | IO[str], reportInterval: int, *, append: bool = False):
+        if reportInterval < 1:
+            raise ConfigError(f"reportInterval is {reportInterval}; expected a number of steps >= 1")
+        self._interval = int(reportInterval)
+        self._own = isinstance(file, (str, Path))
+        self._file: IO[str] = open(file, "a" if append else "w", encoding="utf-8") if self._own else file  # type: ignore[arg-type, assignment]  # noqa: SIM115
+        self._header = not append
+        self._atoms: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # particles, masses, symbols
+        self._last = (0.0, 0, 0.0, 0)
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """When the next report is due and what it needs."""
+        left = self._interval - simulation.currentStep % self._interval
+        return {"steps": left, "periodic": None, "include": ["velocities"]}
+
+    def report(self, simulation: app.Simulation, state: openmm.State) -> None:
+        """Write a line.
+
+        Raises
+        ------
+        ConfigError
+            If the simulation has another integrator than a HybridIntegrator or a LearnedJumpIntegrator.
+        """
+        integrator = simulation.integrator
+        if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator)):
+            raise ConfigError(
+                f"the integrator is a {type(integrator).__name__}; this reporter is for HybridIntegrator and "
+                "LearnedJumpIntegrator: remove it"
+            )
+        if self._atoms is None:
+            self._atoms = _atoms(simulation)
+        speeds = self._speeds(integrator)
+        particles, masses, symbols = self._atoms
+        velocities = state.getVelocities(asNumpy=True)._value[particles] * NM
+        temperatures = temperature_per_element(0.5 * masses * np.square(velocities).sum(axis=1), symbols)
+        statistics = integrator.statistics
+        if self._header:
+            columns = ["step", "time (ps)", "tried", "accepted", *(f"refused: {name}" for name in self.GUARDS)]
+            columns += ["fallback steps", *(f"T {name} (K)" for name in temperatures), "ms/jump", "ms/classical step"]
+            print("#" + ",".join(f'"{name}"' for name in columns), file=self._file)
+            self._header = False
+        values = [
+            str(simulation.currentStep),
+            f"{state.getTime().value_in_unit(unit.picosecond):.6g}",
+            str(statistics.tried),
+            str(statistics.accepted),
+            *(str(statistics.rejected.get(name, 0)) for name in self.GUARDS),
+            str(statistics.fallback_steps),
+            *(f"{value:.1f}" for value in temperatures.values()),
+            *speeds,
+        ]
+        print(",".join(values), file=self._file, flush=True)
+
+    def _speeds(self, integrator: HybridIntegrator | LearnedJumpIntegrator) -> tuple[str, str]:
+        now = (
+            integrator.jump_seconds,
+            integrator.statistics.tried,
+            getattr(integrator, "classical_seconds", 0.0),
+            getattr(integrator, "classical_steps_taken", 0),
+        )
+        jump, tried, classical, steps = (a - b for a, b in zip(now, self._last, strict=True))
+        self._last = now
+        return _milliseconds(jump, tried), _milliseconds(classical, steps)
+
+    def __del__(self) -> None:
+        if getattr(self, "_own", False) and hasattr(self, "_file"):
+            self._file.close()
+
+
+def _milliseconds(seconds: float, count: float) -> str:
+    return f"{1e3 * seconds / count:.4g}" if count else "nan"
+
+
+def _atoms(simulation: app.Simulation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices, masses and symbols of the particles that move and are atoms."""
+    system = simulation.system
+    elements = [atom.element for atom in simulation.topology.atoms()]
+    masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
+    chosen = np.array([i for i, element in enumerate(elements) if element is not None and masses[i] > 0])
+    return chosen, masses[chosen], np.array([elements[i].symbol for i in chosen])

@@ -1,0 +1,113 @@
+"""Restart files of a simulation: arrays in full precision and a JSON header, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fastegnn_md._files import write_atomically
+from fastegnn_md.errors import CheckpointError
+
+FORMAT_NAME = "fastegnn_md restart"
+FORMAT_VERSION = 2  # 2: stochastic velocity rescaling, conserved angular momentum and energy
+
+# Bit generators of NumPy whose state can be put back.
+_BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
+
+
+def save_restart(path: str | Path, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+    """Write a restart file; the previous file of that name survives whatever goes wrong.
+
+    Parameters
+    ----------
+    path : str or Path
+    arrays : dict of str to ndarray
+        Kept bit for bit.
+    header : dict
+        What JSON can hold; floats are kept bit for bit.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is missing or read-only, or the disk is full.
+    """
+    content = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **header}
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    try:
+        write_atomically(path, save(contiguous, {"header": json.dumps(content)}))
+    except OSError as error:
+        raise CheckpointError(f"cannot write the restart file {path}: {error.strerror or error}") from error
+
+
+def load_restart(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what :func:`save_restart` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, truncated, foreign or of a newer format.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the restart file {path}: {error.strerror or error}") from error
+    try:
+        arrays = load(data)
+        # The safetensors layout: eight bytes of length, then a JSON object with the metadata.
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["header"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or not a restart file of fastegnn_md: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT_NAME:
+        raise CheckpointError(f"{path} is not a restart file of fastegnn_md")
+    found = header.get("format_version")
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has restart format {found}; this version reads up to {FORMAT_VERSION}: upgrade fastegnn-md"
+        )
+    return arrays, header
+
+
+def generator_state(rng: np.random.Generator) -> dict[str, Any]:
+    """State of a NumPy generator as JSON can hold it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, np.ndarray):
+            return {"__array__": value.tolist(), "dtype": str(value.dtype)}
+        return int(value) if isinstance(value, np.integer) else value
+
+    return plain(rng.bit_generator.state)
+
+
+def restore_generator(state: dict[str, Any]) -> np.random.Generator:
+    """Undo :func:`generator_state`.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not the state of one of NumPy's generators.
+    """
+
+    def rich(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "__array__" in value:
+                return np.array(value["__array__"], dtype=value["dtype"])
+            return {key: rich(item) for key, item in value.items()}
+        return value
+
+    name = state.get("bit_generator") if isinstance(state, dict) else None
+    if name not in _BIT_GENERATORS:
+        raise CheckpointError(f"the random state is of {name!r}; expected one of {', '.join(sorted(_BIT_GENERATORS))}")
+    rng = np.random.Generator(getattr(np.random, name)())
+    try:
+        rng.bit_generator.state = rich(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the random state of {name} is damaged: {error}") from error
+    return rng
