@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastegnn_md.errors import ConfigError, ConstraintError, StateError
+from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, StateError
 from fastegnn_md.mechanics.constraints import UnreachableLengthError
 from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
@@ -315,3 +315,17 @@ def _check_size(guard: str, what: str, unit: str, values: Tensor, limits: Tensor
     atom = int((values / limits.clamp(min=1e-30)).argmax())
     message = f"{what.format(float(values[atom]))}, limit {float(limits[atom]):.3g} {unit}"
     return GuardReport(False, guard, atom, message)
+
+
+def jump_error(state: State, report: GuardReport, advice: str) -> JumpError:
+    """The error of a refused jump that nothing replaces; names the element of the atom."""
+    from MDAnalysis.guesser.tables import Z2SYMB  # slow to import, and needed for this message only
+
+    where = ""
+    if report.atom is not None:
+        number = int(state.numbers[report.atom])
+        where = f" at atom {report.atom} ({Z2SYMB.get(number, f'atomic number {number}')})"
+    return JumpError(
+        f"the {report.guard} guard refused the jump{where}: {report.message}. Nothing was written; {advice}",
+        report.atom,
+    )

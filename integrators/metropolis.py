@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -14,13 +13,11 @@ from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError,
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.propagator.advance import advance
+from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
-from .thermostats import LangevinHalfStep
-
-if TYPE_CHECKING:
-    from fastegnn_md.propagator.full import Propagator
+from .thermostats import Langevin
 
 Potential = Callable[[Tensor], float]  # of positions (N, 3) in Å, amu Å²/ps²
 
@@ -60,7 +57,7 @@ class MetropolisStep:
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : LearnedMap
         Reversible and volume preserving.
     temperature : float
         T in K.
@@ -78,16 +75,21 @@ class MetropolisStep:
         If the temperature is not positive, the friction negative, or the number of jumps below 1.
     """
 
-    propagator: Propagator
+    propagator: LearnedMap
     temperature: float
     friction: float | None = None
     jumps: int = 1
     statistics: MetropolisStatistics = field(default_factory=MetropolisStatistics)
-    _refreshment: LangevinHalfStep | None = field(init=False, repr=False, default=None)
+    _refreshment: Langevin | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         propagator = self.propagator
-        if not (getattr(propagator, "reversible", False) and getattr(propagator, "volume_preserving", False)):
+        if not isinstance(propagator, LearnedMap):
+            raise ConfigError(
+                f"propagator is a {type(propagator).__name__}; expected a Propagator, from "
+                "fastegnn_md.load(name_or_path)"
+            )
+        if not (propagator.reversible and propagator.volume_preserving):
             raise CompatibilityError(
                 "the Metropolis test is right only for maps that are reversible and preserve volume, and this "
                 "propagator is not made so: train one with mode 'kick-drift'"
@@ -96,8 +98,8 @@ class MetropolisStep:
             raise ConfigError(f"temperature is {self.temperature}; expected a number of K > 0")
         if isinstance(self.jumps, bool) or not isinstance(self.jumps, int) or self.jumps < 1:
             raise ConfigError(f"jumps is {self.jumps!r}; expected a whole number >= 1")
-        if self.friction is not None:  # over the whole time step, where the thermostat counts half of its own
-            self._refreshment = LangevinHalfStep(self.temperature, self.friction, 2.0 * self.timestep)
+        if self.friction is not None:
+            self._refreshment = Langevin(self.temperature, self.friction)
 
     @property
     def timestep(self) -> float:
@@ -122,8 +124,7 @@ class MetropolisStep:
                 "the Metropolis test cannot be combined with frozen atoms: a jump that is undone for some atoms is not "
                 "reversible; remove the constraint"
             )
-        domain = getattr(self.propagator, "domain", None)  # absent in propagators that were not trained
-        if constraints.fixed_com and domain is not None and not domain.conserves_momentum:
+        if constraints.fixed_com and not self.propagator.domain.conserves_momentum:
             raise ConstraintError(
                 "the centre of mass is to rest, but this propagator learned that momentum is not conserved; remove the "
                 "constraint"
@@ -179,7 +180,7 @@ class MetropolisStep:
         if self._refreshment is None:
             velocities = allowed(thermal_velocities(state.masses, self.temperature, rng))
         else:
-            velocities = self._refreshment(state.velocities, state.masses, rng, project=allowed)
+            velocities = self._refreshment.refresh(state.velocities, state.masses, self.timestep, rng, allowed)
         return state.replace(velocities=velocities)
 
     def _proposed(self, state: State, potential: Potential, rng: np.random.Generator) -> tuple[State, float]:

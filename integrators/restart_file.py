@@ -14,7 +14,9 @@ from fastegnn_md._files import write_atomically
 from fastegnn_md.errors import CheckpointError
 
 FORMAT_NAME = "fastegnn_md restart"
-FORMAT_VERSION = 2  # 2: stochastic velocity rescaling, conserved angular momentum and energy
+# 2: stochastic velocity rescaling, conserved angular momentum and energy. 3: thermostat, schedule and what is conserved
+# are values; the place in a schedule.
+FORMAT_VERSION = 3
 
 # Bit generators of NumPy whose state can be put back.
 _BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}

@@ -1,15 +1,20 @@
-"""When to jump and when to take classical steps."""
+"""When to jump, when to take classical steps, and what follows a jump that a guard refuses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from fastegnn_md.errors import CompatibilityError, ConfigError
+
+from .thermostats import in_unit
+
+CLASSICAL_STEP = 5e-4  # ps, of classical steps where nothing else is said
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Classical steps and jumps in turn.
+    """Jumps, or classical steps and jumps in turn.
 
     With a number of jumps the place in the cycle follows from the number of steps taken, so that a simulation resumes
     in mid-cycle. A refused jump is replaced by classical steps over the same time, and counts as one step.
@@ -20,28 +25,73 @@ class Schedule:
     Parameters
     ----------
     classical_steps : int
+        Of a cycle. With none every step is a jump.
     jumps : int or None
+        Of a cycle.
+    classical : optional
+        What makes classical steps. A time step (ps, ``"0.5 fs"`` or a Quantity): velocity Verlet with the thermostat of
+        the jumps around each step, for jumps that are replaced without it; rounded so that Δt is a multiple. Or a
+        dynamics of ASE for the same atoms, or an integrator of OpenMM: jumps then take its thermostat. Default 0.5 fs.
+    fallback : {"classical", "stop"}
+        What follows a refused jump: classical steps (:class:`~fastegnn_md.errors.JumpError` where no engine can make
+        them), or JumpError at once.
+    relax_steps : int
+        Velocity Verlet steps after each jump of a position-only propagator, not counted as time.
+    minimize_steps : int
+        Most steps of the engine's minimiser after each jump of a position-only propagator, before relaxation.
 
     Raises
     ------
     ConfigError
         If a number is out of range.
+    UnitError
+        If the unit of a time step cannot be read.
     """
 
-    classical_steps: int = 5
+    classical_steps: int = 0
     jumps: int | None = 1
+    classical: Any = None
+    fallback: Literal["classical", "stop"] = "classical"
+    relax_steps: int = 0
+    minimize_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.jumps is not None and self.jumps < 1:
             raise ConfigError(f"jumps is {self.jumps}; expected a number >= 1, or None to jump until a guard refuses")
-        least = 1 if self.adaptive else 0
-        if self.classical_steps < least:
-            raise ConfigError(f"classical_steps is {self.classical_steps}; expected a number >= {least}")
+        least = {"classical_steps": 1 if self.adaptive else 0, "relax_steps": 0, "minimize_steps": 0}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a number >= {lowest}")
+        if self.fallback not in ("classical", "stop"):
+            raise ConfigError(f"fallback is {self.fallback!r}; expected 'classical' or 'stop'")
+        if self.adaptive and self.fallback == "stop":
+            raise ConfigError("jumps=None goes on with classical steps after a refused jump: leave fallback out")
+        if self.engine is None and not self.own_step > 0:
+            raise ConfigError(f"the classical time step is {self.own_step} ps; expected a number > 0")
 
     @property
     def adaptive(self) -> bool:
         """Whether only the guards end a row of jumps."""
         return self.jumps is None
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether there are classical steps that are counted, beside jumps."""
+        return self.adaptive or self.classical_steps > 0
+
+    @property
+    def engine(self) -> Any:
+        """The dynamics or integrator that makes classical steps; None for our own."""
+        value = self.classical
+        number = value is None or isinstance(value, (str, float, int)) or hasattr(value, "value_in_unit")
+        return None if number else value
+
+    @property
+    def own_step(self) -> float:
+        """Time step of our own classical steps, ps."""
+        if self.classical is None or self.engine is not None:
+            return CLASSICAL_STEP
+        return float(in_unit(self.classical, "time"))
 
     def classical_steps_due(self, step: int, pending: int) -> int:
         """Classical steps to take now; zero means a jump.
@@ -58,7 +108,7 @@ class Schedule:
         return max(0, self.classical_steps - step % (self.classical_steps + self.jumps))
 
     def replacement_steps(self, timestep: float, step: float) -> int:
-        """Classical steps in place of a refused jump; zero for adaptive schedules, which replace nothing.
+        """Steps of an engine's dynamics in place of a refused jump; zero for adaptive schedules, which replace nothing.
 
         Parameters
         ----------

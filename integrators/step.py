@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, StateError
 from fastegnn_md.mechanics.conservation import EnergyRescale, conserve_angular_momentum, conserve_momentum
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
 from fastegnn_md.mechanics.verlet import Forces, velocity_verlet
-from fastegnn_md.propagator.advance import advance, advance_with_spread
+from fastegnn_md.propagator.advance import advance_with_spread
 from fastegnn_md.propagator.committee import Committee, Spread
+from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
 
+from .conserve import Conserve
 from .guards import (
     PASSED,
     GuardReport,
@@ -31,12 +33,11 @@ from .guards import (
     check_finite,
     check_motion,
     check_spread,
+    jump_error,
     report_of_error,
 )
+from .schedule import Schedule
 from .thermostats import Thermostat
-
-if TYPE_CHECKING:
-    from fastegnn_md.propagator.full import Propagator
 
 
 class Predicted(NamedTuple):
@@ -48,91 +49,69 @@ class Predicted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Classical:
-    """What an engine can compute of the classical potential, at positions (N, 3) in Å.
+    """What an engine answers about the classical potential, at positions (N, 3) in Å.
 
     Attributes
     ----------
     forces : callable
         (N, 3) in amu Å/ps², without those of constraints.
-    energy : callable, optional
-        amu Å²/ps²; the energy guard and a conserved energy need it.
-    minimise : callable, optional
-        Positions (N, 3) in Å closer to a minimum.
+    energy : callable
+        amu Å²/ps².
+    minimise : callable
+        Positions (N, 3) in Å closer to a minimum, after at most so many steps.
     """
 
     forces: Forces
-    energy: Callable[[Tensor], float] | None = None
-    minimise: Callable[[Tensor], Tensor] | None = None
+    energy: Callable[[Tensor], float]
+    minimise: Callable[[Tensor, int], Tensor]
 
 
 @dataclasses.dataclass
 class GuardedStep:
-    """O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O the thermostat.
+    """O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O the thermostat. The one place where options meet.
+
+    A step is :meth:`prepare`, then :meth:`attempt`, which gives a finished state or the reason why there is none, and
+    where it gives none :meth:`replace`, or whatever the schedule says. :meth:`finish` does the last two.
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     thermostat : Thermostat, optional
         None is NVE.
     temperature : float, optional
         K, of redrawn velocities and of the energy guard; by default that of the thermostat.
     guard : GuardSettings, optional
         None refuses only what is not finite.
-    fallback : {"classical", "stop"}
-        What replaces a refused jump.
-    substep : float
-        Of classical steps, ps; rounded so that Δt is a multiple.
-    relax_steps : int
-        Classical steps after each accepted jump.
-    minimize_steps : int
-        Most steps of the engine's minimiser after each jump, before relaxation.
-    momentum : bool, optional
-        Conserve linear momentum; by default without friction, frozen atoms and redrawn velocities, unless the
-        propagator learned that momentum is not conserved.
-    angular_momentum : bool, optional
-        Conserve angular momentum; by default where linear momentum is conserved by default and the system is isolated.
-    energy : EnergyRescale, optional
-        Conserve the total energy in Ψ; what the thermostat exchanges is added to what is conserved.
+    conserve : Conserve
+    schedule : Schedule
     isolated : bool
         Whether the states are whole systems and not parts of a larger one; that they are periodic they say themselves.
+    substep : float, optional
+        Of classical steps, ps; by default that of the schedule.
 
     Raises
     ------
     ConfigError
-        If an option is out of range, two exclude each other, or the spread guard is asked for and the propagator is no
-        Committee.
+        If options exclude each other, or do not fit the propagator.
     """
 
-    propagator: Propagator | Committee
+    propagator: LearnedMap
     thermostat: Thermostat | None = None
     temperature: float | None = None
     guard: GuardSettings | None = dataclasses.field(default_factory=GuardSettings)
-    fallback: str = "classical"
-    substep: float = 5e-4
-    relax_steps: int = 0
-    minimize_steps: int = 0
-    momentum: bool | None = None
-    angular_momentum: bool | None = None
-    energy: EnergyRescale | None = None
+    conserve: Conserve = dataclasses.field(default_factory=Conserve)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
     isolated: bool = True
+    substep: float | None = None
     statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
+    energy: EnergyRescale | None = dataclasses.field(init=False, default=None)
     _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        if self.fallback not in ("classical", "stop"):
-            raise ConfigError(f"fallback is {self.fallback!r}; expected 'classical' or 'stop'")
-        if not self.substep > 0:
-            raise ConfigError(f"the sub-step of classical steps is {self.substep} ps; expected a number > 0")
-        for name in ("relax_steps", "minimize_steps"):
-            value = getattr(self, name)
-            if value < 0:
-                raise ConfigError(f"{name} is {value}; expected a number >= 0")
-            if value and self.propagator.predicts_velocities:
-                raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
-        if not self.propagator.predicts_velocities and (self.angular_momentum or self.energy is not None):
-            raise ConfigError(
-                "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
-            )
+        if self.propagator.predicts_velocities:
+            self._refuse_unused()
+        else:
+            self._refuse_for_position_only()
         if self.temperature is None and self.thermostat is not None:
             self.temperature = self.thermostat.temperature
         if self.guards_energy and self.temperature is None:
@@ -140,6 +119,36 @@ class GuardedStep:
         if self.guard is not None and self.guard.spread is not None and not isinstance(self.propagator, Committee):
             raise ConfigError(
                 "the spread guard asks how far several propagators differ: give a Committee, or spread=None"
+            )
+        if self.conserve.energy and self.schedule.hybrid:
+            raise ConfigError("classical steps may change the energy: leave Conserve(energy=True) out, or the steps")
+        self.energy = EnergyRescale() if self.conserve.energy else None
+        if self.substep is None:
+            self.substep = self.schedule.own_step
+
+    def _refuse_unused(self) -> None:
+        """What a propagator that predicts velocities has no use for."""
+        for name in ("relax_steps", "minimize_steps"):
+            if getattr(self.schedule, name):
+                raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
+        if self.temperature is not None and self.thermostat is None and not self.guards_energy:
+            raise ConfigError(
+                "a temperature without a thermostat: give a friction or a thermostat for NVT, and no temperature for "
+                "NVE"
+            )
+
+    def _refuse_for_position_only(self) -> None:
+        """What a propagator that redraws velocities cannot be combined with."""
+        if self.thermostat is not None:
+            raise ConfigError(
+                "a position-only propagator redraws velocities at each jump: leave friction and thermostat out, a "
+                "temperature is enough"
+            )
+        if self.temperature is None:
+            raise ConfigError("this propagator predicts positions only and redraws velocities: give a temperature")
+        if self.conserve.angular_momentum or self.conserve.energy:
+            raise ConfigError(
+                "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
             )
 
     @property
@@ -150,110 +159,49 @@ class GuardedStep:
     @property
     def needs_energy(self) -> bool:
         """Whether jumps need the potential energy."""
-        return self.guards_energy or self.energy is not None
+        return self.guards_energy or self.conserve.energy
+
+    @property
+    def needs(self) -> dict[str, bool]:
+        """What asks for the engine during a step, in words, and whether it does here."""
+        return {
+            "forces at x + v Δt/2, an input of this propagator": self.propagator.needs_midpoint_forces,
+            "the energy guard": self.guards_energy,
+            "Conserve(energy=True)": self.conserve.energy,
+            "relax_steps": self.schedule.relax_steps > 0,
+            "minimize_steps": self.schedule.minimize_steps > 0,
+        }
 
     def check(self, constraints: Constraints, periodic: bool) -> None:
-        """Refuse to conserve what a system does not.
-
-        Raises
-        ------
-        ConstraintError
-            If a momentum is to be conserved and atoms are frozen.
-        CompatibilityError
-            If angular momentum is to be conserved in a periodic system or a part of one.
-        """
-        frozen = bool(constraints.frozen.any())
-        for asked, name in ((self.momentum, "conserve_momentum"), (self.angular_momentum, "conserve_angular_momentum")):
-            if asked and frozen:
-                raise ConstraintError(f"{name}=True needs atoms that are free to move, but some are frozen")
-        if self.angular_momentum and (periodic or not self.isolated):
-            what = "periodic" if periodic else "part of a larger one, which exchanges angular momentum with it"
-            raise CompatibilityError(
-                f"conserve_angular_momentum=True needs an isolated system, this one is {what}; leave it out"
-            )
+        """Refuse to conserve what a system does not; see :meth:`Conserve.check`."""
+        self.conserve.check(constraints, periodic, self.isolated)
 
     def freedom(self, state: State, constraints: Constraints) -> Freedom:
         """What is conserved of the motion of a system, and what is left to it."""
-        momentum, angular = self.momentum, self.angular_momentum
-        if momentum is None:
-            momentum = self._conserves(constraints)
-        if angular is None:
-            angular = momentum and self._conserves(constraints) and self.isolated and not state.periodic
-        return Freedom(constraints, momentum, angular)
-
-    def __call__(
-        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
-    ) -> State:
-        """State one time step later; a refused jump is replaced by classical steps or raises.
-
-        Parameters
-        ----------
-        state : State
-            One system on the CPU in float64; with forces if the propagator needs them.
-        constraints : Constraints
-            Of the system.
-        rng : numpy.random.Generator
-            Advanced.
-        classical : Classical, optional
-            Without it a refused jump is an error.
-
-        Returns
-        -------
-        State
-            With forces where classical steps have computed them at its positions.
-
-        Raises
-        ------
-        JumpError
-            If a guard refuses the jump and nothing can replace it.
-        """
-        return self.finish(self.prepare(state, constraints, rng, classical), constraints, rng, classical)
-
-    def finish(
-        self,
-        state: State,
-        constraints: Constraints,
-        rng: np.random.Generator,
-        classical: Classical | None = None,
-        predicted: Predicted | None = None,
-    ) -> State:
-        """What :meth:`__call__` does after :meth:`prepare`; ``predicted`` is the prediction, where it is known."""
-        ended, report = self._propose(state, constraints, rng, classical, predicted)
-        self.statistics.record(report)
-        if not report.ok:
-            ended = self._replace(state, constraints, classical, report)
-        return self._thermalise(ended, constraints, rng)
-
-    def attempt(
-        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
-    ) -> tuple[State, GuardReport]:
-        """What :meth:`__call__` does after :meth:`prepare`, or the same state and the reason.
-
-        Nothing is counted: who calls may have guards of its own, and records the report. Where the energy is conserved
-        and ``classical`` cannot tell it, the step is not complete: :meth:`conserve_energy` ends it.
-
-        Raises
-        ------
-        JumpError
-            If the prediction is not finite: classical steps in its place would hide a broken propagator.
-        """
-        ended, report = self._propose(state, constraints, rng, classical)
-        if report.guard == "finite":
-            raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
-        if not report.ok:
-            return state, report
-        known = self.energy is None or (classical is not None and classical.energy is not None)
-        return (self._thermalise(ended, constraints, rng) if known else ended), report
+        learned = self.propagator.predicts_velocities and self.propagator.domain.conserves_momentum
+        kept = self.thermostat is None or self.thermostat.conserves_momenta
+        return self.conserve.freedom(state, constraints, learned and kept, self.isolated)
 
     def prepare(
         self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
     ) -> State:
         """The state that the propagator is given: after half a step of the thermostat, with the forces it needs.
 
+        Parameters
+        ----------
+        state : State
+            One system on the CPU in float64; with forces if the propagator needs those at its positions.
+        constraints : Constraints
+            Of the system.
+        rng : numpy.random.Generator
+            Advanced.
+        classical : Classical, optional
+            The engine, for forces at the midpoint.
+
         Raises
         ------
         CompatibilityError
-            If the propagator needs forces at the midpoint and ``classical`` is not there to compute them.
+            If the propagator needs forces at the midpoint and there is no engine to compute them.
         """
         if self.thermostat is not None:
             state = self._thermalise(state, constraints, rng)
@@ -265,10 +213,95 @@ class GuardedStep:
             raise CompatibilityError("this propagator needs forces at x + v Δt/2; give an engine that computes them")
         return state.replace(midpoint_forces=classical.forces(self.propagator.midpoint(state)))
 
-    def _thermalise(self, state: State, constraints: Constraints, rng: np.random.Generator) -> State:
+    def attempt(
+        self,
+        state: State,
+        constraints: Constraints,
+        rng: np.random.Generator,
+        classical: Classical | None = None,
+        predicted: Predicted | None = None,
+    ) -> tuple[State, GuardReport]:
+        """A finished step from a prepared state; or the same state, and the reason. Nothing is counted.
+
+        Parameters
+        ----------
+        state, constraints, rng, classical
+            As in :meth:`prepare`.
+        predicted : Predicted, optional
+            The prediction, where it is known.
+
+        Raises
+        ------
+        JumpError
+            If the prediction is not finite and classical steps are a part of the schedule: in its place they would hide
+            a broken propagator.
+        """
+        ended, report = self._propose(state, constraints, rng, classical, predicted)
+        if report.guard == "finite" and self.schedule.hybrid:
+            raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
+        return (self._thermalise(ended, constraints, rng), report) if report.ok else (state, report)
+
+    def finish(
+        self,
+        state: State,
+        constraints: Constraints,
+        rng: np.random.Generator,
+        classical: Classical | None = None,
+        predicted: Predicted | None = None,
+    ) -> State:
+        """:meth:`attempt`, counted, and :meth:`replace` where a guard refuses."""
+        ended, report = self.attempt(state, constraints, rng, classical, predicted)
+        self.statistics.record(report)
+        return ended if report.ok else self.replace(state, constraints, rng, classical, report)
+
+    def replace(
+        self,
+        state: State,
+        constraints: Constraints,
+        rng: np.random.Generator,
+        classical: Classical | None,
+        report: GuardReport,
+    ) -> State:
+        """Classical steps over the time of the jump from a prepared state, in place of a jump that was refused.
+
+        Raises
+        ------
+        JumpError
+            If the schedule says so, there is no engine, or the classical steps fail as well.
+        """
+        if self.schedule.fallback == "stop":
+            raise jump_error(state, report, "with fallback='classical' classical steps would replace it")
+        if classical is None:
+            raise jump_error(state, report, "with an engine that computes forces classical steps would replace it")
+        assert self.substep is not None  # set by __post_init__
+        timestep = self.propagator.timestep
+        steps = max(1, round(timestep / self.substep))
+        try:
+            ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
+        except (StateError, ConstraintError) as error:
+            advice = f"the classical steps that were to replace it failed as well ({error})"
+            raise jump_error(state, report, advice) from error
+        self.statistics.fallback_steps += steps
+        return self._thermalise(ended, constraints, rng)
+
+    def classical_step(
+        self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical
+    ) -> State:
+        """O(δ/2) V(δ) O(δ/2): one step of velocity Verlet with the thermostat around it, δ the sub-step."""
+        assert self.substep is not None  # set by __post_init__
+        if self.thermostat is not None:
+            state = self._thermalise(state, constraints, rng, self.substep)
+        ended = velocity_verlet(state, classical.forces, self.substep, 1, constraints)
+        return self._thermalise(ended, constraints, rng, self.substep)
+
+    def _thermalise(
+        self, state: State, constraints: Constraints, rng: np.random.Generator, timestep: float | None = None
+    ) -> State:
         if self.thermostat is None:
             return state
-        after = state.replace(velocities=self.thermostat.half_step(state, self.freedom(state, constraints), rng))
+        timestep = self.propagator.timestep if timestep is None else timestep
+        velocities = self.thermostat.half_step(state, self.freedom(state, constraints), timestep, rng)
+        after = state.replace(velocities=velocities)
         if self.energy is not None and self.energy.target is not None:
             heat = kinetic_energy(after.velocities, state.masses) - kinetic_energy(state.velocities, state.masses)
             self.energy.target += heat
@@ -280,12 +313,14 @@ class GuardedStep:
         constraints: Constraints,
         rng: np.random.Generator,
         classical: Classical | None,
-        predicted: Predicted | None = None,
+        predicted: Predicted | None,
     ) -> tuple[State, GuardReport]:
         """The learned jump, and what the guards say of it."""
         freedom = self.freedom(state, constraints)
         try:
-            ended, spread = self._predict(state, rng) if predicted is None else predicted
+            if predicted is None:
+                predicted = Predicted(*advance_with_spread(self.propagator, state, rng, self.temperature))
+            ended, spread = predicted
             if freedom.momentum:
                 ended = conserve_momentum(state, ended, self.propagator.timestep)
             ranges = self._ranges_of(state)
@@ -301,66 +336,43 @@ class GuardedStep:
                     report = check_motion(state, ended, ranges)
             if report.ok and ranges:
                 report = check_bonds(state, ended, ranges)
-            if report.ok and classical is not None:
-                return self._settle(state, ended, constraints, classical)
+            return self._settle(state, ended, constraints, classical) if report.ok else (ended, report)
         except (StateError, ConstraintError) as error:
             return state, report_of_error(error)
-        return ended, report
-
-    def _predict(self, state: State, rng: np.random.Generator) -> Predicted:
-        if isinstance(self.propagator, Committee):
-            return Predicted(*advance_with_spread(self.propagator, state, rng, self.temperature))
-        return Predicted(advance(self.propagator, state, rng, self.temperature))
 
     def _settle(
-        self, state: State, ended: State, constraints: Constraints, classical: Classical
+        self, state: State, ended: State, constraints: Constraints, classical: Classical | None
     ) -> tuple[State, GuardReport]:
         """Minimise, look at the energy, relax: in this order in every engine."""
-        if classical.minimise is not None:
-            ended = constraints.project(state, ended.replace(positions=classical.minimise(ended.positions)))
+        if classical is None:
+            return ended, PASSED  # engines refuse beforehand what asks for them and cannot be answered
+        if self.schedule.minimize_steps:
+            lower = classical.minimise(ended.positions, self.schedule.minimize_steps)
+            ended = constraints.project(state, ended.replace(positions=lower))
         report = PASSED
-        if self.needs_energy and classical.energy is not None:
-            before = classical.energy(state.positions) if self.needs_energy_before else 0.0
+        if self.needs_energy:
+            before = 0.0
+            if self.guards_energy or (self.energy is not None and self.energy.target is None):
+                before = classical.energy(state.positions)
             after = classical.energy(ended.positions)
-            report = self.check_energy(before, after)
-            if report.ok:
-                total = before + kinetic_energy(state.velocities, state.masses)
-                ended = self._scale(ended, total, after, constraints)
-        if report.ok and self.relax_steps:
-            ended = velocity_verlet(ended, classical.forces, self.substep, self.relax_steps, constraints)
-            self.statistics.relax_steps += self.relax_steps
+            report = self._check_energy(before, after)
+            if report.ok and self.energy is not None:
+                if self.energy.target is None:
+                    self.energy.target = before + kinetic_energy(state.velocities, state.masses)
+                ended = self.energy(ended, after, self.freedom(ended, constraints))
+        if report.ok and self.schedule.relax_steps:
+            assert self.substep is not None  # set by __post_init__
+            ended = velocity_verlet(ended, classical.forces, self.substep, self.schedule.relax_steps, constraints)
+            self.statistics.relax_steps += self.schedule.relax_steps
         return ended, report
 
-    @property
-    def needs_energy_before(self) -> bool:
-        """Whether the next jump needs the potential energy before it, too."""
-        return self.guards_energy or (self.energy is not None and self.energy.target is None)
-
-    def check_energy(self, before: float, after: float) -> GuardReport:
-        """The energy guard, for engines that evaluate energies themselves; amu Å²/ps²."""
-        if self.energy is not None and not math.isfinite(before + after):
+    def _check_energy(self, before: float, after: float) -> GuardReport:
+        if self.conserve.energy and not math.isfinite(before + after):
             message = f"the potential energy would go from {before} to {after} amu Å²/ps²"
             return GuardReport(False, "energy", None, message)
         if self.guard is None or self.temperature is None:
             return PASSED
         return check_energy(before, after, self.temperature, self.guard)
-
-    def conserve_energy(
-        self, ended: State, before: float, after: float, constraints: Constraints, rng: np.random.Generator
-    ) -> State:
-        """The end of a step after :meth:`attempt`, for engines that evaluate energies themselves.
-
-        ``before`` is the total energy of the prepared state, which the first jump takes for its target, ``after`` the
-        potential energy after the jump, amu Å²/ps².
-        """
-        return self._thermalise(self._scale(ended, before, after, constraints), constraints, rng)
-
-    def _scale(self, ended: State, before: float, after: float, constraints: Constraints) -> State:
-        if self.energy is None:
-            return ended
-        if self.energy.target is None:
-            self.energy.target = before
-        return self.energy(ended, after, self.freedom(ended, constraints))
 
     def _ranges_of(self, state: State) -> Ranges | None:
         """Limits of the atoms of a state, None without guard; looked up once for many jumps of the same atoms."""
@@ -372,42 +384,3 @@ class GuardedStep:
                 limits = dataclasses.replace(limits, speed={})
             self._ranges = Ranges.of(state, limits, self.guard)
         return self._ranges
-
-    def _replace(
-        self, state: State, constraints: Constraints, classical: Classical | None, report: GuardReport
-    ) -> State:
-        """Classical steps over the time of the jump, from the state before it."""
-        if self.fallback == "stop":
-            raise jump_error(state, report, "with fallback='classical' classical steps would replace it")
-        if classical is None:
-            raise jump_error(state, report, "attach a calculator, and classical steps will replace it")
-        timestep = self.propagator.timestep
-        steps = max(1, round(timestep / self.substep))
-        try:
-            ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
-        except (StateError, ConstraintError) as error:
-            advice = f"the classical steps that were to replace it failed as well ({error})"
-            raise jump_error(state, report, advice) from error
-        self.statistics.fallback_steps += steps
-        return ended
-
-    def _conserves(self, constraints: Constraints) -> bool:
-        """Whether physics has momentum conserved."""
-        domain = getattr(self.propagator, "domain", None)  # absent in propagators that were not trained
-        learned = self.propagator.predicts_velocities and (domain is None or domain.conserves_momentum)
-        kept = self.thermostat is None or self.thermostat.conserves_momenta
-        return learned and kept and not bool(constraints.frozen.any())
-
-
-def jump_error(state: State, report: GuardReport, advice: str) -> JumpError:
-    """The error of a refused jump that nothing replaces; names the element of the atom."""
-    from MDAnalysis.guesser.tables import Z2SYMB  # slow to import, and needed for this message only
-
-    where = ""
-    if report.atom is not None:
-        number = int(state.numbers[report.atom])
-        where = f" at atom {report.atom} ({Z2SYMB.get(number, f'atomic number {number}')})"
-    return JumpError(
-        f"the {report.guard} guard refused the jump{where}: {report.message}. Nothing was written; {advice}",
-        report.atom,
-    )

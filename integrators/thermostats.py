@@ -1,4 +1,4 @@
-"""Thermostats that act on velocities before and after a jump."""
+"""Thermostats that act on velocities before and after a jump: values, the same for every engine."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastegnn_md.errors import ConfigError, StateError
+from fastegnn_md.errors import ConfigError, StateError, UnitError
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
 from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.state import State
-from fastegnn_md.units import BOLTZMANN
+from fastegnn_md.units import BOLTZMANN, parse_quantity
 
 Projection = Callable[[Tensor], Tensor]
 
 
 class Thermostat(Protocol):
-    """Half a time step of a heat bath, before and after each jump."""
+    """A heat bath that acts for half a time step before and after each jump."""
 
     @property
     def temperature(self) -> float:
@@ -33,63 +33,60 @@ class Thermostat(Protocol):
     def conserves_momenta(self) -> bool:
         """Whether linear and angular momentum stay what they were."""
 
-    def half_step(self, state: State, freedom: Freedom, rng: np.random.Generator) -> Tensor:
-        """Velocities (N, 3) of one system half a step later, in Å/ps."""
+    def half_step(self, state: State, freedom: Freedom, timestep: float, rng: np.random.Generator) -> Tensor:
+        """Velocities (N, 3) of one system half a step of ``timestep`` (ps) later, in Å/ps."""
 
 
 @dataclass(frozen=True)
-class LangevinHalfStep:
-    """Half a time step of the Ornstein-Uhlenbeck process on the velocities, solved exactly.
+class Langevin:
+    """The Ornstein-Uhlenbeck process on the velocities, solved exactly.
 
-    v ← c v + √((1 - c²) k_B T / m) ξ,    c = exp(-γ Δt / 2),    ξ standard normal.
+    v ← c v + √((1 - c²) k_B T / m) ξ,    c = exp(-γ t),    ξ standard normal.
 
-    One half step before and one after the jump make the palindrome O(Δt/2) Ψ(Δt) O(Δt/2): with an exact Ψ it samples
+    Over t = Δt/2 before and after a jump it makes the palindrome O(Δt/2) Ψ(Δt) O(Δt/2): with an exact Ψ that samples
     the canonical distribution for any Δt (Bussi and Parrinello, Phys. Rev. E 75, 056707 (2007)).
 
     Parameters
     ----------
-    temperature : float
+    temperature : float or Quantity
         T in K.
-    friction : float
-        γ in 1/ps.
-    timestep : float
-        Δt of the whole jump in ps.
+    friction : float, str or Quantity
+        γ in 1/ps, or with its unit (``"10/ps"``). ASE's frictions are per ASE time unit: give those as ``friction=`` of
+        :class:`~fastegnn_md.integrators.LearnedDynamics`.
 
     Raises
     ------
     ConfigError
-        If temperature or friction is negative, or the time step is not positive.
+        If temperature or friction is negative.
+    UnitError
+        If a unit cannot be read.
     """
 
     temperature: float
     friction: float
-    timestep: float
 
     conserves_momenta = False
 
-    def __post_init__(self) -> None:
-        _check_not_negative("temperature", self.temperature)
-        _check_not_negative("friction", self.friction)
-        _check_positive("timestep", self.timestep)
+    def __init__(self, temperature: Any, friction: Any):
+        object.__setattr__(self, "temperature", _not_negative("temperature", in_unit(temperature, "temperature")))
+        object.__setattr__(self, "friction", _not_negative("friction", in_unit(friction, "friction")))
 
-    @property
-    def damping(self) -> float:
-        """c, the share of a velocity that half a step keeps."""
-        return math.exp(-0.5 * self.friction * self.timestep)
-
-    def __call__(
+    def refresh(
         self,
         velocities: Tensor,
         masses: Tensor,
+        time: float,
         rng: np.random.Generator | torch.Generator,
         project: Projection | None = None,
     ) -> Tensor:
-        """Velocities half a step later.
+        """Velocities a time later.
 
         Parameters
         ----------
         velocities : Tensor, shape (N, 3), Å/ps
         masses : Tensor, shape (N,), amu
+        time : float
+            t in ps.
         rng : numpy.random.Generator or torch.Generator
             Source of the noise; advanced.
         project : callable, optional
@@ -98,61 +95,64 @@ class LangevinHalfStep:
             kicked, fixed bonds are not stretched.
         """
         noise = thermal_velocities(masses, self.temperature, rng).to(velocities.device, velocities.dtype)
-        spread = math.sqrt(-math.expm1(-self.friction * self.timestep))  # √(1 - c²) without cancellation
-        kicked = self.damping * velocities + spread * noise
+        spread = math.sqrt(-math.expm1(-2.0 * self.friction * time))  # √(1 - c²) without cancellation
+        kicked = math.exp(-self.friction * time) * velocities + spread * noise
         return kicked if project is None else project(kicked)
 
-    def half_step(self, state: State, freedom: Freedom, rng: np.random.Generator) -> Tensor:
-        """Velocities (N, 3) of one system half a step later."""
-        return self(state.velocities, state.masses, rng, partial(freedom.project, state))
+    def half_step(self, state: State, freedom: Freedom, timestep: float, rng: np.random.Generator) -> Tensor:
+        """Velocities (N, 3) of one system half a step of ``timestep`` (ps) later."""
+        return self.refresh(state.velocities, state.masses, 0.5 * timestep, rng, partial(freedom.project, state))
 
 
 @dataclass(frozen=True)
-class StochasticVelocityRescaling:
-    """Half a time step of stochastic velocity rescaling: directions stay, the kinetic energy is that of a heat bath.
+class VelocityRescaling:
+    """Stochastic velocity rescaling: directions stay, the kinetic energy is that of a heat bath.
 
-    v ← α v, with K = ½ Σ m v², f degrees of freedom, K̄ = f k_B T / 2 and c = exp(-Δt / 2 τ),
+    v ← α v, with K = ½ Σ m v², f degrees of freedom, K̄ = f k_B T / 2 and c = exp(-t / τ),
 
     α² = c + (1 - c) K̄ / (f K) (R² + Γ) + 2 R √(c (1 - c) K̄ / (f K)),
 
     R standard normal and Γ the sum of f - 1 squares of such numbers (Bussi, Donadio and Parrinello, J. Chem. Phys. 126,
-    014101 (2007), Eq. A7; α positive, as in other implementations). It disturbs dynamics less than friction does, and
-    all atoms share one factor: it neither repairs nor shows a loss of equipartition.
+    014101 (2007), Eq. A7; α positive, as in other implementations), over t = Δt/2 before and after a jump. It disturbs
+    dynamics less than friction does, and all atoms share one factor: it neither repairs nor shows a loss of
+    equipartition.
 
     Parameters
     ----------
-    temperature : float
+    temperature : float or Quantity
         T in K.
-    tau : float
-        τ in ps, in which K relaxes. Zero draws K anew at each half step.
-    timestep : float
-        Δt of the whole jump in ps.
+    tau : float, str or Quantity
+        τ in ps, or with its unit (``"0.1 ps"``), in which K relaxes. Zero draws K anew at each half step.
 
     Raises
     ------
     ConfigError
-        If temperature or τ is negative, or the time step is not positive.
+        If temperature or τ is negative.
+    UnitError
+        If a unit cannot be read.
     """
 
     temperature: float
     tau: float
-    timestep: float
 
     conserves_momenta = True
 
-    def __post_init__(self) -> None:
-        _check_not_negative("temperature", self.temperature)
-        _check_not_negative("tau", self.tau)
-        _check_positive("timestep", self.timestep)
+    def __init__(self, temperature: Any, tau: Any):
+        object.__setattr__(self, "temperature", _not_negative("temperature", in_unit(temperature, "temperature")))
+        object.__setattr__(self, "tau", _not_negative("tau", in_unit(tau, "time")))
 
-    def __call__(self, velocities: Tensor, masses: Tensor, rng: np.random.Generator, degrees: int) -> Tensor:
-        """Velocities half a step later.
+    def rescale(
+        self, velocities: Tensor, masses: Tensor, time: float, rng: np.random.Generator, degrees: int
+    ) -> Tensor:
+        """Velocities a time later.
 
         Parameters
         ----------
         velocities : Tensor, shape (N, 3), Å/ps
             Without motion that is conserved.
         masses : Tensor, shape (N,), amu
+        time : float
+            t in ps.
         rng : numpy.random.Generator
             Advanced by a normal and a gamma variate, in this order.
         degrees : int
@@ -170,26 +170,55 @@ class StochasticVelocityRescaling:
             raise StateError(
                 "the atoms do not move, velocity rescaling has nothing to scale; give them velocities, or use friction"
             )
-        kept = math.exp(-0.5 * self.timestep / self.tau) if self.tau > 0 else 0.0
+        kept = math.exp(-time / self.tau) if self.tau > 0 else 0.0
         drawn = (1 - kept) * 0.5 * BOLTZMANN * self.temperature / kinetic
         normal, rest = rng.standard_normal(), 2 * rng.standard_gamma(0.5 * (degrees - 1))
         square = kept + drawn * (normal**2 + rest) + 2 * normal * math.sqrt(kept * drawn)
         return math.sqrt(max(0.0, square)) * velocities  # c + … is (√c + √… R)² + … Γ, but for rounding
 
-    def half_step(self, state: State, freedom: Freedom, rng: np.random.Generator) -> Tensor:
+    def half_step(self, state: State, freedom: Freedom, timestep: float, rng: np.random.Generator) -> Tensor:
         """Velocities (N, 3) of one system half a step later; motion that is conserved is not scaled."""
         state = state.replace(velocities=freedom.project(state, state.velocities))  # they may have been set by hand
-        degrees, conserved = freedom.degrees(state), freedom.conserved(state)
+        degrees, conserved, time = freedom.degrees(state), freedom.conserved(state), 0.5 * timestep
         if conserved is None:
-            return self(state.velocities, state.masses, rng, degrees)
-        return conserved + self(state.velocities - conserved, state.masses, rng, degrees)
+            return self.rescale(state.velocities, state.masses, time, rng, degrees)
+        return conserved + self.rescale(state.velocities - conserved, state.masses, time, rng, degrees)
 
 
-def _check_not_negative(name: str, value: float) -> None:
+_UNITS = {"temperature": "kelvin", "time": "picosecond", "friction": "/picosecond"}
+
+
+def in_unit(value: Any, dimension: str) -> Any:
+    """A number in K, ps or 1/ps from a number, a text with a unit, or a Quantity of OpenMM.
+
+    Parameters
+    ----------
+    value : float, str or Quantity
+    dimension : {"temperature", "time", "friction"}
+
+    Raises
+    ------
+    UnitError
+        If the unit is unknown or of another dimension.
+    """
+    if isinstance(value, str):
+        if dimension == "temperature":
+            raise UnitError(f"temperature is {value!r}; give a number of K")
+        return parse_quantity(value, dimension)
+    if hasattr(value, "value_in_unit"):
+        from openmm import unit  # whoever has a Quantity has OpenMM
+
+        wanted = unit.picosecond**-1 if dimension == "friction" else getattr(unit, _UNITS[dimension])
+        try:
+            return value.value_in_unit(wanted)
+        except TypeError as error:
+            raise UnitError(f"{value} is no {dimension}; it cannot be given in {wanted}") from error
+    return value
+
+
+def _not_negative(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ConfigError(f"{name} is {value!r}; expected a number >= 0")
     if not (math.isfinite(value) and value >= 0):
         raise ConfigError(f"{name} is {value}; expected a finite number >= 0")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} is {value} ps; expected a finite number > 0")
+    return float(value)

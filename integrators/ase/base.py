@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md._random import as_generator
-from fastegnn_md.engines.ase.atoms import PICOSECOND
-from fastegnn_md.errors import CompatibilityError, ConfigError
+from fastegnn_md.errors import ConfigError
+from fastegnn_md.propagator.learned_map import LearnedMap
 
 with naming_extras(__name__):
-    from ase import Atoms, units
+    from ase import Atoms
     from ase.md.logger import MDLogger
     from ase.md.md import MolecularDynamics
 
-if TYPE_CHECKING:
-    from fastegnn_md.propagator.committee import Committee
-    from fastegnn_md.propagator.full import Propagator
+from .restart import resume, save
 
 
 class JumpDynamics(MolecularDynamics):
     """Base of dynamics that jump.
 
     A subclass keeps a dataclass :attr:`statistics` and adds what a restart needs beyond positions, momenta and random
-    numbers: :meth:`restart_options`, :meth:`restart_arrays` and :meth:`continue_from`.
+    numbers: :meth:`restart_options`, :meth:`restart_arrays`, :meth:`restart_place`, and what takes them up again,
+    :meth:`from_restart` and :meth:`continue_from`.
 
     Parameters
     ----------
     atoms : ase.Atoms
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     rng : numpy.random.Generator or int, optional
-        Generator or seed, drawn by default.
-    draws : bool
-        Whether random numbers matter: a seed that was drawn is then printed.
+        Generator or seed; a seed is drawn by default and kept as ``seed``.
     timestep : float
         Of a step, in ASE time units.
-    trajectory, logfile, loginterval, append_trajectory
+    trajectory, logfile, loginterval
         As in every ASE dynamics.
     restart_file : str or Path, optional
-        Written every ``restart_interval`` steps.
-    restart_interval : int, optional
-        Default ``loginterval``.
+        Written every ``loginterval`` steps; :meth:`attach_restart` takes another interval.
 
     Raises
     ------
@@ -54,34 +49,22 @@ class JumpDynamics(MolecularDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: Propagator | Committee,
+        propagator: LearnedMap,
         *,
         rng: np.random.Generator | int | None,
-        draws: bool,
         timestep: float,
         trajectory: Any,
         logfile: IO | str | Path | None,
         loginterval: int,
-        append_trajectory: bool,
         restart_file: str | Path | None,
-        restart_interval: int | None,
     ):
-        self.propagator, self.loginterval, self.restart_file = propagator, loginterval, restart_file
-        self.restart_interval = max(1, loginterval) if restart_interval is None else restart_interval
-        if self.restart_interval < 1:
-            raise ConfigError(f"restart_interval is {self.restart_interval}; expected a number of steps >= 1")
+        self.propagator, self.loginterval = propagator, loginterval
+        self.restart_file: str | Path | None = None
+        self.restart_interval = max(1, loginterval)
         self.begun = False  # whether observers have seen step 0
         self.rng, self.seed = as_generator(rng)
-        if rng is None and draws:
-            print(f"{type(self).__name__}: random seed {self.seed}")
         # Only now: the base class removes an earlier trajectory of that name.
-        super().__init__(
-            atoms,
-            timestep,
-            trajectory=trajectory,
-            loginterval=loginterval,
-            append_trajectory=append_trajectory,
-        )
+        super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval)
         if logfile:
             self.attach_logfile(logfile)
         if restart_file is not None:
@@ -98,15 +81,19 @@ class JumpDynamics(MolecularDynamics):
 
     def restart_options(self) -> dict[str, Any]:
         """Options of the constructor, as JSON can hold them."""
-        return {"loginterval": self.loginterval, "restart_interval": self.restart_interval}
+        return {"loginterval": self.loginterval}
 
     @classmethod
-    def restart_keywords(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of the constructor from what :meth:`restart_options` gave."""
-        return dict(options)
+    def from_restart(cls, atoms: Atoms, propagator: LearnedMap, options: dict[str, Any], **keywords: Any) -> Self:
+        """Make the dynamics anew from what :meth:`restart_options` gave and ``bonds``, ``rng`` and ``classical``."""
+        raise NotImplementedError
+
+    def restart_place(self) -> dict[str, Any]:
+        """Where the run is, beside its number of steps, as JSON can hold it."""
+        return {}
 
     def restart_arrays(self) -> dict[str, np.ndarray | None]:
-        """``bonds`` and ``types`` as the constructor takes them, and whatever :meth:`continue_from` wants to find."""
+        """``bonds`` as the constructor takes them, and whatever :meth:`continue_from` wants to find."""
         raise NotImplementedError
 
     def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -126,10 +113,24 @@ class JumpDynamics(MolecularDynamics):
         target = str(logfile) if isinstance(logfile, Path) else logfile
         self.attach(self.closelater(JumpLogger(self, self.atoms, target, header=header)), self.loginterval)
 
-    def attach_restart(self, restart_file: str | Path) -> None:
-        """Save a restart file every ``restart_interval`` steps."""
-        self.restart_file = restart_file
-        self.attach(self.save_restart, self.restart_interval, restart_file)
+    def attach_restart(self, restart_file: str | Path, interval: int | None = None) -> None:
+        """Save a restart file every ``interval`` steps, by default every ``loginterval``.
+
+        Raises
+        ------
+        ConfigError
+            If the interval is no positive number.
+        """
+        interval = max(1, self.loginterval) if interval is None else interval
+        if interval < 1:
+            raise ConfigError(f"the interval of restart files is {interval}; expected a number of steps >= 1")
+        self.restart_file, self.restart_interval = restart_file, interval
+        self.attach(self.save_restart, interval, restart_file)
+
+    def attach_trajectory(self, trajectory: str | Path) -> None:
+        """Append to a trajectory every ``loginterval`` steps."""
+        self._orig_trajectory, self.trajectory = trajectory, Path(trajectory)
+        self.attach(self._traj_write_image, self.loginterval, description={"interval": self.loginterval})
 
     def save_restart(self, path: str | Path) -> None:
         """Write everything :meth:`restart` needs; the previous file survives a full disk.
@@ -139,8 +140,6 @@ class JumpDynamics(MolecularDynamics):
         CheckpointError
             If the file cannot be written.
         """
-        from .restart import save
-
         save(self, path)
 
     @classmethod
@@ -148,8 +147,9 @@ class JumpDynamics(MolecularDynamics):
         cls,
         path: str | Path,
         atoms: Atoms,
-        propagator: Propagator | Committee,
+        propagator: LearnedMap,
         *,
+        classical: Any = None,
         trajectory: str | Path | None = None,
         logfile: IO | str | Path | None = None,
         restart_file: str | Path | None = None,
@@ -165,8 +165,11 @@ class JumpDynamics(MolecularDynamics):
             Written by :meth:`save_restart`.
         atoms : ase.Atoms
             The same system in any geometry, with its constraints and calculator. Positions, momenta and cell are set.
-        propagator : Propagator or Committee
+        propagator : LearnedMap
             The same.
+        classical : ase.md.md.MolecularDynamics, optional
+            The dynamics of the classical steps, where the schedule of the interrupted run had one. Its random numbers
+            continue if they come from a generator of its own (not from ``numpy.random``).
         trajectory, logfile : optional
             Those of the interrupted run, or None.
         restart_file : str or Path, optional
@@ -179,9 +182,7 @@ class JumpDynamics(MolecularDynamics):
         CompatibilityError
             If atoms, constraints or propagator are others.
         """
-        from .restart import resume
-
-        return resume(cls, path, atoms, propagator, trajectory, logfile, restart_file)
+        return resume(cls, path, atoms, propagator, classical, trajectory, logfile, restart_file)
 
     def _refresh_properties(self) -> None:
         # The base class would call the calculator after every step, whoever needs the result.
@@ -193,13 +194,3 @@ class JumpLogger(MDLogger):
 
     def _potential_energy(self) -> float:
         return float("nan") if self.dyn is None else self.dyn.logged_energy()
-
-
-def check_timestep(propagator: Propagator | Committee, timestep: float | None) -> None:
-    """Refuse a time step (ASE units) that is not the propagator's; raises CompatibilityError."""
-    learned = propagator.timestep * PICOSECOND
-    if timestep is not None and abs(timestep - learned) > 1e-6 * learned:
-        raise CompatibilityError(
-            f"timestep is {timestep / units.fs:g} fs but this propagator advances by {learned / units.fs:g} fs; "
-            "leave timestep out, or load a propagator trained for it (ASE time steps are given as 8 * ase.units.fs)"
-        )

@@ -86,7 +86,10 @@ class LearnedEnsemble:
 
     def _predict(self) -> None:
         prepared = []
-        for one in self.dynamics:
+        jumping = [one for one in self.dynamics if one.jumps_next]
+        if not jumping:
+            return
+        for one in jumping:
             one.jump.waiting = one.jump.prepare(one.rng)
             prepared.append(one.jump.waiting)
         sizes = [each.state.n_atoms for each in prepared]
@@ -101,7 +104,7 @@ class LearnedEnsemble:
         except StateError:
             return  # one of them is not finite: alone, each finds out for itself
         parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), spreads, strict=True)
-        for one, each, (positions, velocities, apart) in zip(self.dynamics, prepared, parts, strict=True):
+        for one, each, (positions, velocities, apart) in zip(jumping, prepared, parts, strict=True):
             one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
             state = each.state.replace(positions=positions, velocities=velocities, forces=None, midpoint_forces=None)
             one.jump.waiting = each._replace(predicted=Predicted(state, apart))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, read_constraints, state_from_atoms, write_state
-from fastegnn_md.errors import CompatibilityError
+from fastegnn_md.errors import CompatibilityError, JumpError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.state import State
 
-from ..guards import GuardReport
+from ..guards import GuardReport, jump_error
 from ..step import Classical, GuardedStep, Predicted
 
 with naming_extras(__name__):
@@ -24,7 +24,6 @@ with naming_extras(__name__):
     from ase.optimize import FIRE
 
 _MINIMUM = 0.05  # eV/Å, ASE's own default
-_INFORMED = "this propagator is force-informed"
 
 
 class Before(NamedTuple):
@@ -51,7 +50,6 @@ class AtomsJump:
     atoms : ase.Atoms
     guarded : GuardedStep
     bonds : array of int, shape (M, 2), optional
-    types : array of int, shape (N,), optional
 
     Raises
     ------
@@ -66,28 +64,53 @@ class AtomsJump:
         atoms: Atoms,
         guarded: GuardedStep,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
-        types: Sequence[int] | np.ndarray | None = None,
     ):
         self.atoms, self.guarded = atoms, guarded
         self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
-        self.types = None if types is None else np.array(types, dtype=np.int64)
         self.waiting: PreparedJump | None = None  # of the step that comes next
         self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
         self._check()
 
     def step(self, rng: np.random.Generator) -> None:
-        """One jump, or the classical steps that replace it.
+        """One jump, counted, or the classical steps that replace it.
 
         Raises
         ------
         JumpError
             If a guard refuses the jump and nothing can replace it.
         """
-        prepared = self.prepare(rng) if self.waiting is None else self.waiting
-        self.waiting = None
+        prepared = self._prepared(rng)
         ended = self.guarded.finish(prepared.state, prepared.constraints, rng, self._classical(), prepared.predicted)
         self._write(ended)
+
+    def attempt(self, rng: np.random.Generator) -> GuardReport:
+        """One jump, or nothing and the reason; not counted."""
+        prepared = self._prepared(rng)
+        ended, report = self.guarded.attempt(
+            prepared.state, prepared.constraints, rng, self._classical(), prepared.predicted
+        )
+        if report.ok:
+            self._write(ended)
+        return report
+
+    def refusal(self, report: GuardReport, advice: str) -> JumpError:
+        """The error of a jump that was refused and is not replaced."""
+        return jump_error(state_from_atoms(self.atoms), report, advice)
+
+    def classical_step(self, rng: np.random.Generator) -> None:
+        """One step of velocity Verlet, with the thermostat around it."""
+        classical = self._classical()
+        if classical is None:
+            raise CompatibilityError("classical steps need forces; attach a calculator: atoms.calc = ...")
+        constraints = self._read_constraints()
+        state = state_from_atoms(self.atoms, bonds=self.bonds, forces=self.forces())
+        self._write(self.guarded.classical_step(state, constraints, rng, classical))
+
+    def _prepared(self, rng: np.random.Generator) -> PreparedJump:
+        prepared = self.prepare(rng) if self.waiting is None else self.waiting
+        self.waiting = None
+        return prepared
 
     def prepare(self, rng: np.random.Generator) -> PreparedJump:
         """Read the atoms and make the half step of the thermostat before the jump; nothing is written."""
@@ -108,16 +131,6 @@ class AtomsJump:
         rng.bit_generator.state = before.drawn
         if self.guarded.energy is not None:
             self.guarded.energy.target = before.target
-
-    def attempt(self, rng: np.random.Generator) -> GuardReport:
-        """One jump, or nothing and the reason; not counted."""
-        constraints, state = self._read()
-        classical = self._classical()
-        prepared = self.guarded.prepare(state, constraints, rng, classical)
-        ended, report = self.guarded.attempt(prepared, constraints, rng, classical)
-        if report.ok:
-            self._write(ended)
-        return report
 
     def temperature(self) -> float:
         """K, of the motion that constraints and conserved momenta leave."""
@@ -147,7 +160,7 @@ class AtomsJump:
     def _read(self) -> tuple[Constraints, State]:
         constraints = self._read_constraints()
         forces = self.forces() if self.guarded.propagator.needs_forces else False
-        return constraints, state_from_atoms(self.atoms, bonds=self.bonds, types=self.types, forces=forces)
+        return constraints, state_from_atoms(self.atoms, bonds=self.bonds, forces=forces)
 
     def _write(self, ended: State) -> None:
         write_state(self.atoms, ended)
@@ -176,18 +189,14 @@ class AtomsJump:
         def energy(positions: Tensor) -> float:
             return at(positions).get_potential_energy() * FORCE
 
-        def minimise(positions: Tensor) -> Tensor:
+        def minimise(positions: Tensor, steps: int) -> Tensor:
             held = self.atoms.copy()
             held.calc = self.atoms.calc
             held.set_positions(positions.numpy(), apply_constraint=False)
-            FIRE(held, logfile=None).run(fmax=_MINIMUM, steps=self.guarded.minimize_steps)
+            FIRE(held, logfile=None).run(fmax=_MINIMUM, steps=steps)
             return torch.tensor(held.get_positions())
 
-        return Classical(
-            forces,
-            energy=energy if self.guarded.needs_energy else None,
-            minimise=minimise if self.guarded.minimize_steps else None,
-        )
+        return Classical(forces, energy, minimise)
 
     def _read_constraints(self) -> Constraints:
         # Grouping bonds into blocks costs more than a jump of a small molecule, so it is done once.
@@ -204,23 +213,17 @@ class AtomsJump:
 
     def _check_calculator(self) -> None:
         """Refuse what needs a calculator where there is none."""
-        for needs, what in (
-            (self.guarded.propagator.needs_forces, _INFORMED),
-            (self.guarded.propagator.needs_midpoint_forces, _INFORMED),
-            (self.guarded.relax_steps, "relax_steps needs classical forces"),
-            (self.guarded.minimize_steps, "minimize_steps needs classical forces"),
-            (self.guarded.guards_energy, "the energy guard needs the potential energy"),
-            (self.guarded.energy is not None, "conserve_energy=True needs the potential energy"),
-        ):
-            if needs:
-                raise CompatibilityError(f"{what}; attach a calculator: atoms.calc = ...")
+        needs = {**self.guarded.needs, "forces, an input of this propagator": self.guarded.propagator.needs_forces}
+        for what, asked in needs.items():
+            if asked:
+                raise CompatibilityError(f"{what}: needs the engine; attach a calculator: atoms.calc = ...")
 
     def _check(self) -> None:
         propagator = self.guarded.propagator
         if self.atoms.calc is None:
             self._check_calculator()
         self._read_constraints()
-        state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types)
+        state = state_from_atoms(self.atoms, bonds=self.bonds)
         # Forces of zero stand for those of the first step, which are not worth a call here.
         zeros = torch.zeros_like(state.positions)
         propagator.check(state.replace(forces=zeros, midpoint_forces=zeros))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
@@ -13,15 +13,13 @@ from torch import Tensor
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
 from fastegnn_md.errors import CompatibilityError
+from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..metropolis import MetropolisStatistics, MetropolisStep
-from .base import JumpDynamics, check_timestep
+from .base import JumpDynamics
 
 with naming_extras(__name__):
     from ase import Atoms
-
-if TYPE_CHECKING:
-    from fastegnn_md.propagator.full import Propagator
 
 
 class MetropolizedDynamics(JumpDynamics):
@@ -37,10 +35,8 @@ class MetropolizedDynamics(JumpDynamics):
     ----------
     atoms : ase.Atoms
         With a calculator. ``FixCom`` is the one constraint that is allowed.
-    propagator : Propagator
+    propagator : LearnedMap
         Reversible and volume preserving: one of mode "kick-drift".
-    timestep : float, optional
-        ASE time units. A propagator has one time step; giving it checks it.
     temperature_K : float
         Of the canonical distribution.
     friction : float, optional
@@ -48,18 +44,14 @@ class MetropolizedDynamics(JumpDynamics):
     jumps : int
         Of a step: more make a longer proposal at the same one energy.
     rng : numpy.random.Generator or int, optional
-        Generator or seed. By default a seed is drawn, printed, and kept as ``seed``.
+        Generator or seed. By default a seed is drawn and kept as ``seed``.
     bonds : array of int, shape (M, 2), optional
         Bonded pairs, for propagators trained with bonds.
-    types : array of int, shape (N,), optional
-        Topology types.
-    trajectory, logfile, loginterval, append_trajectory
+    trajectory, logfile, loginterval
         As in every ASE dynamics. The log holds the energies of all steps, a trajectory those of accepted jumps: ASE
         writes energies of the calculator's last positions only. To continue a run use :meth:`restart`.
     restart_file : str or Path, optional
-        Written by :meth:`save_restart` every ``restart_interval`` steps.
-    restart_interval : int, optional
-        Default ``loginterval`` where a ``restart_file`` is given.
+        Written by :meth:`save_restart` every ``loginterval`` steps (:meth:`attach_restart` takes another interval).
 
     Attributes
     ----------
@@ -70,8 +62,8 @@ class MetropolizedDynamics(JumpDynamics):
     Raises
     ------
     CompatibilityError
-        If the propagator is not reversible and volume preserving, does not fit the system or the time step, or there is
-        no calculator.
+        If the propagator is not reversible and volume preserving, does not fit the system, or there is no
+        calculator.
     ConstraintError
         If the atoms have a constraint other than FixCom.
     ConfigError
@@ -81,23 +73,18 @@ class MetropolizedDynamics(JumpDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: Propagator,
-        timestep: float | None = None,
+        propagator: LearnedMap,
         *,
         temperature_K: float,
         friction: float | None = None,
         jumps: int = 1,
         rng: np.random.Generator | int | None = None,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
-        types: Sequence[int] | np.ndarray | None = None,
         trajectory: Any = None,
         logfile: IO | str | Path | None = None,
         loginterval: int = 1,
-        append_trajectory: bool = False,
         restart_file: str | Path | None = None,
-        restart_interval: int | None = None,
     ):
-        check_timestep(propagator, timestep)
         self.metropolis = MetropolisStep(
             propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
         )
@@ -106,21 +93,17 @@ class MetropolizedDynamics(JumpDynamics):
         self.metropolis.check(read_constraints(atoms))
         self.temperature_K, self.friction = temperature_K, friction
         self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
-        self.types = None if types is None else np.array(types, dtype=np.int64)
-        propagator.check(state_from_atoms(atoms, bonds=self.bonds, types=self.types))
+        propagator.check(state_from_atoms(atoms, bonds=self.bonds))
         self._known: tuple[Any, np.ndarray, np.ndarray, float] | None = None
         super().__init__(
             atoms,
             propagator,
             rng=rng,
-            draws=True,
             timestep=self.metropolis.timestep * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,
             loginterval=loginterval,
-            append_trajectory=append_trajectory,
             restart_file=restart_file,
-            restart_interval=restart_interval,
         )
 
     @property
@@ -140,7 +123,7 @@ class MetropolizedDynamics(JumpDynamics):
         try:
             constraints = read_constraints(self.atoms)
             self.metropolis.check(constraints)
-            state = state_from_atoms(self.atoms, bonds=self.bonds, types=self.types)
+            state = state_from_atoms(self.atoms, bonds=self.bonds)
             ended, energy = self.metropolis(state, self._potential(), self.rng, constraints, self._known_energy())
         except BaseException:
             self.rng.bit_generator.state, self.metropolis.statistics = drawn, counted
@@ -165,13 +148,21 @@ class MetropolizedDynamics(JumpDynamics):
         """See :class:`JumpDynamics`."""
         return {**super().restart_options(), **self._ensemble()}
 
+    @classmethod
+    def from_restart(cls, atoms: Atoms, propagator: LearnedMap, options: dict[str, Any], **keywords: Any) -> Any:
+        """See :class:`JumpDynamics`."""
+        if keywords.pop("classical") is not None:
+            raise CompatibilityError("sampling by Metropolis has no classical steps; leave classical out")
+        names = ("temperature_K", "friction", "jumps", "loginterval")
+        return cls(atoms, propagator, **{name: options[name] for name in names}, **keywords)
+
     def _ensemble(self) -> dict[str, Any]:
         return {"temperature_K": self.temperature_K, "friction": self.friction, "jumps": self.metropolis.jumps}
 
     def restart_arrays(self) -> dict[str, np.ndarray | None]:
         """See :class:`JumpDynamics`."""
         energy = self._known_energy()
-        return {"bonds": self.bonds, "types": self.types, "energy": None if energy is None else np.array(energy)}
+        return {"bonds": self.bonds, "energy": None if energy is None else np.array(energy)}
 
     def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """See :class:`JumpDynamics`."""

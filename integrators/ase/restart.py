@@ -14,6 +14,7 @@ from fastegnn_md.engines.ase.trajectory import check_frames, count_frames, trunc
 from fastegnn_md.errors import CheckpointError, CompatibilityError
 
 from ..restart_file import generator_state, load_restart, restore_generator, save_restart
+from .description import migrated
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,24 +33,27 @@ class Restartable(Protocol):
     seed: int | None
     begun: bool
     restart_file: str | Path | None
-
-    def __init__(self, atoms: Any, propagator: Any, **options: Any): ...
+    restart_interval: int
 
     @property
     def statistics(self) -> Any: ...  # noqa: D102
 
     def restart_options(self) -> dict[str, Any]: ...  # noqa: D102
 
-    @classmethod
-    def restart_keywords(cls, options: dict[str, Any]) -> dict[str, Any]: ...  # noqa: D102
-
     def restart_arrays(self) -> dict[str, np.ndarray | None]: ...  # noqa: D102
+
+    def restart_place(self) -> dict[str, Any]: ...  # noqa: D102
+
+    @classmethod
+    def from_restart(cls, atoms: Any, propagator: Any, options: dict[str, Any], **keywords: Any) -> Any: ...  # noqa: D102
 
     def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None: ...  # noqa: D102
 
+    def attach_trajectory(self, trajectory: str | Path) -> None: ...  # noqa: D102
+
     def attach_logfile(self, logfile: Any, header: bool = True) -> None: ...  # noqa: D102
 
-    def attach_restart(self, restart_file: str | Path) -> None: ...  # noqa: D102
+    def attach_restart(self, restart_file: str | Path, interval: int | None = None) -> None: ...  # noqa: D102
 
 
 Kind = TypeVar("Kind", bound=Restartable)
@@ -80,7 +84,8 @@ def save(dynamics: Restartable, path: str | Path) -> None:
         "statistics": dataclasses.asdict(dynamics.statistics),
         "propagator": _identity(dynamics.propagator),
         "automatic": dynamics.restart_file is not None,
-        "options": dynamics.restart_options(),
+        "options": {**dynamics.restart_options(), "restart_interval": dynamics.restart_interval},
+        "place": dynamics.restart_place(),
     }
     save_restart(path, arrays, header)
 
@@ -90,6 +95,7 @@ def resume(
     path: str | Path,
     atoms: Atoms,
     propagator: LearnedMap,
+    classical: Any,
     trajectory: str | Path | None,
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
@@ -97,7 +103,7 @@ def resume(
     """Read what :func:`save` wrote; see :meth:`JumpDynamics.restart`."""
     arrays, header = load_restart(path)
     try:
-        return _resume(kind, path, arrays, header, atoms, propagator, trajectory, logfile, restart_file)
+        return _resume(kind, path, arrays, header, atoms, propagator, classical, trajectory, logfile, restart_file)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the restart file {path} lacks or garbles {error}; it is damaged") from error
 
@@ -109,14 +115,14 @@ def _resume(
     header: dict[str, Any],
     atoms: Atoms,
     propagator: LearnedMap,
+    classical: Any,
     trajectory: str | Path | None,
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
 ) -> Kind:
     _check_same(arrays, header, atoms, propagator)
     rng = restore_generator(header["rng"])
-    options = kind.restart_keywords(header["options"])
-    options |= {name: arrays.get(name) for name in ("bonds", "types")}
+    options = migrated(header["options"], header["format_version"])
     if restart_file is None and header["automatic"]:
         restart_file = path
     nsteps, seed, frames = header["nsteps"], header["seed"], header["frames"]
@@ -125,13 +131,8 @@ def _resume(
     earlier = atoms.copy()
     _set_atoms(atoms, arrays)
     try:
-        dynamics = kind(
-            atoms,
-            propagator,
-            rng=rng,
-            trajectory=trajectory,
-            append_trajectory=True,
-            **options,
+        dynamics: Kind = kind.from_restart(
+            atoms, propagator, options, bonds=arrays.get("bonds"), rng=rng, classical=classical
         )
         dynamics.continue_from(header, arrays)
         if trajectory is not None and frames is not None:
@@ -142,10 +143,12 @@ def _resume(
         atoms.arrays.update(earlier.arrays)
         raise
     dynamics.seed, dynamics.nsteps = seed, nsteps
+    if trajectory is not None:
+        dynamics.attach_trajectory(trajectory)
     if logfile:
         dynamics.attach_logfile(logfile, header=False)
     if restart_file is not None:
-        dynamics.attach_restart(restart_file)
+        dynamics.attach_restart(restart_file, options["restart_interval"])
     return dynamics
 
 

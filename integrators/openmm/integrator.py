@@ -1,182 +1,312 @@
-"""OpenMM integrator whose every step is a jump."""
+"""OpenMM integrator whose steps are learned jumps, or classical steps and learned jumps in turn."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.force import DEFAULT_GROUP, JumpForce
+from fastegnn_md.engines.openmm.integrators import force_groups_of
 from fastegnn_md.engines.openmm.register import write_protocol
 from fastegnn_md.errors import JumpError
-from fastegnn_md.mechanics.conservation import EnergyRescale
+from fastegnn_md.propagator.learned_map import LearnedMap
 
-from ..guards import GuardSettings, guard_settings
-from ..step import GuardedStep
+from ..conserve import Conserve
+from ..guards import GuardReport, GuardSettings, JumpStatistics
+from ..options import guarded_step
+from ..schedule import Schedule
+from ..thermostats import Thermostat
+from .classical import bath_of, check_timestep, checked_seed, classical_integrator, half_step_of, step_generator
 from .jump import ContextJump, free_flight
-from .options import check_timestep, checked_seed, plain, step_generator, thermostat_for
 
 with naming_extras(__name__):
     import openmm
     from openmm import unit
 
-if TYPE_CHECKING:
-    from fastegnn_md.propagator.committee import Committee
-    from fastegnn_md.propagator.full import Propagator
-
-
 _ENERGY = "energy"  # to be conserved, amu Å²/ps²; nan before the first jump
 
 
-class LearnedJumpIntegrator(openmm.CustomIntegrator):
-    """Every step is a jump: O(Δt/2) Ψ(Δt) O(Δt/2), Ψ the guarded propagator, O the thermostat.
+class LearnedIntegrator(openmm.CompoundIntegrator):
+    """Learned jumps, alone or in turn with classical steps.
 
-    The Context must be bound (:class:`LearnedSimulation` does it). Nothing replaces a refused jump.
+    A jump is O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O a thermostat, absent in NVE. A jump that a guard
+    refuses leaves the Context as it was; what follows is the schedule's business. Velocities of half a step ago
+    (Verlet, Langevin) are brought to the time of the positions before a jump and back after it. The barostat and the
+    like act in classical steps only. The Context must be bound (:class:`LearnedSimulation` does it).
+
+    Steps of both kinds count one, so with both time does not grow evenly with the step count. Reporters that take the
+    time from the Context are right always; DCD and XTC files, which multiply steps with a step size, are right for
+    frames at whole cycles (:meth:`getStepSize` is the mean step of a cycle).
 
     Parameters
     ----------
-    propagator : Propagator or Committee
-    temperature : Quantity or float, optional
-        Of the thermostat, and of the velocities that a position-only propagator redraws; K.
-    friction : Quantity or float, optional
-        Of the Langevin thermostat, 1/ps.
-    timestep : Quantity or float, optional
-        A propagator has one time step; giving it checks it; ps.
+    propagator : LearnedMap
+        A :class:`~fastegnn_md.Propagator` or a :class:`~fastegnn_md.Committee`. It has one time step of its own.
+    thermostat : Thermostat, optional
+        :class:`~fastegnn_md.integrators.Langevin` or :class:`~fastegnn_md.integrators.VelocityRescaling`; None is NVE.
+        A classical integrator that is a Langevin integrator brings its own.
+    temperature, friction : Quantity or float, optional
+        In place of a Langevin thermostat, K and 1/ps. A temperature alone is that of the velocities that a
+        position-only propagator redraws.
+    schedule : Schedule, optional
+        Classical steps between jumps, and what follows a refused jump. Default: jumps alone. Classical steps are those
+        of the integrator that it names (VerletIntegrator, LangevinMiddleIntegrator, LangevinIntegrator,
+        NoseHooverIntegrator or a CustomIntegrator; it belongs to this integrator from now on, its temperature may still
+        be changed), or of one that fits the thermostat (LangevinMiddleIntegrator, VerletIntegrator). Jumps alone that
+        are refused are replaced by velocity Verlet with the back-end ``host``, and raise with the others.
     guard : bool or GuardSettings
         Hold jumps against the ranges of training. With False only values that are not finite are refused.
-    tau : Quantity or float, optional
-        Of stochastic velocity rescaling: the time in which the kinetic energy relaxes; ps. Neither is NVE.
-    conserve_momentum : bool, optional
-        By default without friction, held atoms and redrawn velocities.
-    conserve_angular_momentum : bool, optional
-        By default where momentum is, if the whole System jumps and has no box. Particles in a field need False.
-    conserve_energy : bool
-        After each jump scale velocities towards the total energy before the first one and the heat that a thermostat
-        has brought since, by a factor within 0.9 and 1.1
-        (:class:`~fastegnn_md.mechanics.conservation.EnergyRescale`). One energy of the Context per jump.
+    conserve : Conserve, optional
+        Momenta and energy. Default: the momenta that physics conserves.
+    half_step_velocities : bool, optional
+        Whether velocities of a CustomIntegrator are those of half a step ago; must be given for one.
     seed : int, optional
-        Of the thermostat; drawn by default. The random numbers of a step follow from seed and step count, so that a
-        simulation that is resumed repeats them.
+        Of jumps and their thermostat; drawn by default. The random numbers of a step follow from seed and step count,
+        so that a simulation that is resumed repeats them.
     group : int
         Force group of the jump force.
 
     Attributes
     ----------
     statistics : JumpStatistics
-    jump_seconds : float
-        Time spent in jumps.
+    schedule : Schedule
+    jump_seconds, classical_seconds : float
+        Time spent in jumps and in classical steps.
+    classical_steps_taken : int
 
     Raises
     ------
-    CompatibilityError
-        If the time step is not the propagator's.
     ConfigError
-        If an option is out of range or temperature, friction and tau do not go together.
+        If an option is out of range, two exclude each other, or the classical integrator is of a kind that cannot be
+        interleaved.
+    CompatibilityError
+        If its step does not divide the propagator's.
+
+    Examples
+    --------
+    >>> jumps = LearnedIntegrator(propagator, Langevin(300, "10/ps"))  # doctest: +SKIP
+    >>> classical = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosecond, 2 * unit.femtoseconds)
+    >>> both = LearnedIntegrator(propagator, schedule=Schedule(5, 1, classical=classical))  # doctest: +SKIP
+    >>> simulation = LearnedSimulation(topology, system, both)  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        propagator: Propagator | Committee,
+        propagator: LearnedMap,
+        thermostat: Thermostat | None = None,
+        *,
         temperature: Any = None,
         friction: Any = None,
-        timestep: Any = None,
-        *,
-        tau: Any = None,
+        schedule: Schedule | None = None,
         guard: bool | GuardSettings = True,
-        conserve_momentum: bool | None = None,
-        conserve_angular_momentum: bool | None = None,
-        conserve_energy: bool = False,
+        conserve: Conserve | None = None,
+        half_step_velocities: bool | None = None,
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
-        temperature, friction = plain(temperature, unit.kelvin), plain(friction, unit.picosecond**-1)
-        tau = plain(tau, unit.picosecond)
-        check_timestep(propagator, plain(timestep, unit.picosecond))
-        guarded = GuardedStep(
-            propagator,
-            thermostat=thermostat_for(propagator, temperature, friction, tau),
-            temperature=temperature,
-            guard=guard_settings(guard),
-            momentum=conserve_momentum,
-            angular_momentum=conserve_angular_momentum,
-            energy=EnergyRescale() if conserve_energy else None,
-        )
-        super().__init__(propagator.timestep)
+        self.schedule = Schedule() if schedule is None else schedule
         self._options = {
+            "thermostat": thermostat,
             "temperature": temperature,
             "friction": friction,
-            "tau": tau,
             "guard": guard,
-            "conserve_momentum": conserve_momentum,
-            "conserve_angular_momentum": conserve_angular_momentum,
-            "conserve_energy": conserve_energy,
+            "conserve": conserve,
+            "half_step_velocities": half_step_velocities,
             "group": group,
         }
-        write_protocol(self, group, propagator.needs_forces, free_flight(propagator))
-        self.addGlobalVariable("seed", checked_seed(seed))
-        if conserve_energy:
-            self.addGlobalVariable(_ENERGY, float("nan"))
-        self.setIntegrationForceGroups(set(range(32)) - {group})
-        self.propagator, self.statistics, self.jump_seconds = propagator, guarded.statistics, 0.0
-        self._jump = ContextJump(guarded, self, self._advance, group)
+        given = self.schedule.engine
+        guarded = guarded_step(
+            propagator,
+            thermostat=thermostat,
+            temperature=temperature,
+            friction=friction,
+            schedule=self.schedule,
+            guard=guard,
+            conserve=conserve,
+            bath=None if given is None else bath_of(given),
+        )
+        self._half_step = half_step_of(given, self.schedule, half_step_velocities)
+        inner = given
+        if given is None and self.schedule.hybrid:
+            inner = classical_integrator(guarded.thermostat, propagator.timestep, self.schedule.own_step)
+        self._inner, self._follows, self.propagator = inner, given is not None, propagator
+        if inner is not None:
+            self._replacement_steps()  # says now if they do not add up
+        custom = openmm.CustomIntegrator(propagator.timestep)
+        write_protocol(custom, group, propagator.needs_forces, free_flight(propagator))
+        custom.addGlobalVariable("seed", checked_seed(seed))
+        custom.addGlobalVariable("pending", 0)
+        if guarded.conserve.energy:
+            custom.addGlobalVariable(_ENERGY, math.nan)
+        if hasattr(inner, "getRandomNumberSeed"):
+            # It draws nothing, but the Reference platform has one generator for all, seeded by the last integrator.
+            custom.setRandomNumberSeed(inner.getRandomNumberSeed())
+        super().__init__()
+        for one in (custom,) if inner is None else (inner, custom):
+            one.setIntegrationForceGroups(force_groups_of(one) - {group})
+            self.addIntegrator(one)
+        self.jump_seconds, self.classical_seconds, self.classical_steps_taken = 0.0, 0.0, 0
+        self._custom, self._guarded = custom, guarded
+        self._jump = ContextJump(guarded, custom, self._advance, group)
+
+    @property
+    def statistics(self) -> JumpStatistics:
+        """What became of the jumps so far."""
+        return self._guarded.statistics
 
     @property
     def group(self) -> int:
         """Force group of the jump force."""
         return self._jump.group
 
+    @property
+    def needs_host(self) -> bool:
+        """Whether steps ask for the classical potential, which the back-end ``host`` alone can evaluate."""
+        return any(self._guarded.needs.values())
+
     def bind(self, context: openmm.Context, force: JumpForce) -> None:
-        """Serve this Context; see :meth:`HybridIntegrator.bind`."""
+        """Serve this Context from now on; :class:`LearnedSimulation` calls it.
+
+        Parameters
+        ----------
+        context : openmm.Context
+            Made with this integrator. It is not kept alive.
+        force : JumpForce
+            What :func:`~fastegnn_md.engines.openmm.add_jump_force` returned for its System.
+
+        Raises
+        ------
+        CompatibilityError, ConfigError
+            If the force is not that of the System of the Context, its group is another one, or its back-end cannot
+            compute what a step asks for.
+        ConstraintError
+            If a momentum is to be conserved and particles are held.
+        """
         self._jump.bind(context, force)
 
     def step(self, steps: int) -> None:
-        """Jump.
+        """Take steps, jumps and classical ones.
 
         Raises
         ------
         JumpError
-            If a guard refuses a jump, or the propagator fails; the Context is as it was before that step.
+            If a guard refuses a jump and nothing can replace it, or the propagator fails; the Context is as it was
+            before that step.
         FastEGNNMDError
             If the Context is not bound or does not fit any more.
         """
-        for _ in range(steps):
-            begun = time.perf_counter()
-            count = self._jump.context.getStepCount()
-            self._read_energy()
-            report = self._jump.attempt(0.0, step_generator(int(self.getGlobalVariableByName("seed")), count))
-            self.jump_seconds += time.perf_counter() - begun
-            self.statistics.record(report)
-            if not report.ok:
-                raise JumpError(
-                    f"step {count + 1}: the {report.guard} guard refused the jump: {report.message}. The Context is as "
-                    "it was before the step; with HybridIntegrator classical steps would replace the jump",
-                    report.atom,
-                )
-            if self._jump.guarded.energy is not None:
-                self.setGlobalVariableByName(_ENERGY, self._jump.guarded.energy.target)
+        context, left = self._jump.context, steps
+        while left > 0:
+            count = context.getStepCount()
+            pending = int(self._custom.getGlobalVariableByName("pending")) if self.schedule.adaptive else 0
+            classical = min(left, self.schedule.classical_steps_due(count, pending)) if self.schedule.hybrid else 0
+            if classical:
+                self._classical(classical)
+                left -= classical
+                if self.schedule.adaptive:
+                    self._custom.setGlobalVariableByName("pending", pending - classical)
+            elif self._try_jump(context, count):
+                left -= 1
+
+    def getStepSize(self) -> unit.Quantity:
+        """Mean step of a cycle; of an adaptive schedule, the classical step."""
+        classical, jumps = self.schedule.classical_steps, self.schedule.jumps
+        if not self.schedule.hybrid:
+            return self.propagator.timestep * unit.picosecond
+        step = self._inner.getStepSize()
+        if jumps is None:
+            return step
+        return (classical * step + jumps * self.propagator.timestep * unit.picosecond) / (classical + jumps)
 
     def setStepSize(self, size: Any) -> None:
-        """Refuse a step that is not the propagator's."""
-        check_timestep(self.propagator, plain(size, unit.picosecond))
+        """Set the step of the classical integrator; of jumps alone, refuse a step that is not the propagator's."""
+        if self._inner is None:
+            check_timestep(self.propagator.timestep, size)
+        else:
+            self._inner.setStepSize(size)
 
-    def __copy__(self) -> LearnedJumpIntegrator:
-        return copy.deepcopy(self)
+    def _try_jump(self, context: openmm.Context, count: int) -> bool:
+        """Jump, or do what the schedule says; whether a step was made."""
+        begun = time.perf_counter()
+        self._follow_thermostat()
+        self._read_energy()
+        half = 0.5 * self._inner.getStepSize()._value if self._half_step and self._inner is not None else 0.0
+        rng = step_generator(int(self._custom.getGlobalVariableByName("seed")), count)
+        try:
+            report, done = self._jump.attempt(half, rng, replacing=self._inner is None)
+        finally:
+            self.setCurrentIntegrator(0)
+            self.jump_seconds += time.perf_counter() - begun
+        if done:
+            self._keep_energy()
+            return True
+        if self.schedule.adaptive:
+            self._custom.setGlobalVariableByName("pending", self.schedule.classical_steps)
+            return False
+        self._replace(context, count, report)
+        return True
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedJumpIntegrator:
-        seed = int(self.getGlobalVariableByName("seed"))
-        copied = LearnedJumpIntegrator(self.propagator, **self._options, seed=seed)
-        if self._options["conserve_energy"]:
-            copied.setGlobalVariableByName(_ENERGY, self.getGlobalVariableByName(_ENERGY))
-        return copied
+    def _replace(self, context: openmm.Context, count: int, report: GuardReport) -> None:
+        if self.schedule.fallback == "stop":
+            raise JumpError(
+                f"step {count + 1}: the {report.guard} guard refused the jump: {report.message}. The Context is as it "
+                "was before the step; with fallback='classical' classical steps would replace the jump",
+                report.atom,
+            )
+        steps = self._replacement_steps()
+        self._classical(steps)
+        self.statistics.fallback_steps += steps
+        context.setStepCount(count + 1)
+
+    def _replacement_steps(self) -> int:
+        return self.schedule.replacement_steps(self.propagator.timestep, self._inner.getStepSize()._value)
+
+    def _classical(self, steps: int) -> None:
+        begun = time.perf_counter()
+        self.setCurrentIntegrator(0)
+        super().step(steps)
+        self.classical_seconds += time.perf_counter() - begun
+        self.classical_steps_taken += steps
+
+    def _advance(self) -> None:
+        self.setCurrentIntegrator(0 if self._inner is None else 1)
+        super().step(1)
+
+    def _follow_thermostat(self) -> None:
+        """Take over a temperature or friction that was changed on the classical integrator (annealing)."""
+        if not self._follows:
+            return
+        bath = bath_of(self._inner)
+        if bath.thermostat is not None and self._guarded.thermostat is not None:
+            self._guarded.thermostat = bath.thermostat
+        if self._options["temperature"] is None and bath.temperature is not None:
+            self._guarded.temperature = bath.temperature
+        self._guarded.substep = bath.timestep
 
     def _read_energy(self) -> None:
         """Take over the energy to conserve, which a checkpoint may have brought."""
-        energy = self._jump.guarded.energy
-        if energy is not None:
-            target = self.getGlobalVariableByName(_ENERGY)
-            energy.target = None if math.isnan(target) else target
+        if self._guarded.energy is not None:
+            target = self._custom.getGlobalVariableByName(_ENERGY)
+            self._guarded.energy.target = None if math.isnan(target) else target
 
-    def _advance(self) -> None:
-        super().step(1)
+    def _keep_energy(self) -> None:
+        energy = self._guarded.energy
+        if energy is not None and energy.target is not None:
+            self._custom.setGlobalVariableByName(_ENERGY, energy.target)
+
+    def __copy__(self) -> LearnedIntegrator:
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedIntegrator:
+        schedule = self.schedule
+        if schedule.engine is not None:
+            schedule = dataclasses.replace(schedule, classical=copy.deepcopy(self._inner, memo))
+        seed = int(self._custom.getGlobalVariableByName("seed"))
+        copied = LearnedIntegrator(self.propagator, **self._options, schedule=schedule, seed=seed)
+        if self._guarded.conserve.energy:
+            copied._custom.setGlobalVariableByName(_ENERGY, self._custom.getGlobalVariableByName(_ENERGY))
+        return copied

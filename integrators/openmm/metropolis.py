@@ -7,7 +7,7 @@ import dataclasses
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +18,17 @@ from fastegnn_md.engines.openmm.force import DEFAULT_GROUP, JumpForce, bound_con
 from fastegnn_md.engines.openmm.system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
 from fastegnn_md.units import KJ_PER_MOL
 
 from ..metropolis import MetropolisStatistics, MetropolisStep
-from .options import check_timestep, checked_seed, plain, step_generator
+from ..thermostats import in_unit
+from .classical import check_timestep, checked_seed, step_generator
 
 with naming_extras(__name__):
     import openmm
     from openmm import unit
-
-if TYPE_CHECKING:
-    from fastegnn_md.propagator.full import Propagator
 
 
 class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
@@ -43,7 +42,7 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : LearnedMap
         Reversible and volume preserving: one of mode "kick-drift".
     temperature : Quantity or float
         Of the canonical distribution, K.
@@ -51,8 +50,6 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         Velocities are refreshed partially, with this friction in 1/ps. None draws them anew for each step.
     jumps : int
         Of a step: more make a longer proposal at the same one energy.
-    timestep : Quantity or float, optional
-        A propagator has one time step; giving it checks it; ps.
     seed : int, optional
         Drawn by default. The random numbers of a step follow from seed and step count, so that a simulation that is
         resumed repeats them.
@@ -68,24 +65,23 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
     Raises
     ------
     CompatibilityError
-        If the propagator is not reversible and volume preserving, or the time step is not its own.
+        If the propagator is not reversible and volume preserving.
     ConfigError
         If an option is out of range.
     """
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: LearnedMap,
         temperature: Any,
         friction: Any = None,
-        timestep: Any = None,
         *,
         jumps: int = 1,
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
-        temperature, friction = plain(temperature, unit.kelvin), plain(friction, unit.picosecond**-1)
-        check_timestep(propagator, plain(timestep, unit.picosecond))
+        temperature = in_unit(temperature, "temperature")
+        friction = None if friction is None else in_unit(friction, "friction")
         self._metropolis = MetropolisStep(propagator, temperature, friction, jumps)
         super().__init__(self._metropolis.timestep)
         self.addGlobalVariable("seed", checked_seed(seed))
@@ -93,12 +89,17 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         self._bound: tuple[Callable[[], openmm.Context | None], _Host] | None = None
 
     @property
+    def needs_host(self) -> bool:
+        """True: steps ask for the classical potential, which the back-end ``host`` alone can evaluate."""
+        return True
+
+    @property
     def statistics(self) -> MetropolisStatistics:
         """What became of the jumps so far."""
         return self._metropolis.statistics
 
     def bind(self, context: openmm.Context, force: JumpForce) -> None:
-        """Serve this Context; see :meth:`HybridIntegrator.bind`.
+        """Serve this Context; see :meth:`LearnedIntegrator.bind`.
 
         Raises
         ------
@@ -156,8 +157,7 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
 
     def setStepSize(self, size: Any) -> None:
         """Refuse a step that is not that of the jumps."""
-        given = plain(size, unit.picosecond)
-        check_timestep(self.propagator, None if given is None else given / self._metropolis.jumps)
+        check_timestep(self._metropolis.timestep, size)
 
     def __copy__(self) -> MetropolizedJumpIntegrator:
         return copy.deepcopy(self)

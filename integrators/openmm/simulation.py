@@ -14,8 +14,7 @@ from fastegnn_md.engines.openmm.system import NM
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.thermal import temperature_per_element
 
-from .hybrid import HybridIntegrator
-from .integrator import LearnedJumpIntegrator
+from .integrator import LearnedIntegrator
 from .metropolis import MetropolizedJumpIntegrator
 
 with naming_extras(__name__):
@@ -34,7 +33,7 @@ class LearnedSimulation(app.Simulation):
     topology : openmm.app.Topology
     system : openmm.System
         Gets the jump force, where the back-end needs one and it has none yet.
-    integrator : HybridIntegrator, LearnedJumpIntegrator or MetropolizedJumpIntegrator
+    integrator : LearnedIntegrator or MetropolizedJumpIntegrator
     platform, platformProperties, state
         As in ``app.Simulation``.
     atoms : iterable of int or of openmm.app.topology.Atom, optional
@@ -53,7 +52,7 @@ class LearnedSimulation(app.Simulation):
         self,
         topology: Topology,
         system: openmm.System,
-        integrator: HybridIntegrator | LearnedJumpIntegrator | MetropolizedJumpIntegrator,
+        integrator: LearnedIntegrator | MetropolizedJumpIntegrator,
         platform: openmm.Platform | None = None,
         platformProperties: Mapping[str, str] | None = None,
         state: Any = None,
@@ -61,13 +60,13 @@ class LearnedSimulation(app.Simulation):
         atoms: Iterable[Any] | None = None,
         backend: str = "auto",
     ):
-        if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator, MetropolizedJumpIntegrator)):
+        if not isinstance(integrator, (LearnedIntegrator, MetropolizedJumpIntegrator)):
             raise ConfigError(
-                f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a HybridIntegrator, a "
-                "LearnedJumpIntegrator or a MetropolizedJumpIntegrator"
+                f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a LearnedIntegrator "
+                "or a MetropolizedJumpIntegrator"
             )
-        if backend == "auto" and isinstance(integrator, MetropolizedJumpIntegrator):
-            backend = "host"  # the only one that can look at energies during a step
+        if backend == "auto" and integrator.needs_host:
+            backend = "host"
         force = find_jump_force(system, topology, integrator.propagator)
         if force is None:
             force = add_jump_force(
@@ -130,13 +129,12 @@ class LearnedStateReporter:
         Raises
         ------
         ConfigError
-            If the simulation has another integrator than a HybridIntegrator or a LearnedJumpIntegrator.
+            If the simulation has another integrator than a LearnedIntegrator.
         """
         integrator = simulation.integrator
-        if not isinstance(integrator, (HybridIntegrator, LearnedJumpIntegrator)):
+        if not isinstance(integrator, LearnedIntegrator):
             raise ConfigError(
-                f"the integrator is a {type(integrator).__name__}; this reporter is for HybridIntegrator and "
-                "LearnedJumpIntegrator: remove it"
+                f"the integrator is a {type(integrator).__name__}; this reporter is for LearnedIntegrator: remove it"
             )
         if self._atoms is None:
             self._atoms = _atoms(simulation)
@@ -162,12 +160,12 @@ class LearnedStateReporter:
         ]
         print(",".join(values), file=self._file, flush=True)
 
-    def _speeds(self, integrator: HybridIntegrator | LearnedJumpIntegrator) -> tuple[str, str]:
+    def _speeds(self, integrator: LearnedIntegrator) -> tuple[str, str]:
         now = (
             integrator.jump_seconds,
             integrator.statistics.tried,
-            getattr(integrator, "classical_seconds", 0.0),
-            getattr(integrator, "classical_steps_taken", 0),
+            integrator.classical_seconds,
+            integrator.classical_steps_taken,
         )
         jump, tried, classical, steps = (a - b for a, b in zip(now, self._last, strict=True))
         self._last = now
