@@ -41,7 +41,14 @@ from fastegnn_md import Propagator, State
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.harvest import harvest
 from fastegnn_md.harvest.openmm import velocity_verlet
-from fastegnn_md.integrators import HybridIntegrator, LearnedJumpIntegrator, LearnedSimulation, LearnedStateReporter
+from fastegnn_md.integrators import (
+    Conserve,
+    Langevin,
+    LearnedIntegrator,
+    LearnedSimulation,
+    LearnedStateReporter,
+    Schedule,
+)
 from fastegnn_md.mechanics.thermal import temperature_per_element
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.limits import JumpLimits
@@ -184,16 +191,17 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
     cycle_name = "" if classical_steps else "-jumps-only"
     cycle_name += "-energy" if arguments.conserve_energy else ""
     name = f"{arguments.stage}-{arguments.friction:g}-{1e3 * step:g}fs{cycle_name}-{arguments.seed}"
-    integrator: HybridIntegrator | LearnedJumpIntegrator
+    integrator: LearnedIntegrator
     if arguments.conserve_energy:
-        integrator = LearnedJumpIntegrator(
-            propagator, TEMPERATURE, arguments.friction, conserve_energy=True, seed=arguments.seed
+        integrator = LearnedIntegrator(
+            propagator, Langevin(TEMPERATURE, arguments.friction), conserve=Conserve(energy=True), seed=arguments.seed
         )
     else:
-        integrator = HybridIntegrator(
-            molecule.langevin(arguments.friction, 100 + arguments.seed, timestep=step),
+        integrator = LearnedIntegrator(
             propagator,
-            classical_steps=classical_steps,
+            schedule=Schedule(
+                classical_steps, classical=molecule.langevin(arguments.friction, 100 + arguments.seed, timestep=step)
+            ),
             seed=arguments.seed,
         )
     platform, properties = molecule.platform()

@@ -28,7 +28,7 @@ from fastegnn_md._files import write_atomically
 from fastegnn_md.data import load_universe
 from fastegnn_md.engines.ase.stepper import guess_bonds
 from fastegnn_md.engines.mdanalysis import state_from_universe
-from fastegnn_md.integrators import LearnedDynamics
+from fastegnn_md.integrators import Conserve, LearnedDynamics
 from fastegnn_md.validation import energy_drift
 
 EVERY = 8.0  # fs between energies
@@ -91,7 +91,7 @@ def main() -> None:
         row["classical, 1 fs"] = record(VelocityVerlet(atoms, 1.0 * units.fs), atoms, round(EVERY), count)
         for name, rescale in (("jumps", False), ("jumps, conserve_energy", True)):
             atoms = starting(arguments.topology, path)
-            dynamics = LearnedDynamics(atoms, propagator, conserve_energy=rescale, bonds=guess_bonds(atoms))
+            dynamics = LearnedDynamics(atoms, propagator, conserve=Conserve(energy=rescale), bonds=guess_bonds(atoms))
             row[name] = record(dynamics, atoms, round(EVERY / (1000 * propagator.timestep)), count)
             row[name]["refused"] = dynamics.statistics.tried - dynamics.statistics.accepted
         rows.append(row)

@@ -25,7 +25,7 @@ from openmm import app, unit
 
 from fastegnn_md import Propagator
 from fastegnn_md.engines.openmm.backends import plugin_has
-from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
+from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
 from fastegnn_md.propagator.limits import JumpLimits
@@ -65,7 +65,9 @@ def simulation_of(system, backend: str, platform: str, precision: str | None, de
     topology, made, positions = system
     made = copy.deepcopy(made)
     propagator = network(made.usesPeriodicBoundaryConditions(), device)
-    integrator = HybridIntegrator(openmm.VerletIntegrator(0.001), propagator, 10, 1, guard=False, seed=1)
+    integrator = LearnedIntegrator(
+        propagator, schedule=Schedule(10, 1, classical=openmm.VerletIntegrator(0.001)), guard=False, seed=1
+    )
     properties = {"Precision": precision} if precision else {}
     simulation = LearnedSimulation(
         topology, made, integrator, openmm.Platform.getPlatformByName(platform), properties, backend=backend

@@ -28,7 +28,7 @@ from openmm import app, unit
 
 from fastegnn_md import State
 from fastegnn_md.engines.openmm import add_jump_force
-from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
+from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
 from fastegnn_md.propagator.limits import JumpLimits
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -77,7 +77,9 @@ def milliseconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[s
 
 
 def jump_of(topology, system, positions, backend: str, threads: int, guard: bool) -> Callable[[], object]:
-    integrator = HybridIntegrator(openmm.VerletIntegrator(0.002), Identity(), 0, 1, guard=guard, seed=1)
+    integrator = LearnedIntegrator(
+        Identity(), schedule=Schedule(0, 1, classical=openmm.VerletIntegrator(0.002)), guard=guard, seed=1
+    )
     platform = openmm.Platform.getPlatformByName("CPU")
     simulation = LearnedSimulation(
         topology, copy.deepcopy(system), integrator, platform, {"Threads": str(threads)}, backend=backend

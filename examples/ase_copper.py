@@ -26,7 +26,7 @@ from fastegnn_md import Propagator
 from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.engines.mdanalysis import RolloutWriter
 from fastegnn_md.harvest import harvest
-from fastegnn_md.integrators import LearnedDynamics
+from fastegnn_md.integrators import LearnedDynamics, Schedule
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.one_step import error_table, one_step_errors
@@ -69,9 +69,10 @@ def main(output: Path, updates: int) -> None:
 
     # The second half continues from the restart file, as after a kill.
     files = {"trajectory": output / "learned.traj", "logfile": output / "learned.log"}
-    options = THERMOSTAT | {"rng": 1, "fallback": "classical", "fallback_timestep": 5 * units.fs, "log_energy": True}
+    options = THERMOSTAT | {"rng": 1, "schedule": Schedule(classical="5 fs")}
     restart = output / "learned.restart"
     with LearnedDynamics(atoms, propagator, **options, **files, loginterval=5, restart_file=restart) as dynamics:
+        dynamics.log_energy = True
         dynamics.attach(observe, interval=5)
         dynamics.run(JUMPS // 2)
     with LearnedDynamics.restart(restart, atoms, propagator, **files) as dynamics:

@@ -59,7 +59,7 @@ def main(output: Path, updates: int, system: str) -> None:
     )
     propagator = fit(train, validation, config, output / f"{system}.safetensors").propagator
 
-    # Positions jump, velocities are drawn; LearnedDynamics(relax_steps=…) adds classical steps where there are forces.
+    # Positions jump, velocities are drawn; Schedule(relax_steps=…) adds classical steps where there are forces.
     generator = torch.Generator().manual_seed(0)
     start = state = held_out[0][0]
     atoms = universe.select_atoms(select)

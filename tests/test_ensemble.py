@@ -14,7 +14,7 @@ from ase.io import read
 from fastegnn_md import Propagator, State
 from fastegnn_md.engines.ase.stepper import state_from_atoms
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
-from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
+from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble, Schedule
 from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
@@ -98,7 +98,7 @@ def test_the_network_is_called_once_per_step(monkeypatch):
 
 def test_a_replica_that_fails_is_named_and_the_others_are_whole():
     propagator = propagator_for()
-    replicas = [dynamics_of(propagator, k, name, fallback="stop") for k, name in enumerate(NAMES)]
+    replicas = [dynamics_of(propagator, k, name, schedule=Schedule(fallback="stop")) for k, name in enumerate(NAMES)]
     ensemble = LearnedEnsemble(replicas)
     ensemble.run(2)
     replicas[1].atoms.arrays["momenta"][2] = np.inf

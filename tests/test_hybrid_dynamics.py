@@ -1,4 +1,4 @@
-"""HybridDynamics: classical ASE dynamics and learned jumps in turn."""
+"""LearnedDynamics with a schedule: classical ASE dynamics and learned jumps in turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
-from fastegnn_md.integrators import GuardSettings, HybridDynamics, LearnedDynamics
+from fastegnn_md.integrators import Conserve, GuardSettings, LearnedDynamics, Schedule
 from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.propagator.limits import JumpLimits
 
@@ -89,8 +89,12 @@ def refuse_from(first: int, last: int = 10**9):
 def test_steps_and_time_of_fixed_alternation(tmp_path):
     atoms = ethanol()
     log = tmp_path / "run.log"
-    with HybridDynamics(
-        atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), 3, 2, logfile=log, trajectory=str(tmp_path / "run.traj")
+    with LearnedDynamics(
+        atoms,
+        StandIn(),
+        logfile=log,
+        trajectory=str(tmp_path / "run.traj"),
+        schedule=Schedule(3, 2, classical=VelocityVerlet(atoms, 2 * FS)),
     ) as dynamics:
         times = []
         for _ in range(10):
@@ -119,8 +123,12 @@ def test_exact_jumps_between_exact_enough_steps_follow_the_exact_solution():
         return state.replace(positions=x, velocities=v)
 
     x, v = flow(torch.tensor(atoms.positions), torch.tensor(atoms.get_velocities() * 1000 * FS), 3 * 0.010)
-    dynamics = HybridDynamics(
-        atoms, StandIn(exact), VelocityVerlet(atoms, 0.1 * FS), 20, 1, guard=False, conserve_momentum=False
+    dynamics = LearnedDynamics(
+        atoms,
+        StandIn(exact),
+        guard=False,
+        schedule=Schedule(20, 1, classical=VelocityVerlet(atoms, 0.1 * FS)),
+        conserve=Conserve(momentum=False),
     )
     dynamics.run(63)
     assert dynamics.get_time() == pytest.approx(30 * FS)
@@ -132,7 +140,7 @@ def test_a_refused_jump_is_replaced_by_classical_steps_of_the_same_span():
     plain = ethanol()
     VelocityVerlet(plain, 2 * FS).run(9)
     atoms = ethanol()
-    dynamics = HybridDynamics(atoms, refuse_from(1), VelocityVerlet(atoms, 2 * FS))
+    dynamics = LearnedDynamics(atoms, refuse_from(1), schedule=Schedule(5, classical=VelocityVerlet(atoms, 2 * FS)))
     dynamics.run(6)
     assert dynamics.statistics.rejected == {"displacement": 1}
     assert dynamics.statistics.fallback_steps == 4
@@ -143,7 +151,9 @@ def test_a_refused_jump_is_replaced_by_classical_steps_of_the_same_span():
 
 def test_an_adaptive_schedule_jumps_until_refused_and_resumes():
     atoms = ethanol()
-    dynamics = HybridDynamics(atoms, refuse_from(4, 5), VelocityVerlet(atoms, 2 * FS), 3, None)
+    dynamics = LearnedDynamics(
+        atoms, refuse_from(4, 5), schedule=Schedule(3, None, classical=VelocityVerlet(atoms, 2 * FS))
+    )
     kinds = []
     for _ in range(14):
         before = dynamics.get_time()
@@ -155,11 +165,16 @@ def test_an_adaptive_schedule_jumps_until_refused_and_resumes():
 def test_the_thermostat_is_that_of_langevin_steps():
     atoms = ethanol()
     classical = langevin(atoms, 2 * FS, 350, 0.004 / FS)
-    dynamics = HybridDynamics(atoms, StandIn(), classical, rng=1)
+    dynamics = LearnedDynamics(atoms, StandIn(), rng=1, schedule=Schedule(5, classical=classical))
     thermostat = dynamics.jump.guarded.thermostat
     assert thermostat.temperature == pytest.approx(350)
     assert thermostat.friction == pytest.approx(4.0)
-    assert HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS)).jump.guarded.thermostat is None
+    assert (
+        LearnedDynamics(
+            atoms, StandIn(), schedule=Schedule(5, classical=VelocityVerlet(atoms, 2 * FS))
+        ).jump.guarded.thermostat
+        is None
+    )
 
 
 def test_the_canonical_distribution_survives_hybrid_stepping():
@@ -177,7 +192,7 @@ def test_the_canonical_distribution_survives_hybrid_stepping():
     classical = Langevin(
         atoms, 1 * FS, temperature_K=300, friction=0.05 / FS, rng=np.random.default_rng(2), fixcm=False
     )
-    dynamics = HybridDynamics(atoms, StandIn(exact), classical, 2, 1, rng=3, guard=False)
+    dynamics = LearnedDynamics(atoms, StandIn(exact), rng=3, guard=False, schedule=Schedule(2, 1, classical=classical))
     dynamics.run(300)
     potential, kinetic = [], []
     for _ in range(4000):
@@ -194,7 +209,7 @@ def test_constraints_hold_after_jumps_and_steps():
     atoms = ethanol()
     atoms.set_constraint(FixBondLengths([(0, 1), (1, 2), (2, 3)]))
     lengths = [atoms.get_distance(i, i + 1) for i in range(3)]
-    HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 1 * FS), 3, 1).run(12)
+    LearnedDynamics(atoms, StandIn(), schedule=Schedule(3, 1, classical=VelocityVerlet(atoms, 1 * FS))).run(12)
     assert [atoms.get_distance(i, i + 1) for i in range(3)] == pytest.approx(lengths, abs=1e-9)
 
 
@@ -208,7 +223,9 @@ def test_a_failing_network_leaves_the_atoms_as_they_were(kind):
         return state.replace(positions=positions)
 
     atoms = ethanol()
-    dynamics = HybridDynamics(atoms, StandIn(move), VelocityVerlet(atoms, 2 * FS), rng=5)
+    dynamics = LearnedDynamics(
+        atoms, StandIn(move), rng=5, schedule=Schedule(5, classical=VelocityVerlet(atoms, 2 * FS))
+    )
     dynamics.run(5)
     before, momenta, state = atoms.get_positions(), atoms.get_momenta(), dynamics.rng.bit_generator.state
     error, message = (RuntimeError, "out of memory") if kind == "exception" else (JumpError, r"step 6: .*atom 2 \(O\)")
@@ -229,16 +246,14 @@ def squeeze(propagator, state, generator, temperature):
 def test_position_only_jumps_redraw_minimise_and_relax():
     def energy(minimize, relax):
         atoms = ethanol()
-        dynamics = HybridDynamics(
+        dynamics = LearnedDynamics(
             atoms,
             StandIn(squeeze, predicts_velocities=False, timestep=1.0),
-            VelocityVerlet(atoms, 1 * FS),
-            0,
-            1,
             temperature_K=300,
-            minimize_steps=minimize,
-            relax_steps=relax,
             rng=1,
+            schedule=Schedule(
+                0, 1, classical=VelocityVerlet(atoms, 1 * FS), relax_steps=relax, minimize_steps=minimize
+            ),
         )
         dynamics.run(1)
         assert dynamics.get_time() == pytest.approx(1000 * FS)
@@ -258,12 +273,18 @@ def test_the_energy_guard_refuses_in_every_dynamics():
 
     atoms = ethanol()
     classical = langevin(atoms, 2 * FS, 300, 0.01 / FS)
-    hybrid = HybridDynamics(atoms, StandIn(shrink), classical, 0, 1, guard=guard, rng=1)
+    hybrid = LearnedDynamics(atoms, StandIn(shrink), guard=guard, rng=1, schedule=Schedule(0, 1, classical=classical))
     hybrid.run(1)
     assert hybrid.statistics.rejected == {"energy": 1}
     atoms = ethanol()
     learned = LearnedDynamics(
-        atoms, StandIn(shrink), temperature_K=300, friction=0.01 / FS, guard=guard, fallback="stop", rng=1
+        atoms,
+        StandIn(shrink),
+        temperature_K=300,
+        friction=0.01 / FS,
+        guard=guard,
+        rng=1,
+        schedule=Schedule(fallback="stop"),
     )
     before = atoms.get_positions()
     with pytest.raises(JumpError, match=r"energy guard refused the jump: the potential energy would change by .* kT"):
@@ -282,23 +303,33 @@ def test_the_energy_guard_refuses_in_every_dynamics():
 def test_what_cannot_be_interleaved_is_refused():
     atoms, other = ethanol(), ethanol()
     with pytest.raises(ConfigError, match="made for other atoms"):
-        HybridDynamics(atoms, StandIn(), VelocityVerlet(other, 2 * FS))
+        LearnedDynamics(atoms, StandIn(), schedule=Schedule(5, classical=VelocityVerlet(other, 2 * FS)))
     with pytest.raises(ConfigError, match="expected one of ASE's molecular dynamics"):
-        HybridDynamics(atoms, StandIn(), "verlet")
+        LearnedDynamics(atoms, StandIn(), schedule=Schedule(5, classical="verlet"))
     with pytest.raises(ConfigError, match="NoseHooverChainNVT goes on from positions of its own"):
-        HybridDynamics(atoms, StandIn(), NoseHooverChainNVT(atoms, 2 * FS, temperature_K=300, tdamp=100 * FS))
+        LearnedDynamics(
+            atoms,
+            StandIn(),
+            schedule=Schedule(5, classical=NoseHooverChainNVT(atoms, 2 * FS, temperature_K=300, tdamp=100 * FS)),
+        )
     with pytest.raises(CompatibilityError, match="steps of 3 fs do not add up"):
-        HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 3 * FS))
+        LearnedDynamics(atoms, StandIn(), schedule=Schedule(5, classical=VelocityVerlet(atoms, 3 * FS)))
     with pytest.raises(ConfigError, match="minimize_steps is for position-only"):
-        HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), minimize_steps=5)
+        LearnedDynamics(
+            atoms, StandIn(), schedule=Schedule(5, classical=VelocityVerlet(atoms, 2 * FS), minimize_steps=5)
+        )
     with pytest.raises(ConfigError, match="minimize_steps is -1"):
-        HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), minimize_steps=-1)
+        LearnedDynamics(
+            atoms, StandIn(), schedule=Schedule(5, classical=VelocityVerlet(atoms, 2 * FS), minimize_steps=-1)
+        )
     with pytest.raises(ConfigError, match="give temperature_K"):
-        HybridDynamics(atoms, StandIn(predicts_velocities=False), VelocityVerlet(atoms, 2 * FS))
+        LearnedDynamics(
+            atoms, StandIn(predicts_velocities=False), schedule=Schedule(5, classical=VelocityVerlet(atoms, 2 * FS))
+        )
     classical = VelocityVerlet(atoms, 2 * FS)
     atoms.calc = None
     with pytest.raises(CompatibilityError, match="attach a calculator"):
-        HybridDynamics(atoms, StandIn(), classical)
+        LearnedDynamics(atoms, StandIn(), schedule=Schedule(5, classical=classical))
 
 
 def test_dynamics_with_positions_of_their_own_would_undo_a_jump():

@@ -24,7 +24,7 @@ from ase.io.trajectory import Trajectory
 from ase.md.verlet import VelocityVerlet
 
 from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
-from fastegnn_md.integrators import LearnedDynamics
+from fastegnn_md.integrators import Conserve, LearnedDynamics, Schedule
 from fastegnn_md.integrators.guards import GuardSettings
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
@@ -162,7 +162,7 @@ class TestNVE:
         atoms, propagator, springs = harmonic_molecule()
         energy, momentum = atoms.get_total_energy(), atoms.get_momenta().sum(0)
         centre, places = atoms.get_center_of_mass(), springs.places
-        dynamics = LearnedDynamics(atoms, propagator, conserve_angular_momentum=False)
+        dynamics = LearnedDynamics(atoms, propagator, conserve=Conserve(angular_momentum=False))
         dynamics.run(200)
         assert atoms.get_total_energy() == pytest.approx(energy, rel=1e-10)
         np.testing.assert_allclose(atoms.get_momenta().sum(0), momentum, atol=1e-12)
@@ -175,7 +175,7 @@ class TestNVE:
         twin.calc = Springs(places)
         VelocityVerlet(twin, 0.02 * units.fs).run(1000)
         again, propagator, _ = harmonic_molecule()
-        LearnedDynamics(again, propagator, conserve_angular_momentum=False).run(1)
+        LearnedDynamics(again, propagator, conserve=Conserve(angular_momentum=False)).run(1)
         np.testing.assert_allclose(again.positions, twin.positions, atol=1e-6)
         np.testing.assert_allclose(again.get_momenta(), twin.get_momenta(), atol=1e-5)
 
@@ -187,7 +187,7 @@ class TestNVE:
             atoms = thermal(molecule("CH3OH"))
             atoms.set_constraint(constraint)
             before = atoms.get_momenta().sum(0)
-            LearnedDynamics(atoms, StandIn(lossy), conserve_momentum=conserve, **options).run(1)
+            LearnedDynamics(atoms, StandIn(lossy), conserve=Conserve(momentum=conserve), **options).run(1)
             return atoms.get_momenta().sum(0) - before
 
         assert np.abs(run()).max() < 1e-13
@@ -337,7 +337,9 @@ class TestCalls:
     def test_energies_are_there_if_asked_for(self, tmp_path):
         atoms, propagator, springs = harmonic_molecule()
         files = {"logfile": tmp_path / "log", "trajectory": str(tmp_path / "t.traj")}
-        LearnedDynamics(atoms, propagator, log_energy=True, conserve_angular_momentum=False, **files).run(10)
+        dynamics = LearnedDynamics(atoms, propagator, conserve=Conserve(angular_momentum=False), **files)
+        dynamics.log_energy = True
+        dynamics.run(10)
         assert springs.calls == 11
         energies = [float(row.split()[1]) for row in (tmp_path / "log").read_text().splitlines()[1:]]
         assert np.ptp(energies) <= 1.01e-4
@@ -356,7 +358,8 @@ class TestCalls:
         atoms, _, springs = harmonic_molecule(anchor=3.0)
         atoms.rattle(0.1, seed=0)
         atoms.set_constraint(FixBondLengths([[0, 1]]))
-        dynamics = LearnedDynamics(atoms, StandIn(kick, needs_forces=True), log_energy=log_energy)
+        dynamics = LearnedDynamics(atoms, StandIn(kick, needs_forces=True))
+        dynamics.log_energy = log_energy
         assert springs.calls == 0
         for step in range(10):
             expected = -springs.matrix @ (atoms.positions - springs.places) * EV  # without the force of the constraint
@@ -453,7 +456,7 @@ class TestGuards:
 
     def test_the_sub_step_divides_the_time_step(self):
         atoms, _, springs = harmonic_molecule()
-        dynamics = LearnedDynamics(atoms, StandIn(to_nan, 0.01), fallback_timestep=3 * units.fs)
+        dynamics = LearnedDynamics(atoms, StandIn(to_nan, 0.01), schedule=Schedule(classical="3 fs"))
         twin = atoms.copy()
         twin.calc = Springs(springs.places)
         dynamics.run(1)
@@ -465,7 +468,7 @@ class TestGuards:
         atoms, propagator, _ = harmonic_molecule(limits=JumpLimits({1: 2.0, 6: 2.0, 8: 2.0}))
         propagator.move = Sometimes(propagator.move, explode)
         energy = atoms.get_total_energy()
-        dynamics = LearnedDynamics(atoms, propagator, conserve_angular_momentum=False)
+        dynamics = LearnedDynamics(atoms, propagator, conserve=Conserve(angular_momentum=False))
         dynamics.run(9)
         assert (dynamics.statistics.tried, dynamics.statistics.accepted) == (9, 6)
         assert dynamics.statistics.rejected == {"displacement": 3}
@@ -475,7 +478,7 @@ class TestGuards:
     def test_stop_means_stop(self):
         atoms, _, _ = harmonic_molecule()
         with pytest.raises(JumpError, match="fallback='classical' classical steps would"):
-            LearnedDynamics(atoms, StandIn(to_nan), fallback="stop").run(1)
+            LearnedDynamics(atoms, StandIn(to_nan), schedule=Schedule(fallback="stop")).run(1)
 
     def test_a_constraint_out_of_reach_is_a_refusal(self):
         def collapse(state, *_):
@@ -485,7 +488,7 @@ class TestGuards:
         atoms.set_constraint(FixBondLengths([[0, 1]]))
         atoms.calc = None
         with pytest.raises(JumpError, match=r"constraints guard .*fixed distance"):
-            LearnedDynamics(atoms, StandIn(collapse), conserve_momentum=False).run(1)
+            LearnedDynamics(atoms, StandIn(collapse), conserve=Conserve(momentum=False)).run(1)
 
     @pytest.mark.parametrize("fault", [np.nan, np.inf])
     def test_a_fallback_that_fails_leaves_the_atoms_alone(self, fault):
@@ -523,17 +526,19 @@ class TestGuards:
     def test_without_guard_only_what_is_not_finite_is_refused(self):
         atoms, _, _ = harmonic_molecule()
         limits = JumpLimits({1: 1e-3})
-        LearnedDynamics(atoms, StandIn(explode, limits=limits), guard=False, conserve_momentum=False).run(1)
+        LearnedDynamics(atoms, StandIn(explode, limits=limits), guard=False, conserve=Conserve(momentum=False)).run(1)
         assert atoms.positions[3].max() > 6
         with pytest.raises(JumpError):
-            LearnedDynamics(atoms, StandIn(to_nan), guard=False, fallback="stop").run(1)
+            LearnedDynamics(atoms, StandIn(to_nan), guard=False, schedule=Schedule(fallback="stop")).run(1)
 
     def test_margins_can_be_set(self):
         atoms, _, _ = harmonic_molecule()
         tight = StandIn(free_flight(), limits=JumpLimits({1: 0.1}))
         with pytest.raises(JumpError):
-            LearnedDynamics(atoms, tight, fallback="stop").run(1)
-        LearnedDynamics(atoms, tight, fallback="stop", guard=GuardSettings(displacement_factor=20.0)).run(1)
+            LearnedDynamics(atoms, tight, schedule=Schedule(fallback="stop")).run(1)
+        LearnedDynamics(
+            atoms, tight, guard=GuardSettings(displacement_factor=20.0), schedule=Schedule(fallback="stop")
+        ).run(1)
 
     def test_a_bond_guard_without_bonds_is_told(self):
         atoms, _, _ = harmonic_molecule()
@@ -562,7 +567,7 @@ class TestPositionOnly:
     def test_relaxation_is_classical_and_counted(self):
         atoms, _, springs = harmonic_molecule(anchor=1.0)
         propagator = StandIn(self.redraw, 1.0, predicts_velocities=False)
-        dynamics = LearnedDynamics(atoms, propagator, temperature_K=300, rng=2, relax_steps=4)
+        dynamics = LearnedDynamics(atoms, propagator, temperature_K=300, rng=2, schedule=Schedule(relax_steps=4))
         twin = atoms.copy()
         dynamics.run(1)
         assert dynamics.statistics.relax_steps == 4
@@ -579,31 +584,36 @@ class TestPositionOnly:
         with pytest.raises(ConfigError, match="give temperature_K"):
             LearnedDynamics(atoms, propagator)
         atoms.calc = None
-        with pytest.raises(CompatibilityError, match="relax_steps needs"):
-            LearnedDynamics(atoms, propagator, temperature_K=300, relax_steps=5)
+        with pytest.raises(CompatibilityError, match="relax_steps: needs the engine"):
+            LearnedDynamics(atoms, propagator, temperature_K=300, schedule=Schedule(relax_steps=5))
 
 
 class TestOptions:
     def test_the_time_step_is_that_of_the_propagator(self):
         atoms, propagator, _ = harmonic_molecule(timestep=0.008)
-        dynamics = LearnedDynamics(atoms, propagator, 8 * units.fs)
+        dynamics = LearnedDynamics(atoms, propagator)
         assert dynamics.dt == pytest.approx(8 * units.fs)
-        for wrong, words in ((0.5 * units.fs, "timestep is 0.5 fs .* by 8 fs"), (8.0, r"timestep is 81\.44.* fs")):
-            with pytest.raises(ValueError, match=words):
-                LearnedDynamics(atoms, propagator, wrong)
+        for wrong in (8 * units.fs, None, "copper-emt"):
+            with pytest.raises(ConfigError, match=f"propagator is a {type(wrong).__name__}; expected a Propagator"):
+                LearnedDynamics(atoms, wrong)
+        with pytest.raises(TypeError, match="timestep"):
+            LearnedDynamics(atoms, propagator, timestep=8 * units.fs)
 
     @pytest.mark.parametrize(
         ("options", "error", "words"),
         [
-            ({"temperature_K": 300}, ConfigError, "temperature_K without friction"),
-            ({"friction": 0.1}, ConfigError, "friction without temperature_K"),
+            ({"temperature_K": 300}, ConfigError, "a temperature without a thermostat"),
+            ({"friction": 0.1}, ConfigError, "friction without a temperature"),
             ({"temperature_K": -1, "friction": 0.1}, ConfigError, "temperature is -1"),
-            ({"fallback": "hope"}, ConfigError, "fallback is 'hope'"),
-            ({"fallback_timestep": 0.0}, ConfigError, r"sub-step .* 0\.0 ps"),
-            ({"relax_steps": -1}, ConfigError, "relax_steps is -1"),
-            ({"relax_steps": 3}, ConfigError, "position-only"),
+            ({"schedule": Schedule(relax_steps=3)}, ConfigError, "relax_steps is for position-only"),
+            ({"schedule": Schedule(minimize_steps=3)}, ConfigError, "minimize_steps is for position-only"),
+            ({"guard": 1.5}, ConfigError, r"guard is 1\.5; expected True, False or GuardSettings"),
+            (
+                {"schedule": Schedule(3, 1), "conserve": Conserve(energy=True)},
+                ConfigError,
+                "classical steps may change the energy",
+            ),
             ({"rng": np.random.RandomState(0)}, ConfigError, "expected a numpy.random.Generator"),
-            ({"loginterval": 0, "restart_file": "x", "restart_interval": 0}, ConfigError, "restart_interval is 0"),
         ],
     )
     def test_out_of_range(self, options, error, words, tmp_path):
@@ -613,6 +623,26 @@ class TestOptions:
         with pytest.raises(error, match=words):
             LearnedDynamics(atoms, propagator, trajectory=kept, **options)
         assert kept.read_bytes() == b"precious"  # an earlier trajectory survives a typing error
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"fallback": "hope"}, "fallback is 'hope'"),
+            ({"classical": 0.0}, r"classical time step is 0\.0 ps"),
+            ({"relax_steps": -1}, "relax_steps is -1"),
+            ({"jumps": 0}, "jumps is 0"),
+            ({"jumps": None, "classical_steps": 0}, "classical_steps is 0"),
+            ({"jumps": None, "classical_steps": 3, "fallback": "stop"}, "leave fallback out"),
+        ],
+    )
+    def test_schedules_out_of_range(self, options, words):
+        with pytest.raises(ConfigError, match=words):
+            Schedule(**options)
+
+    def test_restart_files_need_an_interval(self, tmp_path):
+        atoms, propagator, _ = harmonic_molecule()
+        with pytest.raises(ConfigError, match="interval of restart files is 0"):
+            LearnedDynamics(atoms, propagator).attach_restart(tmp_path / "x", 0)
 
     def test_a_misspelt_option_is_an_error(self):
         atoms, propagator, _ = harmonic_molecule()
@@ -626,10 +656,14 @@ class TestOptions:
         with pytest.raises(CompatibilityError, match="unknown element"):
             LearnedDynamics(Atoms("Xe"), StandIn(free_flight()))
         atoms.calc = None
-        with pytest.raises(CompatibilityError, match="force-informed; attach a calculator"):
+        with pytest.raises(
+            CompatibilityError, match="forces, an input of this propagator: needs the engine; attach a calculator"
+        ):
             LearnedDynamics(atoms, StandIn(free_flight(), needs_forces=True))
         with pytest.raises(CompatibilityError, match="log_energy"):
-            LearnedDynamics(atoms, StandIn(free_flight()), log_energy=True)
+            dynamics = LearnedDynamics(atoms, StandIn(free_flight()))
+            dynamics.log_energy = True
+            dynamics.run(1)
         atoms.positions[1] = np.nan
         with pytest.raises(StateError, match="index 1"):
             LearnedDynamics(atoms, StandIn(free_flight()))
@@ -643,7 +677,8 @@ class TestOptions:
             about = frames.description
             assert len(frames) == 2
         assert about["md-type"] == "LearnedDynamics"
-        assert (about["seed"], about["temperature_K"], about["friction"]) == (9, 300, 0.1)
+        assert about["seed"] == 9
+        assert about["thermostat"] == {"kind": "langevin", "temperature": 300, "friction": 0.1 * PS}
         assert about["training-data"] == "stand-in"
 
 
@@ -668,18 +703,15 @@ class TestRestart:
     def options(self, folder, name: str) -> dict:
         return {"trajectory": folder / f"{name}.traj", "logfile": folder / f"{name}.log"}
 
-    def start(self, folder, name: str, **options) -> LearnedDynamics:
+    def start(self, folder, name: str, saved=None, interval=5, **options) -> LearnedDynamics:
         atoms, propagator = self.system()
-        return LearnedDynamics(
-            atoms,
-            propagator,
-            temperature_K=300,
-            friction=0.05,
-            rng=11,
-            loginterval=2,
-            **self.options(folder, name),
-            **options,
+        options |= self.options(folder, name)
+        dynamics = LearnedDynamics(
+            atoms, propagator, temperature_K=300, friction=0.05, rng=11, loginterval=2, **options
         )
+        if saved is not None:
+            dynamics.attach_restart(saved, interval)
+        return dynamics
 
     def resume(self, folder, name: str, path) -> LearnedDynamics:
         atoms, propagator = self.system()
@@ -716,9 +748,9 @@ class TestRestart:
 
     def test_killed_between_two_restart_files(self, tmp_path):
         """The trajectory has frames from after the restart file; they are not there twice."""
-        whole = self.start(tmp_path, "whole", restart_file=tmp_path / "whole.restart", restart_interval=5)
+        whole = self.start(tmp_path, "whole", saved=tmp_path / "whole.restart")
         whole.run(20)
-        first = self.start(tmp_path, "parts", restart_file=tmp_path / "restart", restart_interval=5)
+        first = self.start(tmp_path, "parts", saved=tmp_path / "restart")
         first.run(14)
         log = (tmp_path / "parts.log").read_text().splitlines(keepends=True)
         del first
@@ -742,7 +774,7 @@ class TestRestart:
             "spec.loader.exec_module(tested)\n"
             "folder = pathlib.Path(sys.argv[2])\n"
             "kept = folder / 'restart'\n"
-            "tested.TestRestart().start(folder, 'parts', restart_file=kept, restart_interval=1).run(10**6)\n"
+            "tested.TestRestart().start(folder, 'parts', saved=kept, interval=1).run(10**6)\n"
         )
         child = subprocess.Popen([sys.executable, "-c", script, __file__, str(tmp_path)])
         try:

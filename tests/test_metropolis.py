@@ -396,13 +396,14 @@ def test_energies_logged_are_those_of_the_positions(tmp_path):
 
 
 def test_a_restarted_run_is_the_uninterrupted_one(tmp_path):
-    options = {"friction": 2.0 / PICOSECOND, "restart_file": tmp_path / "run.restart", "restart_interval": 9}
-    options["jumps"] = 2
+    options = {"friction": 2.0 / PICOSECOND, "jumps": 2}
     whole = cluster()
     reference = dynamics_of(whole, trajectory=str(tmp_path / "whole.traj"), **options)
     reference.run(25)
     atoms = cluster()
-    dynamics_of(atoms, trajectory=str(tmp_path / "run.traj"), **options).run(20)
+    stopped = dynamics_of(atoms, trajectory=str(tmp_path / "run.traj"), **options)
+    stopped.attach_restart(tmp_path / "run.restart", 9)
+    stopped.run(20)
     again = cluster()
     resumed = MetropolizedDynamics.restart(
         tmp_path / "run.restart", again, network(), trajectory=str(tmp_path / "run.traj")
@@ -478,8 +479,8 @@ def test_what_does_not_fit_is_refused(capsys):
     atoms.calc = None
     with pytest.raises(CompatibilityError, match="calculator"):
         dynamics_of(atoms)
-    with pytest.raises(CompatibilityError, match="10 fs"):
-        dynamics_of(timestep=1.0)
+    with pytest.raises(ConfigError, match="propagator is a float; expected a Propagator"):
+        MetropolizedDynamics(atoms, 1.0, temperature_K=300)
     with pytest.raises(ConfigError, match="jumps is 0"):
         dynamics_of(jumps=0)
     strange = Atoms("Au4", cluster().positions)

@@ -302,7 +302,7 @@ class TestASE:
         from ase.constraints import FixAtoms, FixBondLengths
         from ase.md.langevin import Langevin
 
-        from fastegnn_md.integrators import HybridDynamics, LearnedDynamics
+        from fastegnn_md.integrators import LearnedDynamics, Schedule
 
         if constrained:
             cluster.set_constraint([FixAtoms([0]), FixBondLengths([[1, 2]])])
@@ -313,7 +313,7 @@ class TestASE:
         classical = Langevin(
             cluster, units.fs, temperature_K=300, friction=0.02 / units.fs, rng=np.random.default_rng(1), fixcm=False
         )
-        HybridDynamics(cluster, propagator, classical, classical_steps=3, jumps=2, guard=None, rng=1).run(10)
+        LearnedDynamics(cluster, propagator, guard=None, rng=1, schedule=Schedule(3, 2, classical=classical)).run(10)
         assert propagator.calls == 9
 
     def test_a_calculator_that_fails_once_changes_nothing(self, cluster):
@@ -439,11 +439,11 @@ class TestOpenMM:
         import openmm
         from openmm import unit
 
-        from fastegnn_md.integrators import LearnedJumpIntegrator, LearnedSimulation
+        from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation
 
         topology, system, positions = cases.peptide(constraints=None)
         plain = copy.deepcopy(system)
-        integrator = LearnedJumpIntegrator(DriftKickDrift(0.0005), guard=False)
+        integrator = LearnedIntegrator(DriftKickDrift(0.0005), guard=False)
         made = LearnedSimulation(topology, system, integrator, *cases.platform_of("Reference"))
         made.context.setPositions(positions)
         velocities = cases.velocities_for(system)
@@ -480,7 +480,7 @@ class TestOpenMM:
     @pytest.mark.parametrize("backend", ["python", "python_torch", "torch"])
     def test_other_back_ends_are_refused(self, cases, backend):
         from fastegnn_md.engines.openmm import add_jump_force
-        from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
+        from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
 
         topology, system, _ = cases.peptide()
         with pytest.raises(ConfigError, match=f"back-end '{backend}' cannot evaluate within a step"):
@@ -489,7 +489,7 @@ class TestOpenMM:
             return
         # A System that was made ready for another propagator.
         add_jump_force(system, topology, cases.StandIn(), backend=backend)
-        integrator = HybridIntegrator(cases.langevin(), DriftKickDrift(0.002))
+        integrator = LearnedIntegrator(DriftKickDrift(0.002), schedule=Schedule(5, classical=cases.langevin()))
         with pytest.raises(ConfigError, match="cannot evaluate within a step"):
             LearnedSimulation(topology, system, integrator)
 

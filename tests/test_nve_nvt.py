@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -17,10 +16,15 @@ from ase.md.bussi import Bussi
 
 from fastegnn_md.engines.ase.stepper import FORCE, state_from_atoms
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
-from fastegnn_md.integrators import LearnedDynamics, LearnedEnsemble
-from fastegnn_md.integrators import restart_file as restart
+from fastegnn_md.integrators import (
+    Conserve,
+    Langevin,
+    LearnedDynamics,
+    LearnedEnsemble,
+    Schedule,
+    VelocityRescaling,
+)
 from fastegnn_md.integrators.step import GuardedStep
-from fastegnn_md.integrators.thermostats import StochasticVelocityRescaling
 from fastegnn_md.mechanics.conservation import EnergyRescale
 from fastegnn_md.mechanics.constraints import Constraints, no_constraints
 from fastegnn_md.mechanics.freedom import Freedom
@@ -112,7 +116,7 @@ def worst(before: np.ndarray, after: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-@pytest.mark.parametrize("options", [{}, {"temperature_K": 300, "taut": 0.05 * PS}], ids=["NVE", "rescaling"])
+@pytest.mark.parametrize("options", [{}, {"thermostat": VelocityRescaling(300, "50 fs")}], ids=["NVE", "rescaling"])
 def test_momenta_of_an_isolated_molecule_stay_what_they_were(options, constrained):
     atoms = hot()
     if constrained:
@@ -141,13 +145,13 @@ UNTRAINED_FIELD = {"domain": SimpleNamespace(conserves_momentum=False)}
     ("options", "flags", "kept"),
     [
         ({}, {}, True),
-        ({"temperature_K": 300, "taut": 10.0, "rng": 1}, {}, True),
+        ({"thermostat": VelocityRescaling(300, 10.0 / PS), "rng": 1}, {}, True),
         ({"temperature_K": 300, "friction": 0.0, "rng": 1}, {}, False),
-        ({"conserve_momentum": False}, {}, False),
-        ({"conserve_momentum": False, "conserve_angular_momentum": True}, {}, True),
-        ({"conserve_angular_momentum": False}, {}, False),
+        ({"conserve": Conserve(momentum=False)}, {}, False),
+        ({"conserve": Conserve(momentum=False, angular_momentum=True)}, {}, True),
+        ({"conserve": Conserve(angular_momentum=False)}, {}, False),
         ({}, UNTRAINED_FIELD, False),
-        ({"temperature_K": 300, "friction": 0.0, "rng": 1, "conserve_angular_momentum": True}, {}, True),
+        ({"thermostat": Langevin(300, 0), "rng": 1, "conserve": Conserve(angular_momentum=True)}, {}, True),
     ],
 )
 def test_where_angular_momentum_is_conserved_by_default(options, flags, kept):
@@ -177,15 +181,15 @@ def test_frozen_atoms_and_boxes_have_no_angular_momentum_to_conserve():
     for prepare, error, words in (
         (box, CompatibilityError, "needs an isolated system, this one is periodic"),
         (lambda atoms: box(atoms, [True, False, False]), CompatibilityError, "this one is periodic"),
-        (freeze, ConstraintError, "conserve_angular_momentum=True needs atoms that are free to move"),
+        (freeze, ConstraintError, r"angular_momentum=True\) needs atoms that are free to move"),
     ):
         atoms = hot()
         prepare(atoms)
         with pytest.raises(error, match=words):
-            LearnedDynamics(atoms, StandIn(leaky), conserve_angular_momentum=True)
+            LearnedDynamics(atoms, StandIn(leaky), conserve=Conserve(angular_momentum=True))
     redraws = StandIn(leaky, predicts_velocities=False)
     with pytest.raises(ConfigError, match="redraws velocities: neither"):
-        LearnedDynamics(hot(), redraws, temperature_K=300, conserve_angular_momentum=True)
+        LearnedDynamics(hot(), redraws, temperature_K=300, conserve=Conserve(angular_momentum=True))
 
 
 def test_a_fixed_centre_of_mass_goes_with_angular_momentum():
@@ -289,7 +293,7 @@ def test_total_energy_is_that_of_the_first_step():
     drift, calls = run()
     assert drift > 0.5
     assert calls == 49  # forces at the start were known
-    drift, calls = run(conserve_energy=True)
+    drift, calls = run(conserve=Conserve(energy=True))
     assert drift < 1e-9
     assert calls == 50  # one per jump: the calculator knows the forces of the next one as well
 
@@ -303,7 +307,7 @@ def test_a_jump_that_adds_too_much_is_put_right_over_several():
         calls.append(1)
         return state.replace(velocities=2 * state.velocities) if len(calls) == 1 else state
 
-    dynamics = LearnedDynamics(atoms, StandIn(once), conserve_energy=True)
+    dynamics = LearnedDynamics(atoms, StandIn(once), conserve=Conserve(energy=True))
     excess = []
     for _ in range(9):
         dynamics.run(1)
@@ -324,7 +328,7 @@ def test_energy_is_conserved_with_constraints_and_across_refused_jumps():
     atoms.set_momenta(atoms.get_momenta())
     energy = atoms.get_total_energy()
     propagator = StandIn(kicked, needs_forces=True)
-    dynamics = LearnedDynamics(atoms, propagator, conserve_energy=True, fallback_timestep=0.1 * units.fs)
+    dynamics = LearnedDynamics(atoms, propagator, schedule=Schedule(classical="0.1 fs"), conserve=Conserve(energy=True))
     dynamics.run(1)
     propagator.move = sometimes
     dynamics.run(20)
@@ -343,7 +347,7 @@ def test_an_energy_that_is_not_finite_refuses_the_jump():
 
     atoms = hot()
     atoms.calc = Broken(molecule("CH3OH"))
-    dynamics = LearnedDynamics(atoms, StandIn(leaky), conserve_energy=True)
+    dynamics = LearnedDynamics(atoms, StandIn(leaky), conserve=Conserve(energy=True))
     dynamics.run(3)
     assert dynamics.statistics.rejected == {"energy": 1}
     assert math.isfinite(atoms.get_total_energy())
@@ -351,8 +355,8 @@ def test_an_energy_that_is_not_finite_refuses_the_jump():
 
 @pytest.mark.parametrize(
     "thermostat",
-    [{"temperature_K": 300, "friction": 0.1}, {"temperature_K": 300, "taut": 10.0}],
-    ids=["friction", "taut"],
+    [{"temperature_K": 300, "friction": 0.1}, {"thermostat": VelocityRescaling(300, 10.0 / PS)}],
+    ids=["friction", "rescaling"],
 )
 def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch):
     """The total energy changes by what the half steps of the thermostat change the kinetic energy, and nothing else."""
@@ -369,7 +373,7 @@ def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch
     for scaled in (True, False):
         atoms, heat = hot(), 0.0
         dynamics = LearnedDynamics(
-            atoms, StandIn(kicked, needs_forces=True), conserve_energy=scaled, rng=3, **thermostat
+            atoms, StandIn(kicked, needs_forces=True), rng=3, conserve=Conserve(energy=scaled), **thermostat
         )
         before = atoms.get_total_energy()
         dynamics.run(20)
@@ -382,7 +386,13 @@ def test_a_step_that_fails_takes_back_the_heat_of_its_thermostat():
     atoms = hot()
     propagator = StandIn(kicked, needs_forces=True)
     dynamics = LearnedDynamics(
-        atoms, propagator, temperature_K=300, friction=0.1, conserve_energy=True, fallback="stop", rng=3
+        atoms,
+        propagator,
+        temperature_K=300,
+        friction=0.1,
+        rng=3,
+        schedule=Schedule(fallback="stop"),
+        conserve=Conserve(energy=True),
     )
     dynamics.run(2)
     target, drawn = dynamics.guarded.energy.target, dynamics.rng.bit_generator.state
@@ -395,17 +405,19 @@ def test_a_step_that_fails_takes_back_the_heat_of_its_thermostat():
 
 def test_energy_needs_a_calculator_and_velocities():
     atoms = hot()
-    dynamics = LearnedDynamics(atoms, StandIn(leaky), conserve_energy=True)
+    dynamics = LearnedDynamics(atoms, StandIn(leaky), conserve=Conserve(energy=True))
     dynamics.run(1)
     atoms.calc = None
     before = atoms.get_positions()
-    with pytest.raises(CompatibilityError, match="conserve_energy=True needs the potential energy; attach"):
+    with pytest.raises(CompatibilityError, match=r"Conserve\(energy=True\): needs the engine; attach"):
         dynamics.run(1)
     np.testing.assert_array_equal(atoms.positions, before)
-    with pytest.raises(CompatibilityError, match="conserve_energy=True needs the potential energy; attach"):
-        LearnedDynamics(atoms, StandIn(leaky), conserve_energy=True)
+    with pytest.raises(CompatibilityError, match=r"Conserve\(energy=True\): needs the engine; attach"):
+        LearnedDynamics(atoms, StandIn(leaky), conserve=Conserve(energy=True))
     with pytest.raises(ConfigError, match="redraws velocities: neither"):
-        LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, conserve_energy=True)
+        LearnedDynamics(
+            hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, conserve=Conserve(energy=True)
+        )
 
 
 # Stochastic velocity rescaling -------------------------------------------------------------------------------------
@@ -420,8 +432,8 @@ def test_one_step_is_that_of_ase_with_the_same_random_numbers():
         atoms.set_momenta(hot().get_momenta())
         bussi = Bussi(atoms, 0.5 * DT * PS, kelvin, tau * PS, rng=np.random.default_rng(seed))
         bussi.scale_velocities()
-        half = StochasticVelocityRescaling(300.0, tau, DT)
-        found = half(state.velocities, state.masses, np.random.default_rng(seed), bussi.ndof)
+        half = VelocityRescaling(300.0, tau)
+        found = half.rescale(state.velocities, state.masses, 0.5 * DT, np.random.default_rng(seed), bussi.ndof)
         np.testing.assert_allclose(found / PS, atoms.get_velocities(), rtol=1e-12)
 
 
@@ -429,7 +441,7 @@ def test_one_step_is_that_of_ase_with_the_same_random_numbers():
 @pytest.mark.parametrize("tau", [0.0, 0.002, 0.05])
 def test_mean_and_variance_of_the_kinetic_energy_after_a_half_step(degrees, tau):
     """c K + (1 - c) K̄, and 2 ((1 - c) K̄)² / f + 4 c (1 - c) K K̄ / f; within 3.5 σ."""
-    half, rng, n = StochasticVelocityRescaling(300.0, tau, DT), np.random.default_rng(degrees), 4000
+    half, rng, n = VelocityRescaling(300.0, tau), np.random.default_rng(degrees), 4000
     v, m = torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 30.0]]).double(), torch.tensor([2.0, 3.0]).double()
     kinetic, target = kinetic_energy(v, m), 0.5 * degrees * KT
     found = np.array([kinetic_energy(half(v, m, rng, degrees), m) for _ in range(n)])
@@ -455,7 +467,12 @@ def test_the_kinetic_energy_has_the_canonical_distribution(name, bonds, conserve
         atoms.set_constraint(FixBondLengths(bonds))
         atoms.set_momenta(atoms.get_momenta())
     dynamics = LearnedDynamics(
-        atoms, StandIn(rest), temperature_K=300, taut=0.15 * DT * PS, rng=5, conserve_momentum=conserve, guard=False
+        atoms,
+        StandIn(rest),
+        rng=5,
+        guard=False,
+        thermostat=VelocityRescaling(300, 0.15 * DT),
+        conserve=Conserve(momentum=conserve),
     )
     rigid = dynamics.guarded.freedom(state_from_atoms(atoms), dynamics.jump._read_constraints())
     kinetic = []
@@ -483,13 +500,13 @@ def test_the_kinetic_energy_has_the_canonical_distribution(name, bonds, conserve
 
 
 def test_without_degrees_of_freedom_nothing_is_scaled_or_drawn():
-    half, rng = StochasticVelocityRescaling(300.0, 0.1, DT), np.random.default_rng(0)
+    half, rng = VelocityRescaling(300.0, 0.1), np.random.default_rng(0)
     drawn = rng.bit_generator.state
     v = torch.ones(2, 3).double()
-    assert half(v, torch.ones(2).double(), rng, 0) is v
+    assert half.rescale(v, torch.ones(2).double(), 0.5 * DT, rng, 0) is v
     assert rng.bit_generator.state == drawn
     atoms = Atoms("Ar", momenta=[[1, 2, 3]])
-    LearnedDynamics(atoms, StandIn(rest), temperature_K=300, taut=1.0, rng=1).run(3)
+    LearnedDynamics(atoms, StandIn(rest), rng=1, thermostat=VelocityRescaling(300, 1.0 / PS)).run(3)
     np.testing.assert_allclose(atoms.get_momenta(), [[1, 2, 3]], rtol=1e-12)
 
 
@@ -499,41 +516,35 @@ def test_velocities_that_constraints_forbid_have_no_temperature():
     bonds, frozen = torch.tensor([[0, 2]]), torch.tensor([False, True, False, False, False, False])
     lengths = (state.positions[bonds[:, 0]] - state.positions[bonds[:, 1]]).norm(dim=1)
     freedom = Freedom(Constraints(state.masses, bonds, lengths, frozen))
-    half = StochasticVelocityRescaling(300.0, 0.1, DT)
-    found = half.half_step(state, freedom, np.random.default_rng(1))
+    half = VelocityRescaling(300.0, 0.1)
+    found = half.half_step(state, freedom, DT, np.random.default_rng(1))
     torch.testing.assert_close(freedom.project(state, found), found)
     allowed = freedom.project(state, state.velocities)
-    torch.testing.assert_close(found, half(allowed, state.masses, np.random.default_rng(1), 14))
+    torch.testing.assert_close(found, half.rescale(allowed, state.masses, 0.5 * DT, np.random.default_rng(1), 14))
 
 
 def test_atoms_that_do_not_move_cannot_be_scaled():
     atoms = hot()
     atoms.set_momenta(np.zeros((6, 3)))
-    dynamics = LearnedDynamics(atoms, StandIn(rest), temperature_K=300, taut=1.0, rng=1)
+    dynamics = LearnedDynamics(atoms, StandIn(rest), rng=1, thermostat=VelocityRescaling(300, 1.0 / PS))
     with pytest.raises(StateError, match="the atoms do not move"):
         dynamics.run(1)
-
-
-@pytest.mark.parametrize("values", [(-1.0, 0.1, DT), (300.0, -0.1, DT), (300.0, math.nan, DT), (300.0, 0.1, 0.0)])
-def test_values_out_of_range(values):
-    with pytest.raises(ConfigError, match="expected a finite number"):
-        StochasticVelocityRescaling(*values)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"temperature_K": 300, "taut": 10.0, "friction": 0.1}, "friction and taut are of two thermostats"),
-        ({"taut": 10.0}, "taut without temperature_K"),
-        ({"temperature_K": 300}, "without friction or taut"),
-        ({"temperature_K": 300, "taut": -1.0}, "tau is -"),
+        ({"thermostat": VelocityRescaling(300, 0.1), "friction": 0.1}, "a thermostat brings its temperature"),
+        ({"thermostat": VelocityRescaling(300, 0.1), "temperature_K": 300}, "a thermostat brings its temperature"),
+        ({"friction": 0.1}, "friction without a temperature"),
+        ({"temperature_K": 300}, "a temperature without a thermostat"),
     ],
 )
 def test_thermostats_that_do_not_go_together(options, words):
     with pytest.raises(ConfigError, match=words):
         LearnedDynamics(hot(), StandIn(leaky), **options)
-    with pytest.raises(ConfigError, match="leave taut out"):
-        LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, taut=1.0)
+    with pytest.raises(ConfigError, match="leave friction and thermostat out"):
+        LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), thermostat=VelocityRescaling(300, 1.0 / PS))
 
 
 def test_it_is_the_temperature_of_the_free_motion_that_is_told():
@@ -550,10 +561,10 @@ def test_it_is_the_temperature_of_the_free_motion_that_is_told():
 # Restart -----------------------------------------------------------------------------------------------------------
 
 OPTIONS = [
-    {"conserve_energy": True},
-    {"conserve_energy": True, "conserve_angular_momentum": False},
-    {"temperature_K": 300, "taut": 0.05 * PS},
-    {"temperature_K": 300, "friction": 5 / PS, "conserve_energy": True},
+    {"conserve": Conserve(energy=True)},
+    {"conserve": Conserve(energy=True, angular_momentum=False)},
+    {"thermostat": VelocityRescaling(300, 0.05)},
+    {"temperature_K": 300, "friction": 5 / PS, "conserve": Conserve(energy=True)},
 ]
 
 
@@ -575,31 +586,11 @@ def test_a_run_continues_bit_for_bit(options, steps, tmp_path):
     second.run(9 - steps)
     np.testing.assert_array_equal(second.atoms.positions, whole.atoms.positions)
     np.testing.assert_array_equal(second.atoms.get_momenta(), whole.atoms.get_momenta())
-    if "conserve_energy" in options:
+    if "conserve" in options:
         assert second.guarded.energy.target == whole.guarded.energy.target
 
 
 def test_the_description_names_what_is_conserved():
-    about = LearnedDynamics(hot(), StandIn(leaky), conserve_energy=True, conserve_angular_momentum=False).todict()
-    assert (about["taut"], about["conserve_momentum"]) == (None, None)
-    assert (about["conserve_angular_momentum"], about["conserve_energy"]) == (False, True)
-
-
-def test_files_of_the_first_format_continue_without_angular_momentum(tmp_path, monkeypatch):
-    dynamics = LearnedDynamics(hot(), StandIn(leaky), conserve_angular_momentum=False)
-    dynamics.run(2)
-
-    def old(path, arrays, header):
-        for name in ("taut", "conserve_angular_momentum", "conserve_energy"):
-            del header["options"][name]
-        restart.save_restart(path, arrays, header)
-
-    monkeypatch.setattr(restart, "FORMAT_VERSION", 1)
-    monkeypatch.setattr("fastegnn_md.integrators.ase.restart.save_restart", old)
-    dynamics.save_restart(tmp_path / "restart")
-    assert json.dumps({"format_version": 1})[1:-1].encode() in (tmp_path / "restart").read_bytes().replace(b"\\", b"")
-    monkeypatch.undo()
-    again = LearnedDynamics.restart(tmp_path / "restart", hot(), StandIn(leaky))
-    for one in (dynamics, again):
-        one.run(2)
-    np.testing.assert_array_equal(again.atoms.get_momenta(), dynamics.atoms.get_momenta())
+    about = LearnedDynamics(hot(), StandIn(leaky), conserve=Conserve(angular_momentum=False, energy=True)).todict()
+    assert about["thermostat"] is None
+    assert about["conserve"] == {"momentum": None, "angular_momentum": False, "energy": True}

@@ -1,4 +1,4 @@
-"""HybridIntegrator and LearnedSimulation as a script uses them: schedules, replay, faults, refusals."""
+"""LearnedIntegrator and LearnedSimulation as a script uses them: schedules, replay, faults, refusals."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ import numpy as np
 import openmm_cases as cases
 import pytest
 import torch
+from ase import Atoms
 from openmm import app, unit
 from openmm_cases import INSIDE, StandIn, langevin, phase_space, simulation
 
 import fastegnn_md.engines.openmm.force as jump_force
-from fastegnn_md.engines.openmm import add_jump_force, find_jump_force
+from fastegnn_md.engines.ase.atoms import PICOSECOND
+from fastegnn_md.engines.openmm import OpenMMCalculator, add_jump_force, find_jump_force
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, MissingDependencyError
 from fastegnn_md.integrators import (
+    Conserve,
     GuardSettings,
-    HybridIntegrator,
-    LearnedJumpIntegrator,
+    JumpStatistics,
+    Langevin,
+    LearnedDynamics,
+    LearnedIntegrator,
     LearnedSimulation,
     LearnedStateReporter,
     Schedule,
+    VelocityRescaling,
 )
+from fastegnn_md.integrators.openmm.classical import step_generator
 from fastegnn_md.propagator.limits import JumpLimits
 
 openmm = pytest.importorskip("openmm")
@@ -80,7 +87,7 @@ def test_frames_at_whole_cycles_have_right_times_in_dcd_and_xtc(tmp_path):
             universe = mda.Universe.empty(22, trajectory=True).load_new(str(tmp_path / f"out.{name}"))
             times = [frame.time for frame in universe.trajectory]
         assert np.diff(times) == pytest.approx(3 * [0.036], rel=1e-4)
-    adaptive = HybridIntegrator(langevin(), StandIn(), jumps=None)
+    adaptive = LearnedIntegrator(StandIn(), schedule=Schedule(5, None, classical=langevin()))
     assert adaptive.getStepSize() == 0.002 * unit.picosecond
 
 
@@ -176,7 +183,7 @@ def test_noise_of_jumps_follows_from_seed_and_step():
     ends = []
     for seed in (1, 1, 2):
         case = cases.peptide()
-        integrator = HybridIntegrator(langevin(), StandIn(), 0, 1, seed=seed)
+        integrator = LearnedIntegrator(StandIn(), seed=seed, schedule=Schedule(0, 1, classical=langevin()))
         made = LearnedSimulation(case[0], case[1], integrator, REFERENCE)
         made.context.setPositions(case[2])
         made.step(3)
@@ -241,17 +248,17 @@ def test_a_system_with_a_jump_force_survives_xml_and_deepcopy(how, backend):
 
 def test_copies_of_an_integrator_jump_as_well():
     case = cases.peptide()
-    first = HybridIntegrator(langevin(), StandIn(), 2, 1, seed=5, guard=False)
+    first = LearnedIntegrator(StandIn(), seed=5, guard=False, schedule=Schedule(2, 1, classical=langevin()))
     ends = []
     for integrator in (copy.deepcopy(first), copy.copy(first)):
-        assert isinstance(integrator, HybridIntegrator)
+        assert isinstance(integrator, LearnedIntegrator)
         made = LearnedSimulation(case[0], cases.peptide()[1], integrator, REFERENCE)
         made.context.setPositions(case[2])
         made.step(7)
         assert integrator.statistics.accepted == 2
         ends.append(phase_space(made))
     np.testing.assert_array_equal(ends[0][0], ends[1][0])
-    alone = copy.deepcopy(LearnedJumpIntegrator(StandIn(), 300, 1, seed=3))
+    alone = copy.deepcopy(LearnedIntegrator(StandIn(), seed=3, thermostat=Langevin(300, 1)))
     assert int(alone.getGlobalVariableByName("seed")) == 3
 
 
@@ -411,14 +418,14 @@ def test_temperature_and_friction_may_change_on_the_classical_integrator():
     assert (thermostat.temperature, thermostat.friction) == (500.0, 7.0)
 
 
-# LearnedJumpIntegrator ---------------------------------------------------------------------------------------------
+# Jumps alone --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["host", "python"])
 def test_jumps_alone_sample_the_thermostat(backend):
     topology, system, positions = cases.peptide(constraints=None)
-    integrator = LearnedJumpIntegrator(
-        StandIn(move=rest), 300 * unit.kelvin, 1e4 / unit.picosecond, seed=1, guard=False
+    integrator = LearnedIntegrator(
+        StandIn(move=rest), seed=1, guard=False, thermostat=Langevin(300 * unit.kelvin, 1e4 / unit.picosecond)
     )
     made = LearnedSimulation(topology, system, integrator, REFERENCE, backend=backend)
     made.context.setPositions(positions)
@@ -435,12 +442,72 @@ def test_jumps_alone_sample_the_thermostat(backend):
 
 def test_jumps_alone_stop_at_a_refused_one():
     topology, system, positions = cases.peptide()
-    integrator = LearnedJumpIntegrator(StandIn(move=refuse_from(3), limits=LIMITS))
-    made = LearnedSimulation(topology, system, integrator, REFERENCE)
+    for schedule, backend, words in (
+        (Schedule(fallback="stop"), "host", "with fallback='classical'"),
+        (Schedule(), "python", "with backend='host'"),
+    ):
+        integrator = LearnedIntegrator(StandIn(move=refuse_from(3), limits=LIMITS), schedule=schedule)
+        made = LearnedSimulation(topology, copy.deepcopy(system), integrator, REFERENCE, backend=backend)
+        made.context.setPositions(positions)
+        with pytest.raises(JumpError, match=f"step 3: the displacement guard refused.*{words}"):
+            made.step(5)
+        assert made.context.getStepCount() == 2
+
+
+def test_a_refused_jump_alone_is_replaced_on_the_host_as_in_ase():
+    """Velocity Verlet from the prepared state, by the forces of the Context."""
+    topology, system, positions = cases.peptide()
+    propagator = StandIn(move=refuse_from(2), limits=LIMITS)
+    made = LearnedSimulation(topology, system, LearnedIntegrator(propagator, Langevin(300, "5/ps"), seed=7), REFERENCE)
     made.context.setPositions(positions)
-    with pytest.raises(JumpError, match="step 3: the displacement guard refused"):
-        made.step(5)
-    assert made.context.getStepCount() == 2
+    made.context.setVelocities(cases.velocities_for(system))
+    made.context.applyVelocityConstraints(1e-12)
+    x, v = phase_space(made)
+    made.step(3)
+    assert made.integrator.statistics == JumpStatistics(3, 1, {"displacement": 2}, fallback_steps=32)
+    assert made.context.getTime()._value == pytest.approx(3 * 0.008)
+    assert made.context.getStepCount() == 3
+    atoms = Atoms([atom.element.atomic_number for atom in topology.atoms()], positions=10 * x)
+    atoms.calc = OpenMMCalculator(cases.peptide()[1], topology=topology, platform="Reference")
+    atoms.set_masses(atoms.calc.masses)
+    atoms.set_velocities(10 * v / PICOSECOND)
+    atoms.set_constraint(atoms.calc.bond_constraints())
+    bonds = [(a.index, b.index) for a, b in topology.bonds()]
+    twin = StandIn(move=refuse_from(2), limits=LIMITS)
+    dynamics = LearnedDynamics(atoms, twin, thermostat=Langevin(300, "5/ps"), bonds=bonds)
+    for step in range(3):
+        dynamics.jump.step(step_generator(7, step))
+    # eV and kJ/mol are of different CODATA years, so forces differ in the ninth digit.
+    np.testing.assert_allclose(phase_space(made)[0], atoms.positions / 10, rtol=0, atol=1e-9)
+
+
+def test_classical_steps_that_fit_the_thermostat_are_made_where_no_integrator_is_given():
+    for thermostat, kind in ((None, openmm.VerletIntegrator), (Langevin(300, "5/ps"), openmm.LangevinMiddleIntegrator)):
+        made = LearnedIntegrator(StandIn(), thermostat, schedule=Schedule(5, 1, classical="3 fs"))
+        assert isinstance(made.getIntegrator(0), kind)
+        assert made.getIntegrator(0).getStepSize()._value == pytest.approx(0.008 / 3)
+    with pytest.raises(ConfigError, match="no integrator for classical steps with VelocityRescaling"):
+        LearnedIntegrator(StandIn(), VelocityRescaling(300, 0.1), schedule=Schedule(5, 1))
+    with pytest.raises(ConfigError, match="brings a Langevin thermostat"):
+        LearnedIntegrator(StandIn(), Langevin(300, 1), schedule=Schedule(5, 1, classical=langevin()))
+    with pytest.raises(ConfigError, match="classical is a object; expected a time step or an integrator"):
+        LearnedIntegrator(StandIn(), schedule=Schedule(5, 1, classical=object()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"conserve": Conserve(energy=True)}, r"Conserve\(energy=True\)"),
+        ({"guard": GuardSettings(energy_change=5), "temperature": 300}, "the energy guard"),
+    ],
+)
+def test_what_asks_for_energies_takes_the_host(options, words, monkeypatch):
+    topology, system, positions = cases.peptide()
+    made = LearnedSimulation(topology, copy.deepcopy(system), LearnedIntegrator(StandIn(), **options), REFERENCE)
+    made.context.setPositions(positions)
+    made.step(1)
+    with pytest.raises(ConfigError, match=f"{words}: needs the classical potential .* use backend='host'"):
+        LearnedSimulation(topology, system, LearnedIntegrator(StandIn(), **options), REFERENCE, backend="python")
 
 
 # Position-only -----------------------------------------------------------------------------------------------------
@@ -455,14 +522,12 @@ def crowd(propagator, state, generator, temperature):
     )
 
 
-@pytest.mark.parametrize("backend", ["host", "python"])
-def test_position_only_jumps_redraw_minimise_and_relax(backend):
+def test_position_only_jumps_redraw_minimise_and_relax():
     def energies(minimize, relax):
         propagator = StandIn(move=crowd, predicts_velocities=False, timestep=1.0)
         made = simulation(
             cases.peptide(),
             propagator,
-            backend=backend,
             classical=langevin(),
             minimize_steps=minimize,
             relax_steps=relax,
@@ -483,9 +548,11 @@ def test_position_only_jumps_redraw_minimise_and_relax(backend):
 
 def test_position_only_needs_a_temperature():
     propagator = StandIn(move=crowd, predicts_velocities=False)
-    with pytest.raises(ConfigError, match="has no temperature"):
-        HybridIntegrator(openmm.VerletIntegrator(0.002), propagator)
-    HybridIntegrator(openmm.VerletIntegrator(0.002), propagator, temperature=300 * unit.kelvin)
+    with pytest.raises(ConfigError, match="redraws velocities: give a temperature"):
+        LearnedIntegrator(propagator, schedule=Schedule(5, classical=openmm.VerletIntegrator(0.002)))
+    LearnedIntegrator(
+        propagator, temperature=300 * unit.kelvin, schedule=Schedule(5, classical=openmm.VerletIntegrator(0.002))
+    )
 
 
 # Reporter and reporters of OpenMM ------------------------------------------------------------------------------------
@@ -595,7 +662,9 @@ def test_a_group_in_use_is_refused_and_nothing_is_added():
     with pytest.raises(CompatibilityError, match="force group 31 is used by NonbondedForce"):
         add_jump_force(system, topology, StandIn(), backend="python")
     assert system.getNumForces() == before
-    made = LearnedSimulation(topology, system, HybridIntegrator(langevin(), StandIn(), group=30), REFERENCE)
+    made = LearnedSimulation(
+        topology, system, LearnedIntegrator(StandIn(), group=30, schedule=Schedule(5, classical=langevin())), REFERENCE
+    )
     made.context.setPositions(cases.peptide()[2])
     made.step(12)
     assert made.integrator.statistics.accepted == 2
@@ -636,12 +705,10 @@ def test_auto_takes_the_cheaper_back_end(platform, plugin, expected, monkeypatch
 
 def test_time_steps_that_do_not_fit_are_refused():
     with pytest.raises(CompatibilityError, match="steps of 3 fs do not add up"):
-        HybridIntegrator(openmm.VerletIntegrator(0.003), StandIn())
-    HybridIntegrator(openmm.VerletIntegrator(0.003), StandIn(), jumps=None)
-    with pytest.raises(CompatibilityError, match="timestep is 4 fs but this propagator advances by 8 fs"):
-        LearnedJumpIntegrator(StandIn(), timestep=4 * unit.femtosecond)
-    with pytest.raises(CompatibilityError, match="timestep is 2 fs"):
-        LearnedJumpIntegrator(StandIn()).setStepSize(0.002)
+        LearnedIntegrator(StandIn(), schedule=Schedule(5, classical=openmm.VerletIntegrator(0.003)))
+    LearnedIntegrator(StandIn(), schedule=Schedule(5, None, classical=openmm.VerletIntegrator(0.003)))
+    with pytest.raises(CompatibilityError, match="timestep is 2 fs but these jumps advance by 8 fs"):
+        LearnedIntegrator(StandIn()).setStepSize(0.002)
 
 
 def test_a_box_that_shrinks_below_the_cutoff_stops_the_jump():
@@ -663,7 +730,7 @@ def test_a_small_box_is_refused_from_the_start():
 
 def test_a_context_that_was_never_bound_says_so():
     topology, system, positions = cases.peptide()
-    integrator = HybridIntegrator(langevin(), StandIn())
+    integrator = LearnedIntegrator(StandIn(), schedule=Schedule(5, classical=langevin()))
     with pytest.raises(ConfigError, match="has no Context; make the simulation with LearnedSimulation"):
         integrator.step(1)
     force = add_jump_force(system, topology, StandIn(), backend="python")
@@ -679,12 +746,12 @@ def test_a_context_that_was_never_bound_says_so():
 def test_binding_to_what_does_not_belong_together_is_refused():
     topology, system, _ = cases.peptide()
     force = add_jump_force(system, topology, StandIn(), backend="host")
-    other = HybridIntegrator(langevin(), StandIn(), group=7)
+    other = LearnedIntegrator(StandIn(), group=7, schedule=Schedule(5, classical=langevin()))
     context = openmm.Context(system, other, REFERENCE)
     with pytest.raises(ConfigError, match="in group 31, the integrator was made for group 7"):
         other.bind(context, force)
     water = add(cases.water(), StandIn(periodic=True))
-    integrator = HybridIntegrator(langevin(), StandIn())
+    integrator = LearnedIntegrator(StandIn(), schedule=Schedule(5, classical=langevin()))
     context = openmm.Context(system, integrator, REFERENCE)
     with pytest.raises(CompatibilityError, match="for 192 particles, this Context has 22"):
         integrator.bind(context, water)
@@ -697,20 +764,28 @@ def test_options_that_an_existing_force_contradicts_are_refused():
     topology, system, _ = cases.peptide()
     add_jump_force(system, topology, StandIn(), backend="host")
     with pytest.raises(ConfigError, match="has a jump force already"):
-        LearnedSimulation(topology, system, HybridIntegrator(langevin(), StandIn()), REFERENCE, backend="python")
+        LearnedSimulation(
+            topology,
+            system,
+            LearnedIntegrator(StandIn(), schedule=Schedule(5, classical=langevin())),
+            REFERENCE,
+            backend="python",
+        )
 
 
 def test_other_integrators_are_refused():
     topology, system, _ = cases.peptide()
-    with pytest.raises(ConfigError, match="LearnedSimulation takes a HybridIntegrator"):
+    with pytest.raises(ConfigError, match="LearnedSimulation takes a LearnedIntegrator"):
         LearnedSimulation(topology, system, openmm.VerletIntegrator(0.001), REFERENCE)
     for integrator in (openmm.BrownianIntegrator(300, 1, 0.001), openmm.VariableVerletIntegrator(0.001)):
         with pytest.raises(ConfigError, match="cannot be interleaved"):
-            HybridIntegrator(integrator, StandIn())
+            LearnedIntegrator(StandIn(), schedule=Schedule(5, classical=integrator))
     with pytest.raises(ConfigError, match="half_step_velocities=True or False"):
-        HybridIntegrator(cases.velocity_verlet(), StandIn())
+        LearnedIntegrator(StandIn(), schedule=Schedule(5, classical=cases.velocity_verlet()))
     with pytest.raises(ConfigError, match="leave half_step_velocities out"):
-        HybridIntegrator(openmm.VerletIntegrator(0.002), StandIn(), half_step_velocities=False)
+        LearnedIntegrator(
+            StandIn(), half_step_velocities=False, schedule=Schedule(5, classical=openmm.VerletIntegrator(0.002))
+        )
 
 
 @pytest.mark.parametrize(

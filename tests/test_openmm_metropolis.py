@@ -202,8 +202,8 @@ def test_what_cannot_be_right_is_refused():
         MetropolizedJumpIntegrator(small_network(), T)
     with pytest.raises(ConfigError, match="temperature"):
         MetropolizedJumpIntegrator(propagator, 0.0)
-    with pytest.raises(CompatibilityError, match="advances by"):
-        MetropolizedJumpIntegrator(propagator, T, timestep=2 * unit.femtoseconds)
+    with pytest.raises(CompatibilityError, match="advance by"):
+        MetropolizedJumpIntegrator(propagator, T).setStepSize(2 * unit.femtoseconds)
     with pytest.raises(ConfigError, match="no Context"):
         MetropolizedJumpIntegrator(propagator, T).step(1)
     topology, system, _ = peptide(constraints=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import openmm_cases as cases
@@ -14,8 +15,17 @@ from openmm_cases import StandIn, phase_space, simulation
 from fastegnn_md.engines.ase.stepper import PICOSECOND
 from fastegnn_md.engines.openmm import OpenMMCalculator, add_jump_force
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError
-from fastegnn_md.integrators import HybridIntegrator, LearnedDynamics, LearnedJumpIntegrator, LearnedSimulation
-from fastegnn_md.integrators.openmm.options import step_generator
+from fastegnn_md.integrators import (
+    Conserve,
+    Langevin,
+    LearnedDynamics,
+    LearnedIntegrator,
+    LearnedSimulation,
+    Schedule,
+    VelocityRescaling,
+)
+from fastegnn_md.integrators.openmm.classical import step_generator
+from fastegnn_md.integrators.openmm.host import Host
 
 openmm = pytest.importorskip("openmm")
 REFERENCE = openmm.Platform.getPlatformByName("Reference")
@@ -24,7 +34,7 @@ REFERENCE = openmm.Platform.getPlatformByName("Reference")
 def jumps_alone(propagator, backend="host", case=None, start=True, **options) -> LearnedSimulation:
     topology, system, positions = case or cases.peptide()
     made = LearnedSimulation(
-        topology, system, LearnedJumpIntegrator(propagator, seed=7, guard=False, **options), REFERENCE, backend=backend
+        topology, system, LearnedIntegrator(propagator, seed=7, guard=False, **options), REFERENCE, backend=backend
     )
     if start:
         made.context.setPositions(positions)
@@ -59,22 +69,22 @@ def twin(made) -> Atoms:
 
 
 NVE = {}
-ENERGY = {"conserve_energy": True}
-RESCALING = {"temperature": 300 * unit.kelvin, "tau": 0.02 * unit.picosecond}
-LANGEVIN = {"temperature": 300 * unit.kelvin, "friction": 5 / unit.picosecond}
-FOR_ASE = {
-    "temperature": ("temperature_K", 300),
-    "tau": ("taut", 0.02 * PICOSECOND),
-    "friction": ("friction", 5 / PICOSECOND),
-    "conserve_energy": (*ENERGY, True),
-}
+ENERGY = {"conserve": Conserve(energy=True)}
+RESCALING = {"thermostat": VelocityRescaling(300 * unit.kelvin, 0.02 * unit.picosecond)}
+LANGEVIN = {"thermostat": Langevin(300 * unit.kelvin, 5 / unit.picosecond)}
 
 
-@pytest.mark.parametrize("backend", ["host", "python"])
+def conserved(made) -> float:
+    """amu Å²/ps²; where checkpoints find it."""
+    return made.integrator.getIntegrator(0).getGlobalVariableByName("energy")
+
+
 @pytest.mark.parametrize(
-    "options",
-    [NVE, ENERGY, RESCALING, {**RESCALING, **ENERGY}, {**LANGEVIN, **ENERGY}],
-    ids=["NVE", "energy", "rescaling", "rescaling and energy", "Langevin and energy"],
+    ("backend", "options"),
+    [
+        *[(backend, options) for backend in ("host", "python") for options in (NVE, RESCALING, LANGEVIN)],
+        *[("host", options | ENERGY) for options in (NVE, RESCALING, LANGEVIN)],
+    ],
 )
 def test_openmm_and_ase_give_the_same_trajectory(options, backend):
     """An untrained network, constraints on; random numbers of each step as OpenMM draws them."""
@@ -82,29 +92,29 @@ def test_openmm_and_ase_give_the_same_trajectory(options, backend):
     made = jumps_alone(propagator, backend, **options)
     atoms = twin(made)
     bonds = [(a.index, b.index) for a, b in made.topology.bonds()]
-    dynamics = LearnedDynamics(atoms, propagator, bonds=bonds, guard=False, **dict(FOR_ASE[name] for name in options))
+    dynamics = LearnedDynamics(atoms, propagator, bonds=bonds, guard=False, **options)
     before, total = momenta(made), energy(made)
     for step in range(6):
         made.step(1)
         dynamics.jump.step(step_generator(7, step))
         x, v = phase_space(made)
         # eV and kJ/mol are of different CODATA years, so energies differ in the ninth digit.
-        nm, nm_per_ps = (1e-9, 1e-7) if "conserve_energy" in options else (1e-12, 1e-11)
+        nm, nm_per_ps = (1e-9, 1e-7) if "conserve" in options else (1e-12, 1e-11)
         np.testing.assert_allclose(x, atoms.positions / 10, rtol=0, atol=nm)
         np.testing.assert_allclose(v, atoms.get_velocities() * PICOSECOND / 10, rtol=0, atol=nm_per_ps)
-    if "friction" not in options:
+    if not isinstance(options.get("thermostat"), Langevin):
         for found, expected in zip(momenta(made), before, strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-11)
-    if "conserve_energy" in options:
-        target = made.integrator.getGlobalVariableByName("energy")
+    if "conserve" in options:
+        target = conserved(made)
         assert dynamics.guarded.energy.target == pytest.approx(target, rel=1e-6)
-        assert (target == pytest.approx(100 * total, rel=1e-12)) is ("temperature" not in options)
+        assert (target == pytest.approx(100 * total, rel=1e-12)) is ("thermostat" not in options)
 
 
 @pytest.mark.parametrize("options", [NVE, RESCALING], ids=["NVE", "rescaling"])
 @pytest.mark.parametrize("angular", [None, False])
 def test_angular_momentum_is_conserved_unless_told_otherwise(options, angular):
-    made = jumps_alone(cases.small_network(), conserve_angular_momentum=angular, **options)
+    made = jumps_alone(cases.small_network(), conserve=Conserve(angular_momentum=angular), **options)
     before = momenta(made)
     made.step(3)
     lost = np.abs(momenta(made)[1] - before[1]).max()
@@ -124,7 +134,7 @@ def test_jumps_between_verlet_steps_conserve_both_momenta():
             half_step_velocities=False,
             started=False,
             guard=False,
-            conserve_angular_momentum=angular,
+            conserve=Conserve(angular_momentum=angular),
         )
         before = momenta(made)
         made.step(12)
@@ -137,7 +147,7 @@ def test_jumps_between_verlet_steps_conserve_both_momenta():
 
 def test_a_part_of_a_system_and_a_box_have_no_angular_momentum_to_conserve():
     """The solute of a box of water, and all but one atom of a molecule without a box."""
-    asked = {"conserve_angular_momentum": True}
+    asked = {"conserve": Conserve(angular_momentum=True)}
     with pytest.raises(CompatibilityError, match="this one is periodic"):
         simulation(cases.solvated(), StandIn(), atoms=range(22), **asked)
     with pytest.raises(CompatibilityError, match="this one is part of a larger one"):
@@ -198,7 +208,7 @@ def test_the_energy_to_conserve_comes_with_the_file(how, backend, tmp_path):
     expected = phase_space(made)
     if how == "new process":
         made = jumps_alone(StandIn(move=faster), backend, start=False, **ENERGY)
-        assert np.isnan(made.integrator.getGlobalVariableByName("energy"))
+        assert np.isnan(conserved(made))
     (made.loadCheckpoint if how == "checkpoint" else made.loadState)(file)
     made.step(6)
     assert made.integrator.getGlobalVariableByName("energy") == target
@@ -220,10 +230,10 @@ def test_a_state_from_before_the_first_jump_brings_no_energy(tmp_path):
 
 
 def test_copies_have_the_options_and_the_energy():
-    made = jumps_alone(StandIn(move=faster), conserve_angular_momentum=False, **ENERGY)
+    made = jumps_alone(StandIn(move=faster), conserve=Conserve(angular_momentum=False, energy=True))
     made.step(2)
     copied = copy.deepcopy(made.integrator)
-    assert copied.getGlobalVariableByName("energy") == made.integrator.getGlobalVariableByName("energy")
+    assert copied.getIntegrator(0).getGlobalVariableByName("energy") == conserved(made)
     topology, system, _ = cases.peptide()
     other = LearnedSimulation(topology, system, copied, REFERENCE)
     other.context.setState(made.context.getState(positions=True, velocities=True))
@@ -232,20 +242,24 @@ def test_copies_have_the_options_and_the_energy():
     other.step(3)
     for a, b in zip(phase_space(other), phase_space(made), strict=True):
         np.testing.assert_array_equal(a, b)
-    rescaling = copy.deepcopy(LearnedJumpIntegrator(StandIn(), seed=1, **RESCALING))._jump.guarded.thermostat
+    rescaling = copy.deepcopy(LearnedIntegrator(StandIn(), seed=1, **RESCALING))._jump.guarded.thermostat
     assert (rescaling.temperature, rescaling.tau) == (300, 0.02)
 
 
-@pytest.mark.parametrize("backend", ["host", "python"])
-def test_a_jump_whose_energy_is_not_finite_leaves_the_context_alone(backend, monkeypatch):
-    made = jumps_alone(StandIn(), backend, **ENERGY)
+def test_a_jump_whose_energy_is_not_finite_leaves_the_context_alone(monkeypatch):
+    made = jumps_alone(StandIn(), schedule=Schedule(fallback="stop"), **ENERGY)
     before, found = phase_space(made), iter([10.0, float("nan")])
-    monkeypatch.setattr(type(made.integrator._jump), "_energy", lambda self, context: next(found))
+    classical = Host._classical
+    monkeypatch.setattr(
+        Host,
+        "_classical",
+        lambda self, context: dataclasses.replace(classical(self, context), energy=lambda positions: next(found)),
+    )
     with pytest.raises(JumpError, match=r"step 1: the energy guard refused the jump: .* would go from 10\.0 to nan"):
         made.step(1)
     for a, b in zip(phase_space(made), before, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert np.isnan(made.integrator.getGlobalVariableByName("energy"))
+    assert np.isnan(conserved(made))
 
 
 @pytest.mark.parametrize("atoms", [None, range(22)], ids=["all", "solute"])
@@ -257,7 +271,7 @@ def test_the_energy_of_everything_is_what_it_was(atoms):
         return state.replace(positions=state.positions + 1e-4 * velocities, velocities=velocities)
 
     topology, system, positions = cases.peptide() if atoms is None else cases.solvated()
-    integrator = LearnedJumpIntegrator(StandIn(move=gain, timestep=1e-4), seed=7, guard=False, **ENERGY)
+    integrator = LearnedIntegrator(StandIn(move=gain, timestep=1e-4), seed=7, guard=False, **ENERGY)
     made = LearnedSimulation(topology, system, integrator, REFERENCE, atoms=atoms)
     made.context.setPositions(positions)
     made.context.setVelocities(cases.velocities_for(made.system))
@@ -272,8 +286,9 @@ def test_the_energy_of_everything_is_what_it_was(atoms):
 # Rescaling ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["host", "python"])
-@pytest.mark.parametrize("options", [RESCALING, {**RESCALING, **ENERGY}], ids=["rescaling", "rescaling and energy"])
+@pytest.mark.parametrize(
+    ("backend", "options"), [("host", RESCALING), ("python", RESCALING), ("host", RESCALING | ENERGY)]
+)
 def test_rescaling_replays_from_a_checkpoint(backend, options):
     made = jumps_alone(StandIn(), backend, **options)
     made.step(3)
@@ -289,7 +304,7 @@ def test_rescaling_replays_from_a_checkpoint(backend, options):
 def test_rescaled_jumps_have_the_temperature():
     """Of 3·22 - 12 - 6 degrees of freedom, momenta of the whole not counted; within 3 σ."""
     still = StandIn(move=lambda propagator, state, generator, temperature: state)
-    made = jumps_alone(still, temperature=300, tau=0.001)
+    made = jumps_alone(still, thermostat=VelocityRescaling(300, 0.001))
     x, kinetic = phase_space(made)[0], []
     m = np.array([made.system.getParticleMass(i)._value for i in range(22)])
     arms = x - m @ x / m.sum()
@@ -306,14 +321,19 @@ def test_rescaled_jumps_have_the_temperature():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({**RESCALING, "friction": 1.0}, "friction and tau are of two thermostats"),
-        ({"tau": 0.1}, "tau without temperature"),
+        ({**RESCALING, "friction": 1.0}, "a thermostat brings its temperature"),
+        ({"friction": 0.1}, "friction without a temperature"),
+        ({"temperature": 300}, "a temperature without a thermostat"),
     ],
 )
 def test_options_that_do_not_go_together(options, words):
     with pytest.raises(ConfigError, match=words):
-        LearnedJumpIntegrator(StandIn(), **options)
-    with pytest.raises(ConfigError, match="leave tau out"):
-        LearnedJumpIntegrator(StandIn(predicts_velocities=False), 300, tau=0.1)
-    with pytest.raises(TypeError, match="conserve_energy"):
-        HybridIntegrator(openmm.VerletIntegrator(0.002), StandIn(), conserve_energy=True)
+        LearnedIntegrator(StandIn(), **options)
+    with pytest.raises(ConfigError, match="leave friction and thermostat out"):
+        LearnedIntegrator(StandIn(predicts_velocities=False), thermostat=VelocityRescaling(300, 0.1))
+    with pytest.raises(ConfigError, match="leave friction out"):
+        LearnedIntegrator(StandIn(predicts_velocities=False), temperature=300, friction=1.0)
+    with pytest.raises(ConfigError, match="classical steps may change the energy"):
+        LearnedIntegrator(
+            StandIn(), schedule=Schedule(5, classical=openmm.VerletIntegrator(0.002)), conserve=Conserve(energy=True)
+        )

@@ -14,10 +14,10 @@ from openmm import app, unit
 import sys
 sys.path.insert(0, {helpers!r})
 from fastegnn_md.engines.openmm import find_jump_force
-from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
+from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
 import openmm_cases as cases
 topology, system, positions = cases.peptide()
-integrator = HybridIntegrator(cases.langevin(), cases.StandIn(), seed=1)
+integrator = LearnedIntegrator(cases.StandIn(), schedule=Schedule(5, 1, classical=cases.langevin()), seed=1)
 simulation = LearnedSimulation(topology, system, integrator, openmm.Platform.getPlatformByName("CPU"), backend="torch")
 simulation.context.setPositions(positions)
 simulation.step(60)

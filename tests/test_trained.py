@@ -88,7 +88,7 @@ def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
     from ase.md.velocitydistribution import thermalize_momenta
 
     from fastegnn_md.engines.ase.stepper import guess_bonds
-    from fastegnn_md.integrators import LearnedDynamics
+    from fastegnn_md.integrators import Conserve, LearnedDynamics, Schedule
 
     propagator = Propagator.load("ethanol-xtb")
     assert propagator.reversible
@@ -98,11 +98,19 @@ def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
     thermalize_momenta(atoms, 400, rng=np.random.default_rng(1))
     there = atoms.copy()
     for _ in range(2):
-        LearnedDynamics(there, propagator, conserve_momentum=False, conserve_angular_momentum=False, bonds=bonds).run(3)
+        LearnedDynamics(there, propagator, bonds=bonds, conserve=Conserve(momentum=False, angular_momentum=False)).run(
+            3
+        )
         there.set_momenta(-there.get_momenta())
     np.testing.assert_allclose(there.positions, atoms.positions, atol=1e-4)  # single precision
     with LearnedDynamics(
-        atoms, propagator, temperature_K=400, friction=0.01 / units.fs, rng=2, bonds=bonds, fallback="stop"
+        atoms,
+        propagator,
+        temperature_K=400,
+        friction=0.01 / units.fs,
+        rng=2,
+        bonds=bonds,
+        schedule=Schedule(fallback="stop"),
     ) as dynamics:
         dynamics.run(100)  # 0.8 ps
     assert dynamics.statistics.accepted == 100
@@ -117,7 +125,7 @@ def test_a_jump_of_alanine_dipeptide_is_what_openmm_does(solvent, require):
     from importlib.resources import as_file, files
 
     from fastegnn_md.harvest.openmm import velocity_verlet
-    from fastegnn_md.integrators import LearnedJumpIntegrator, LearnedSimulation
+    from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation
 
     with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
         pdb = app.PDBFile(str(path))
@@ -137,7 +145,7 @@ def test_a_jump_of_alanine_dipeptide_is_what_openmm_does(solvent, require):
     sampler.step(500)
     propagator = Propagator.load(f"ala2-{solvent}")
     classical = simulation(app.Simulation, velocity_verlet(openmm, 0.0005))
-    learned = simulation(LearnedSimulation, LearnedJumpIntegrator(propagator))
+    learned = simulation(LearnedSimulation, LearnedIntegrator(propagator))
     root = np.sqrt([atom.element.mass._value for atom in pdb.topology.atoms()])[:, None]
     moved, missed, thermal, missed_velocity = 0.0, 0.0, 0.0, 0.0
     for _ in range(8):

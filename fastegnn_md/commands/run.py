@@ -92,7 +92,14 @@ def run(
     from ..data.topology import select_atoms
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
-    from ..integrators import GuardSettings, LearnedDynamics, MetropolizedDynamics
+    from ..integrators import (
+        Conserve,
+        GuardSettings,
+        Langevin,
+        LearnedDynamics,
+        MetropolizedDynamics,
+        VelocityRescaling,
+    )
     from ..propagator.full import Propagator
 
     if engine not in ("ase", "openmm"):
@@ -170,25 +177,27 @@ def run(
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
-    uses_temperature = temperature is not None and not nve
-    langevin = uses_temperature and propagator.predicts_velocities and tau is None
-    rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
+    rate = parse_quantity(friction or _FRICTION, "friction")
+    thermostat: Langevin | VelocityRescaling | None = None
+    if tau is not None:
+        thermostat = VelocityRescaling(temperature, tau)
+    elif temperature is not None and not nve and propagator.predicts_velocities:
+        thermostat = Langevin(temperature, rate)
     dynamics: LearnedDynamics | MetropolizedDynamics
     if metropolis and temperature is not None and isinstance(propagator, Propagator):
         dynamics = MetropolizedDynamics(
-            atoms, propagator, temperature_K=temperature, friction=rate, rng=rng, bonds=bonds
+            atoms, propagator, temperature_K=temperature, friction=rate / PICOSECOND, rng=rng, bonds=bonds
         )
     else:
         dynamics = LearnedDynamics(
             atoms,
             propagator,
-            temperature_K=temperature if uses_temperature else None,
-            friction=rate if langevin else None,
-            taut=None if tau is None else parse_quantity(tau, "time") * PICOSECOND,
+            thermostat=thermostat,
+            temperature_K=None if propagator.predicts_velocities else temperature,
             rng=rng,
             bonds=bonds,
             guard=guard,
-            conserve_energy=conserve_energy,
+            conserve=Conserve(energy=conserve_energy),
         )
     temperatures = []
     with RolloutWriter(output, group) as writer:

@@ -57,7 +57,7 @@ def run_openmm(
         import openmm
         from openmm import unit
 
-        from ..integrators import HybridIntegrator, LearnedSimulation
+        from ..integrators import LearnedIntegrator, LearnedSimulation, Schedule
 
     if temperature is None and not (nve and moving):
         raise ConfigError("--engine openmm needs --temperature: of the thermostat, or to draw missing velocities")
@@ -78,8 +78,12 @@ def run_openmm(
     else:
         classical = openmm.LangevinMiddleIntegrator(temperature, parse_quantity(friction, "friction"), step)
         classical.setRandomNumberSeed(seed + 1)  # zero means a random seed to OpenMM
-    integrator = HybridIntegrator(
-        classical, propagator, classical_steps, jumps or None, temperature=temperature, guard=guard, seed=seed
+    integrator = LearnedIntegrator(
+        propagator,
+        temperature=None if propagator.predicts_velocities else temperature,
+        schedule=Schedule(classical_steps, jumps or None, classical=classical),
+        guard=guard,
+        seed=seed,
     )
     universe = group.universe
     part = None if len(group) == len(universe.atoms) else group.indices

@@ -137,7 +137,7 @@ def learned_run(
 
     from ..engines.ase.stepper import state_from_atoms
     from ..engines.mdanalysis import RolloutWriter
-    from ..integrators import LearnedDynamics
+    from ..integrators import Conserve, LearnedDynamics
 
     atoms = system.atoms(held_out[0][0])
     dynamics = LearnedDynamics(
@@ -147,7 +147,7 @@ def learned_run(
         friction=settings.friction / (1000 * units.fs),
         rng=settings.seed,
         bonds=system.bonds,
-        conserve_energy=conserve_energy,
+        conserve=Conserve(energy=conserve_energy),
     )
     energies, kinetic = [], []
     begun = time.perf_counter()

@@ -47,6 +47,8 @@ def advance_with_spread(
     committee: Committee, state: State, rng: np.random.Generator, temperature: float | None = None
 ) -> tuple[State, Spread]:
     """State after one jump and how far the members of a committee differ; as :func:`advance`."""
+    if not hasattr(committee, "with_spread"):
+        return advance(committee, state, rng, temperature), None
     there, generator = _brought(committee, state, rng)
     ended, spread = committee.with_spread(there, generator=generator, temperature=temperature)
     return (ended, spread) if ended.device == state.device else (ended.to(state.device), spread.to(state.device))

@@ -18,7 +18,7 @@ from openmm import app, unit
 from fastegnn_md import Propagator
 from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.graph import minimum_image
-from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
+from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
 from fastegnn_md.propagator.limits import JumpLimits
@@ -271,7 +271,10 @@ def simulation(
 ) -> LearnedSimulation:
     """A simulation at its start; with ``started`` its next step is a jump."""
     topology, system, positions = case
-    integrator = HybridIntegrator(classical or openmm.VerletIntegrator(0.002), propagator, seed=7, **options)
+    names = ("classical_steps", "jumps", "fallback", "relax_steps", "minimize_steps")
+    schedule = {"classical_steps": 5} | {name: options.pop(name) for name in names if name in options}
+    schedule["classical"] = classical or openmm.VerletIntegrator(0.002)
+    integrator = LearnedIntegrator(propagator, seed=7, schedule=Schedule(**schedule), **options)
     made = LearnedSimulation(
         topology,
         system,
