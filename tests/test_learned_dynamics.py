@@ -657,12 +657,12 @@ class TestOptions:
             LearnedDynamics(Atoms("Xe"), StandIn(free_flight()))
         atoms.calc = None
         with pytest.raises(
-            CompatibilityError, match="forces, an input of this propagator: needs the engine; attach a calculator"
+            CompatibilityError, match="an input of this propagator: needs the engine; attach"
         ):
             LearnedDynamics(atoms, StandIn(free_flight(), needs_forces=True))
+        dynamics = LearnedDynamics(atoms, StandIn(free_flight()))
+        dynamics.log_energy = True
         with pytest.raises(CompatibilityError, match="log_energy"):
-            dynamics = LearnedDynamics(atoms, StandIn(free_flight()))
-            dynamics.log_energy = True
             dynamics.run(1)
         atoms.positions[1] = np.nan
         with pytest.raises(StateError, match="index 1"):
