@@ -224,8 +224,8 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
         "classical steps of a cycle": classical_steps,
         "jump, fs": 1e3 * propagator.timestep,
     }
-    if isinstance(integrator, HybridIntegrator):
-        steps_taken = max(1, integrator.classical_steps_taken)
+    if integrator.classical_steps_taken:
+        steps_taken = integrator.classical_steps_taken
         summary["ms per classical step"] = 1e3 * integrator.classical_seconds / steps_taken
     if not exact:
         summary["one-step errors over the best baseline"] = propagator.metrics["over_best_baseline"]

@@ -18,7 +18,7 @@ from fastegnn_md.state import State, all_finite
 from fastegnn_md.units import BOLTZMANN
 
 if TYPE_CHECKING:
-    from fastegnn_md.propagator.committee import Spread
+    from fastegnn_md.propagator.prediction import Spread
 
 
 @dataclass(frozen=True)

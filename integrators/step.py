@@ -17,8 +17,8 @@ from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
 from fastegnn_md.mechanics.verlet import Forces, velocity_verlet
 from fastegnn_md.propagator.advance import advance_with_spread
-from fastegnn_md.propagator.committee import Committee, Spread
 from fastegnn_md.propagator.learned_map import LearnedMap
+from fastegnn_md.propagator.prediction import Spread
 from fastegnn_md.state import State
 
 from .conserve import Conserve
@@ -116,7 +116,7 @@ class GuardedStep:
             self.temperature = self.thermostat.temperature
         if self.guards_energy and self.temperature is None:
             raise ConfigError("the energy guard counts in kT: give a temperature, or energy_change=None")
-        if self.guard is not None and self.guard.spread is not None and not isinstance(self.propagator, Committee):
+        if self.guard is not None and self.guard.spread is not None and not self.propagator.has_spread:
             raise ConfigError(
                 "the spread guard asks how far several propagators differ: give a Committee, or spread=None"
             )
@@ -272,7 +272,7 @@ class GuardedStep:
         if self.schedule.fallback == "stop":
             raise jump_error(state, report, "with fallback='classical' classical steps would replace it")
         if classical is None:
-            raise jump_error(state, report, "with an engine that computes forces classical steps would replace it")
+            raise jump_error(state, report, "attach a calculator, and classical steps will replace it")
         assert self.substep is not None  # set by __post_init__
         timestep = self.propagator.timestep
         steps = max(1, round(timestep / self.substep))

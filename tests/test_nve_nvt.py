@@ -29,6 +29,7 @@ from fastegnn_md.mechanics.conservation import EnergyRescale
 from fastegnn_md.mechanics.constraints import Constraints, no_constraints
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
 
@@ -37,23 +38,9 @@ DT = 0.002  # ps
 KT = BOLTZMANN * 300
 
 
-class StandIn:
-    """A propagator with a known map of the state."""
-
-    needs_midpoint_forces = False
-    needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
-    fingerprint, limits, timestep = "stand-in", JumpLimits({}), DT
-
-    def __init__(self, move, **flags):
-        self.move = move
-        for name, value in flags.items():
-            setattr(self, name, value)
-
-    def check(self, state) -> None:
-        pass
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        return self.move(state).replace(forces=None)
+class StandIn(FakePropagator):
+    def __init__(self, move, *, limits: JumpLimits | None = None, **options):
+        super().__init__(move, DT, None if limits is None else permissive_domain(limits=limits), **options)
 
 
 class PairSprings(Calculator):
@@ -187,7 +174,7 @@ def test_frozen_atoms_and_boxes_have_no_angular_momentum_to_conserve():
         prepare(atoms)
         with pytest.raises(error, match=words):
             LearnedDynamics(atoms, StandIn(leaky), conserve=Conserve(angular_momentum=True))
-    redraws = StandIn(leaky, predicts_velocities=False)
+    redraws = StandIn(leaky, kind="position")
     with pytest.raises(ConfigError, match="redraws velocities: neither"):
         LearnedDynamics(hot(), redraws, temperature_K=300, conserve=Conserve(angular_momentum=True))
 
@@ -282,7 +269,7 @@ def test_total_energy_is_that_of_the_first_step():
         atoms = hot()
         energies = [atoms.get_total_energy()]
         linear, angular, calls = atoms.get_momenta().sum(0), atoms.get_angular_momentum(), atoms.calc.calls
-        dynamics = LearnedDynamics(atoms, StandIn(kicked, needs_forces=True), **options)
+        dynamics = LearnedDynamics(atoms, StandIn(kicked, kind="force-start"), **options)
         dynamics.run(50)
         asked = atoms.calc.calls - calls
         energies.append(atoms.get_total_energy())
@@ -327,7 +314,7 @@ def test_energy_is_conserved_with_constraints_and_across_refused_jumps():
     atoms.set_constraint(FixBondLengths([(0, 2), (1, 3)]))
     atoms.set_momenta(atoms.get_momenta())
     energy = atoms.get_total_energy()
-    propagator = StandIn(kicked, needs_forces=True)
+    propagator = StandIn(kicked, kind="force-start")
     dynamics = LearnedDynamics(atoms, propagator, schedule=Schedule(classical="0.1 fs"), conserve=Conserve(energy=True))
     dynamics.run(1)
     propagator.move = sometimes
@@ -373,7 +360,7 @@ def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch
     for scaled in (True, False):
         atoms, heat = hot(), 0.0
         dynamics = LearnedDynamics(
-            atoms, StandIn(kicked, needs_forces=True), rng=3, conserve=Conserve(energy=scaled), **thermostat
+            atoms, StandIn(kicked, kind="force-start"), rng=3, conserve=Conserve(energy=scaled), **thermostat
         )
         before = atoms.get_total_energy()
         dynamics.run(20)
@@ -384,7 +371,7 @@ def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch
 
 def test_a_step_that_fails_takes_back_the_heat_of_its_thermostat():
     atoms = hot()
-    propagator = StandIn(kicked, needs_forces=True)
+    propagator = StandIn(kicked, kind="force-start")
     dynamics = LearnedDynamics(
         atoms,
         propagator,
@@ -415,9 +402,7 @@ def test_energy_needs_a_calculator_and_velocities():
     with pytest.raises(CompatibilityError, match=r"Conserve\(energy=True\): needs the engine; attach"):
         LearnedDynamics(atoms, StandIn(leaky), conserve=Conserve(energy=True))
     with pytest.raises(ConfigError, match="redraws velocities: neither"):
-        LearnedDynamics(
-            hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, conserve=Conserve(energy=True)
-        )
+        LearnedDynamics(hot(), StandIn(leaky, kind="position"), temperature_K=300, conserve=Conserve(energy=True))
 
 
 # Stochastic velocity rescaling -------------------------------------------------------------------------------------
@@ -544,7 +529,7 @@ def test_thermostats_that_do_not_go_together(options, words):
     with pytest.raises(ConfigError, match=words):
         LearnedDynamics(hot(), StandIn(leaky), **options)
     with pytest.raises(ConfigError, match="leave friction and thermostat out"):
-        LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), thermostat=VelocityRescaling(300, 1.0 / PS))
+        LearnedDynamics(hot(), StandIn(leaky, kind="position"), thermostat=VelocityRescaling(300, 1.0 / PS))
 
 
 def test_it_is_the_temperature_of_the_free_motion_that_is_told():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
-from fastegnn_md.propagator.committee import Committee, Spread
+from fastegnn_md.propagator.prediction import Spread
 from fastegnn_md.state import State
 
 from ..step import Predicted
@@ -96,11 +96,9 @@ class LearnedEnsemble:
         spreads: list[Spread | None] = [None] * len(sizes)
         try:
             together = State.concatenate([each.state for each in prepared])
-            if isinstance(self._propagator, Committee):
-                ended, spread = self._propagator.with_spread(together)
+            ended, spread = self._propagator.with_spread(together)
+            if spread is not None:
                 spreads = [*spread.split(sizes)]
-            else:
-                ended = self._propagator(together)
         except StateError:
             return  # one of them is not finite: alone, each finds out for itself
         parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), spreads, strict=True)

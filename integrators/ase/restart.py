@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from fastegnn_md.engines.ase.trajectory import check_frames, count_frames, truncate_trajectory
 from fastegnn_md.errors import CheckpointError, CompatibilityError
@@ -82,7 +80,7 @@ def save(dynamics: Restartable, path: str | Path) -> None:
         "frames": _frames(dynamics),
         "constraints": [type(constraint).__name__ for constraint in atoms.constraints],
         "statistics": dataclasses.asdict(dynamics.statistics),
-        "propagator": _identity(dynamics.propagator),
+        "propagator": dynamics.propagator.identity(),
         "automatic": dynamics.restart_file is not None,
         "options": {**dynamics.restart_options(), "restart_interval": dynamics.restart_interval},
         "place": dynamics.restart_place(),
@@ -184,15 +182,5 @@ def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: At
         raise CompatibilityError(
             f"the atoms have the constraints {kinds}, those of the restart file {header['constraints']}; set the same"
         )
-    if _identity(propagator) != header["propagator"]:
+    if propagator.identity() != header["propagator"]:
         raise CompatibilityError("the restart file was written with another propagator; load the same model file")
-
-
-def _identity(propagator: LearnedMap) -> dict[str, Any]:
-    """What makes two propagators the same map: time step and weights."""
-    digest = hashlib.sha256()
-    if isinstance(propagator, torch.nn.Module):
-        for name, value in propagator.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return {"timestep": propagator.timestep, "training-data": propagator.fingerprint, "weights": digest.hexdigest()}
