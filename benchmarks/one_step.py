@@ -14,10 +14,10 @@ import json
 from pathlib import Path
 
 from fastegnn_md import Propagator
-from fastegnn_md.training.one_step import one_step_errors, ratios
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.demo import DemoSettings
 from fastegnn_md.demo.training import KINDS
+from fastegnn_md.training.one_step import one_step_errors, ratios
 
 
 def main() -> None:
