@@ -86,9 +86,8 @@ def test_commands_make_what_they_promise(folder):
 @pytest.mark.parametrize(
     ("page", "containing", "made"),
     [
-        ("README.md", "LearnedDynamics(", "learned.traj"),
-        ("README.md", "fit(", "force-informed.safetensors"),
-        ("README.md", "HybridIntegrator(", "state.csv"),
+        ("README.md", "LearnedDynamics(", "copper.traj"),
+        ("docs/training.md", "fit(", "force-informed.safetensors"),
         ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
         ("docs/validation.md", "validate(", "validation/report.html"),
         ("docs/propagator.md", "Committee.load(", "member-2.safetensors"),
@@ -174,12 +173,9 @@ def test_ensembles_of_jumps_alone(folder):
 
 def test_an_ensemble(folder):
     (code,) = blocks("docs/performance.md", "python", "LearnedEnsemble(")
-    (single,) = blocks("README.md", "python", "LearnedDynamics(")
-    before, _, _ = single.partition("dynamics =")
-    given = (
-        "bonds, propagator, copies = guess_bonds(atoms), Propagator.load('model.safetensors'), [atoms, atoms.copy()]\n"
-        "copies[1].calc = OpenMMCalculator(system, topology=pdb.topology)\n"
-    )
+    (single,) = blocks("docs/ase.md", "python", "LearnedDynamics.restart(")
+    before, _, _ = single.partition("options =")
+    given = "copies = [atoms, atoms.copy()]\ncopies[1].calc = OpenMMCalculator(system, topology=pdb.topology)\n"
     after = "print([one.nsteps for one in replicas])"
     assert run_python("\n".join((before, given, code, after)), folder).strip() == "[3, 3]"
 
@@ -191,6 +187,10 @@ def test_links_to_files_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
 
 
 def test_settings_in_the_docs_are_valid():

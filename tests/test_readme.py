@@ -1,0 +1,72 @@
+"""The first page: its commands, and that its numbers and its picture are those of the committed results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What the first column of a row says, and the system.
+ROWS = {
+    "108 atoms": ("copper-emt", 108),
+    "2,048 atoms": ("copper-emt", 2048),
+    "GFN2-xTB": ("ethanol-xtb", 9),
+    "GB": ("ala2-gbn2", 22),
+    "vacuum": ("ala2-vacuum", 22),
+}
+
+
+@pytest.fixture(scope="module")
+def picture(require):
+    require("matplotlib")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return importlib.import_module("picture")
+
+
+def test_both_commands_stand_on_the_first_screen():
+    first = README.split("\n## ")[0]
+    assert "make demo" in first
+    assert "make test" in first
+
+
+def test_every_page_of_the_docs_is_linked():
+    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= set(re.findall(r"\((docs/[^)#]+)", README))
+
+
+def test_gains_are_those_of_the_results(picture):
+    gains = {(point.model, point.atoms, point.compiled): f"{point.gain:.2g} ×" for point in picture.points()}
+    shown = {}
+    for line in README.splitlines():
+        for words, system in ROWS.items():
+            if line.startswith("|") and words in line.split("|")[1]:
+                plain, compiled = (cell.strip().strip("*") for cell in line.split("|")[3:5])
+                shown |= {(*system, kind): cell for kind, cell in ((False, plain), (True, compiled)) if cell}
+    assert shown == gains
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_shows_the_results(picture, theme):
+    drawn = ElementTree.parse(ROOT / "docs" / f"gain-{theme}.svg").getroot()
+    (description,) = drawn.iter("{http://purl.org/dc/elements/1.1/}description")
+    assert [picture.Point(**point) for point in json.loads(description.text)] == picture.points()
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"] == "fastegnn_md"
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    for work in (citation, *citation["references"]):
+        assert work["title"]
+        assert all("name" in author or {"family-names", "given-names"} <= set(author) for author in work["authors"])
