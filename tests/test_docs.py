@@ -88,10 +88,10 @@ def test_commands_make_what_they_promise(folder):
     [
         ("README.md", "LearnedDynamics(", "copper.traj"),
         ("docs/training.md", "fit(", "force-informed.safetensors"),
-        ("docs/ase.md", "LearnedDynamics.restart(", "part.traj"),
+        ("docs/ase.md", "part.restart", "part.traj"),
         ("docs/validation.md", "validate(", "validation/report.html"),
         ("docs/propagator.md", "Committee.load(", "member-2.safetensors"),
-        ("docs/openmm.md", "HybridIntegrator(", "hybrid.xtc"),
+        ("docs/openmm.md", "XTCReporter(", "hybrid.xtc"),
         ("docs/ase.md", "MetropolizedDynamics(", "exact.traj"),
         ("docs/openmm.md", "MetropolizedJumpIntegrator(", "exact.dcd"),
     ],
@@ -150,7 +150,7 @@ def test_data_sets_are_made_as_documented(require, tmp_path, containing, printed
 
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
-    (simulation,) = blocks("docs/openmm.md", "python", "HybridIntegrator(")
+    (simulation,) = blocks("docs/openmm.md", "python", "XTCReporter(")
     before, _, _ = simulation.partition("simulation =")
     given = "propagator, topology = integrator.propagator, pdb.topology\n"
     after = "context.setPositions(pdb.positions)\nintegrator.step(11)\nprint(integrator.statistics.tried)"
@@ -158,14 +158,22 @@ def test_a_jump_without_a_simulation(folder):
 
 
 def test_stochastic_velocity_rescaling(folder):
-    (code,) = blocks("docs/ase.md", "python", "taut")
-    (before,) = blocks("docs/ase.md", "python", "LearnedDynamics.restart(")
+    (code,) = blocks("docs/ase.md", "python", "VelocityRescaling(")
+    (before,) = blocks("docs/ase.md", "python", "part.restart")
     temperature = run_python("\n".join((before, code)), folder).splitlines()[-1]
     assert re.fullmatch(r"\d+\.\d+ K", temperature)
 
 
+def test_classical_steps_between_jumps(folder):
+    (code,) = blocks("docs/ase.md", "python", "hybrid.restart")
+    (before,) = blocks("docs/ase.md", "python", "part.restart")
+    before, _, _ = before.partition("guard =")
+    after = "verlet.run(6)\nprint(verlet.nsteps, hybrid.nsteps, hybrid.statistics.tried)"
+    assert run_python("\n".join((before, code, after)), folder).splitlines()[-1] == "6 11 1"
+
+
 def test_ensembles_of_jumps_alone(folder):
-    (code,) = blocks("docs/openmm.md", "python", "LearnedJumpIntegrator(")
+    (code,) = blocks("docs/openmm.md", "python", "rescaling = LearnedIntegrator(")
     given = "from fastegnn_md import Propagator\npropagator = Propagator.load('model.safetensors')\n"
     after = "print([one.getStepSize()._value for one in (nve, scaled, langevin, rescaling)])"
     assert run_python("\n".join((given, code, after)), folder).strip() == "[0.008, 0.008, 0.008, 0.008]"
@@ -173,7 +181,7 @@ def test_ensembles_of_jumps_alone(folder):
 
 def test_an_ensemble(folder):
     (code,) = blocks("docs/performance.md", "python", "LearnedEnsemble(")
-    (single,) = blocks("docs/ase.md", "python", "LearnedDynamics.restart(")
+    (single,) = blocks("docs/ase.md", "python", "part.restart")
     before, _, _ = single.partition("options =")
     given = "copies = [atoms, atoms.copy()]\ncopies[1].calc = OpenMMCalculator(system, topology=pdb.topology)\n"
     after = "print([one.nsteps for one in replicas])"
