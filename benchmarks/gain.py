@@ -32,7 +32,7 @@ from openmm import app
 from physics_systems import ASE_SYSTEMS
 
 from fastegnn_md import Propagator
-from fastegnn_md.integrators import Langevin, LearnedDynamics, LearnedIntegrator, LearnedSimulation
+from fastegnn_md.integrators import LearnedDynamics, LearnedIntegrator, LearnedSimulation
 
 FRICTION = 10.0  # 1/ps
 Stepper = Callable[[int], object]  # advances by a number of steps
@@ -66,7 +66,7 @@ def in_openmm(name: str, propagator: Propagator) -> tuple[int, float, Stepper, S
         molecule.topology, molecule.system(), molecule.langevin(FRICTION, 0), *molecule.platform()
     )
     molecule.settle(classical, 0)
-    integrator = LearnedIntegrator(propagator, Langevin(TEMPERATURE, FRICTION), seed=1)
+    integrator = LearnedIntegrator(propagator, temperature=TEMPERATURE, friction=FRICTION, seed=1)
     learned = LearnedSimulation(molecule.topology, molecule.system(), integrator, *molecule.platform())
     state = classical.context.getState(positions=True, velocities=True)
     learned.context.setPositions(state.getPositions())
