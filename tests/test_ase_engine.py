@@ -29,30 +29,14 @@ from fastegnn_md.engines.ase.stepper import (
 )
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, StateError
 from fastegnn_md.mechanics.constraints import Constraints
-from fastegnn_md.propagator.limits import JumpLimits
-from fastegnn_md.state import State
+from fastegnn_md.propagator.fake import FakePropagator
 
 PS = 1000 * units.fs
 
 
-class StandIn:
-    """A propagator with a known map: a function of the state."""
-
-    needs_midpoint_forces = False
-    needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
-    fingerprint, limits = "stand-in", JumpLimits({})
-
-    def __init__(self, move, timestep: float = 0.01, **flags):
-        self.move, self.timestep, self.calls = move, timestep, 0
-        for name, value in flags.items():
-            setattr(self, name, value)
-
-    def check(self, state: State) -> None:
-        pass
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        self.calls += 1
-        return self.move(state, generator, temperature)
+class StandIn(FakePropagator):
+    def __init__(self, move, timestep: float = 0.01, **options):
+        super().__init__(move, timestep, **options)
 
 
 def free_flight(timestep: float):
@@ -404,7 +388,7 @@ class TestLearnedStepper:
             return state.replace(velocities=state.velocities + 0.01 * state.forces / state.masses[:, None], forces=None)
 
         atoms = self.moving_water()
-        stepper = LearnedStepper(StandIn(kick, needs_forces=True))
+        stepper = LearnedStepper(StandIn(kick, kind="force-start"))
         with pytest.raises(StateError, match=r"atoms\.calc"):
             stepper.step(atoms)
         atoms.calc = CountingForces()
@@ -414,11 +398,7 @@ class TestLearnedStepper:
         np.testing.assert_allclose(atoms.get_momenta() - before, 10 * units.fs, rtol=1e-12)
 
     def test_redrawn_velocities_need_a_temperature_and_repeat_with_the_seed(self):
-        def redraw(state, generator, temperature):
-            noise = torch.randn(state.positions.shape, generator=generator, dtype=state.dtype)
-            return state.replace(velocities=noise * temperature)
-
-        propagator = StandIn(redraw, predicts_velocities=False)
+        propagator = StandIn(free_flight(0.01), kind="position")
         with pytest.raises(CompatibilityError, match="temperature_K"):
             LearnedStepper(propagator)
         with pytest.raises(ConfigError, match="rng is 'seven'"):

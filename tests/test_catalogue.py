@@ -12,7 +12,7 @@ from fastegnn_md.cli import main
 from fastegnn_md.errors import CheckpointError
 from fastegnn_md.propagator import catalogue
 from fastegnn_md.propagator.catalogue import Catalogue, CatalogueEntry, find_model
-from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.config import Kind, PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
 from fastegnn_md.propagator.file import Manifest
 from fastegnn_md.propagator.limits import JumpLimits
@@ -30,7 +30,7 @@ ENTRY = {
 }
 
 
-def untrained(timestep: float = 0.005, forces: bool = False) -> Propagator:
+def untrained(timestep: float = 0.005, kind: Kind = "force-free") -> Propagator:
     domain = Domain(
         masses={1: (1.0, 1.1), 6: (12.0, 12.1), 8: (15.9, 16.1)},
         limits=JumpLimits({}),
@@ -41,7 +41,7 @@ def untrained(timestep: float = 0.005, forces: bool = False) -> Propagator:
         velocity_scale=10.0,
         force_scale=1e4,
     )
-    return Propagator(PropagatorConfig(hidden=8, layers=1, forces=forces), timestep, domain)
+    return Propagator.build(PropagatorConfig(kind=kind, hidden=8, layers=1), timestep, domain)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def folder(tmp_path):
     """Two untrained models in a folder of their own."""
     path = tmp_path / "models"
     path.mkdir()
-    informed = untrained(timestep=0.002, forces=True)
+    informed = untrained(timestep=0.002, kind="force-start")
     informed.metrics = {"over_best_baseline": {"x": 0.1234, "v": 0.5}}
     untrained().save(path / "ethanol-free.safetensors")
     informed.save(path / "ethanol-informed.safetensors")
@@ -170,7 +170,7 @@ def test_the_command_lists_what_catalogue_and_files_say(folder, monkeypatch, cap
     assert head.split("  ")[0] == "name"
     assert free.split() == ["ethanol-free", "5", "fs", "force-free", "300", "to", "500", *free.split()[7:]]
     assert "no engine, none, steps of 0.5 fs" in free
-    assert informed.split()[1:7] == ["2", "fs", "force-informed", "300", "0.123", "0.500"]
+    assert informed.split()[1:7] == ["2", "fs", "force-start", "300", "0.123", "0.500"]
     assert '  start    ase.build.molecule("CH3CH2OH")' in rest
     assert "  made by  none: the weights are random (seed 1)" in rest
     code, out, err = cli(capfd, "models", "--json")

@@ -31,7 +31,7 @@ def propagator():
         velocity_scale=12.0,
         force_scale=1e3,
     )
-    made = Propagator(PropagatorConfig(hidden=8, layers=1), 0.004, domain, seed=3)
+    made = Propagator.build(PropagatorConfig(hidden=8, layers=1), 0.004, domain, seed=3)
     made.fingerprint, made.metrics = "abc", {"learned": {"x": 0.1}}
     return made
 
@@ -73,7 +73,7 @@ def test_manifest_names_units_and_versions(saved):
     assert manifest.units["length"] == "Å"
     assert manifest.species == [1, 8]
     assert manifest.masses_amu[1] == (1.008, 3.024)
-    assert manifest.format_version == 2
+    assert manifest.format_version == 3
 
 
 def rewrite(path, change):
@@ -91,9 +91,16 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=3), "format version 3.*reads up to 2: upgrade"),
-        (lambda m: m.update(format_version=1), "not smooth where atoms cross the cutoff: train it again"),
+        (lambda m: m.update(format_version=4), "format version 4.*reads up to 3: upgrade"),
+        (lambda m: m.update(format_version=0), "damaged"),
+        (
+            lambda m: m.update(format_version=1, config={"mode": "full"}),
+            "not smooth where atoms cross the cutoff: train it again",
+        ),
         (lambda m: m.update(format="something"), "not that of a propagator"),
+        (lambda m: m.update(format_version=2, config={"mode": "position", "forces": True}), "names no kind"),
+        (lambda m: m.update(format_version=2, config=None), "damaged"),
+        (lambda m: m["config"].update(kind="force"), "damaged at 'config.kind'"),
         (lambda m: m.pop("timestep_ps"), "damaged at 'timestep_ps'"),
         (lambda m: m.update(timestep_ps="soon"), "damaged at 'timestep_ps'"),
         (lambda m: m["config"].update(hidden=16), "tensor .* has shape"),
@@ -111,9 +118,15 @@ def test_a_changed_manifest_is_refused(saved, change, message):
 
 
 def test_position_only_files_of_format_1_are_read(propagator, saved):
-    made = Propagator(PropagatorConfig(hidden=8, layers=1, mode="position"), 0.004, propagator.domain)
+    made = Propagator.build(PropagatorConfig(kind="position", hidden=8, layers=1), 0.004, propagator.domain)
     made.save(saved)
-    rewrite(saved, lambda m: m.update(format_version=1))
+
+    def older(manifest):
+        del manifest["config"]["kind"]
+        manifest["config"]["mode"] = "position"
+        manifest["format_version"] = 1
+
+    rewrite(saved, older)
     assert torch.equal(Propagator.load(saved).network.embedding.weight, made.network.embedding.weight)
 
 

@@ -143,11 +143,11 @@ def test_a_trained_model_is_of_the_lag_and_the_settings_asked_for(model: Path) -
 def test_the_architecture_is_an_option_of_training(cli: Cli, mistake: Any, store: Path, tmp_path: Path) -> None:
     path = tmp_path / "schnet.safetensors"
     arguments = ["train", store, "--lag", "3 fs", "--updates", 2, "--batch-size", 8, "-o", path, *SMALL]
-    code, out, err = cli(*arguments, "--architecture", "schnet", "--mode", "position")
+    code, out, err = cli(*arguments, "--architecture", "schnet", "--kind", "position")
     assert code == 0, err
-    assert "position-only schnet" in out
+    assert "position schnet" in out
     assert type(Propagator.load(path).network).__name__ == "SchNet"
-    assert "schnet predicts no velocities: set mode='position'" in mistake(*arguments, "--architecture", "schnet")
+    assert "schnet predicts no velocities: set kind='position'" in mistake(*arguments, "--architecture", "schnet")
     assert "unknown model 'schnett'" in mistake(*arguments, "--architecture", "schnett")
 
 
@@ -180,7 +180,7 @@ def test_settings_come_from_a_file_and_the_command_line_wins(cli: Cli, store: Pa
         "updates: 3\nbatch_size: 4\naccelerator: cpu\npropagator: {hidden: 8, layers: 1}\n"
     )
     path = tmp_path / "model.safetensors"
-    arguments = ["--config", tmp_path / "train.yaml", "--batch-size", 2, "--forces", "-o", path]
+    arguments = ["--config", tmp_path / "train.yaml", "--batch-size", 2, "--kind", "force-start", "-o", path]
     assert cli("train", store, "--lag", "3 fs", *arguments)[0] == 0
     loaded = Propagator.load(path)
     assert loaded.needs_forces
@@ -188,10 +188,9 @@ def test_settings_come_from_a_file_and_the_command_line_wins(cli: Cli, store: Pa
     assert "batch_size: 2" in (tmp_path / "model.training" / "config.yaml").read_text()
 
 
-def test_midpoint_needs_forces_and_a_harvest_for_it(mistake: Callable[..., str], store: Path, tmp_path: Path) -> None:
-    arguments = ["train", store, "--lag", "3 fs", "--midpoint", "-o", tmp_path / "m.safetensors", *SMALL]
-    assert "(--midpoint), or set midpoint=False" in mistake(*arguments)
-    assert "set forces too" in mistake(*arguments, "--no-forces")
+def test_forces_at_the_midpoint_need_a_harvest_for_it(mistake: Callable[..., str], store: Path, tmp_path: Path) -> None:
+    arguments = ["train", store, "--lag", "3 fs", "--kind", "force-midpoint", "-o", tmp_path / "m.safetensors", *SMALL]
+    assert "kind 'force-midpoint' needs forces half a lag of 3 fs before and after" in mistake(*arguments)
 
 
 def test_fine_tuning_takes_the_network_over(
@@ -311,7 +310,7 @@ def test_kick_drift_from_the_shell(
 ) -> None:
     require("lightning")
     model, output = tmp_path / "kick-drift.safetensors", tmp_path / "out.xtc"
-    kicks = ["--mode", "kick-drift", "--kicks", 2, "--set", "force_updates=2", "--updates", 4]
+    kicks = ["--kind", "kick-drift", "--kicks", 2, "--set", "force_updates=2", "--updates", 4]
     code, out, err = cli("train", store, "--lag", "3 fs", *kicks, *SMALL, "-o", model)
     assert code == 0, err
     assert "kick-drift fastegnn of 2 kicks" in out
@@ -328,11 +327,11 @@ def test_train_from_a_trajectory_reads_it_once_into_the_store_asked_for(
     cli: Cli, store: Path, molecule: Path, tmp_path: Path, require: Any
 ) -> None:
     require("lightning")
-    arguments = ["train", molecule, "--lag", "2 ps", "--dt", "1 ps", "--mode", "position", "--updates", 2, *SMALL]
+    arguments = ["train", molecule, "--lag", "2 ps", "--dt", "1 ps", "--kind", "position", "--updates", 2, *SMALL]
     kept, path = tmp_path / "kept.h5md", tmp_path / "model.safetensors"
     code, out, err = cli(*arguments, "--store", kept, "-o", path)
     assert code == 0, err
-    assert "position-only" in out
+    assert "position fastegnn" in out
     assert len(TrajectoryPairs(kept, lag="2 ps", velocities="none", progress=False)) == 58
     code, _, err = cli("evaluate", path, molecule, "--dt", "1 ps")
     assert code == 0, err

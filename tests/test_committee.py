@@ -38,7 +38,7 @@ DOMAIN = Domain(
 def member(seed: int, *, timestep: float = 0.002, domain: Domain = DOMAIN, **options) -> Propagator:
     """A network with random weights, large enough to matter, whose residual scales depend on the seed."""
     config = PropagatorConfig(hidden=8, layers=2, radial_functions=4, **{"cutoff": 3.0, **options})
-    propagator = Propagator(config, timestep, domain, seed=seed).double()
+    propagator = Propagator.build(config, timestep, domain, seed=seed).double()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in propagator.named_parameters():
         if name.endswith(("second.weight", "pull.weights.weight")) and parameter.shape[0] != 16:
@@ -111,7 +111,7 @@ def test_members_that_agree_have_no_spread_and_change_nothing():
 
 @pytest.mark.parametrize("reflect", [False, True])
 def test_the_mean_turns_with_the_system_and_the_spread_stays(reflect):
-    several, start = committee(forces=True), state()
+    several, start = committee(kind="force-start"), state()
     q, r = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
     q = q * r.diagonal().sign()
     q = q if (torch.linalg.det(q) < 0) == reflect else -q
@@ -146,7 +146,7 @@ def test_systems_of_a_batch_do_not_see_each_other():
 
 
 def test_position_only_members_redraw_velocities_once():
-    several, start = committee(mode="position"), state()
+    several, start = committee(kind="position"), state()
     drawn = several.members[0](start, generator=torch.Generator().manual_seed(3), temperature=300.0)
     ended, spread = several.with_spread(start, generator=torch.Generator().manual_seed(3), temperature=300.0)
     assert not several.predicts_velocities
@@ -183,23 +183,24 @@ class Pairs:
         return tuple(State.concatenate([self.pairs[i][k] for i in indices]) for k in (0, 1))
 
 
-@pytest.mark.parametrize("mode", ["full", "position"])
-def test_one_step_calibration_finds_errors_of_known_size(mode):
+@pytest.mark.parametrize("kind", ["force-free", "position"])
+def test_one_step_calibration_finds_errors_of_known_size(kind):
     """Errors drawn with ``factor`` times the spread as standard deviation: bounds of five standard errors."""
-    several, factor, pairs = committee(mode=mode), 1.5, []
+    several, factor, pairs = committee(kind=kind), 1.5, []
     generator = torch.Generator().manual_seed(7)
     for seed in range(60):
         start = state(seed)
-        prediction, spread = several.predict(start)
+        prediction = several.predict(start)
+        spread = prediction.spread
         scale, root = several.residual_scale(start), start.masses.sqrt()
         noise = torch.randn(2, 9, 3, generator=generator, dtype=torch.float64)
         x = start.positions + prediction.displacement + (factor * spread.x * scale[:, 0] / root)[:, None] * noise[0]
         v = start.velocities
-        if mode == "full":
+        if kind == "force-free":
             v = prediction.velocities + (factor * spread.v * scale[:, 1] / root)[:, None] * noise[1]
         pairs.append((start, start.replace(positions=x.detach(), velocities=v.detach())))
     found = one_step_calibration(several, Pairs(pairs), indices=range(50), batch_size=16)
-    assert set(found) == ({"x", "v"} if mode == "full" else {"x"})
+    assert set(found) == ({"x", "v"} if kind == "force-free" else {"x"})
     for one in found.values():
         components = 3 * one.count
         assert one.count == 50 * 9
@@ -212,8 +213,8 @@ def test_one_step_calibration_finds_errors_of_known_size(mode):
     ("options", "words"),
     [
         ({"timestep": 0.003}, "Δt of member 1 is 3 fs, that of member 0 2 fs"),
-        ({"forces": True}, "the kind of member 1 is force-informed, that of member 0 force-free"),
-        ({"mode": "position"}, "the kind of member 1 is position-only"),
+        ({"kind": "force-start"}, "the kind of member 1 is force-start, that of member 0 force-free"),
+        ({"kind": "position"}, "the kind of member 1 is position, "),
         ({"domain": dataclasses.replace(DOMAIN, masses={1: (1.0, 1.1), 6: (12.0, 12.1)})}, r"elements .* is \(1, 6\)"),
         (
             {"domain": dataclasses.replace(DOMAIN, masses=DOMAIN.masses | {1: (3.0, 3.1)})},

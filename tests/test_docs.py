@@ -62,7 +62,7 @@ def folder(require, tmp_path_factory):
     system.write_topology(path / "topology.pdb")
     system.write_reference(path / "md.dcd", DemoSettings(frames=60, equilibration=500), progress=False)
     (commands,) = blocks("README.md", "console", "fastegnn-md harvest")
-    commands += blocks("docs/propagator.md", "console", "--mode kick-drift")[0]
+    commands += blocks("docs/propagator.md", "console", "--kind kick-drift")[0]
     for line in commands.replace("\\\n", " ").strip().splitlines():
         program, *arguments = shlex.split(line)
         assert program == "fastegnn-md"

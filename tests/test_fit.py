@@ -207,12 +207,12 @@ def test_reading_ahead_in_other_processes_changes_nothing(parts: tuple[Trajector
         ({"precision": "bf16-mixed"}, torch.float32),
         ({"precision": "64-true"}, torch.float64),
         ({"propagator": {"forces": True}}, torch.float32),
-        ({"propagator": {"mode": "position"}}, torch.float32),
+        ({"propagator": {"kind": "position"}}, torch.float32),
         ({"mmd_weight": 0.5, "mmd_samples": 1}, torch.float32),
         ({"gradient_clip": None}, torch.float32),
         ({"propagator": {"architecture": "egnn", "forces": True}}, torch.float32),
         (
-            {"propagator": {"architecture": "eghn", "mode": "position"}, "connectivity_weight": 0.1},
+            {"propagator": {"architecture": "eghn", "kind": "position"}, "connectivity_weight": 0.1},
             torch.float32,
         ),
     ],
@@ -242,7 +242,7 @@ def test_the_mmd_of_a_periodic_system_is_refused(tmp_path: Path) -> None:
 def test_the_connectivity_loss_reaches_the_clusters_and_is_refused_without_them(
     parts: tuple[TrajectoryPairs, ...],
 ) -> None:
-    pooling = {"propagator": {"architecture": "eghn", "mode": "position"}}
+    pooling = {"propagator": {"architecture": "eghn", "kind": "position"}}
     without, with_loss = (
         weights(quick(parts, **pooling, connectivity_weight=weight).propagator) for weight in (0.0, 1.0)
     )

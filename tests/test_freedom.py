@@ -221,7 +221,7 @@ def test_alanine_dipeptide_with_fixed_hydrogen_bonds_and_a_box_of_rigid_water(re
     freedom = Freedom(part.constraints, **ALL)
     assert freedom.degrees(state) == by_rank(state, freedom) == 3 * 22 - 12 - 6
     topology, system, positions = cases.water(3)
-    part = read_system(system, topology, cases.StandIn(periodic=True, config=type("C", (), {"cutoff": 3.0})))
+    part = read_system(system, topology, cases.StandIn(periodic=True))
     box = torch.tensor(np.array([[*v._value] for v in system.getDefaultPeriodicBoxVectors()]))
     state = part.state(torch.tensor(positions), torch.tensor(cases.velocities_for(system)), None, box)
     assert Freedom(part.constraints, momentum=True).degrees(state) == 27 * 6 - 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -20,31 +18,19 @@ from ase.md.verlet import VelocityVerlet
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 from fastegnn_md.integrators import GuardSettings, HybridDynamics, LearnedDynamics
 from fastegnn_md.mechanics.thermal import thermal_velocities
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
 
 FS = units.fs
 
 
-class StandIn:
-    """A propagator with a known map."""
-
-    needs_midpoint_forces = False
-    needs_forces, uses_bonds, periodic, fingerprint = False, False, False, "stand-in"
-    config = SimpleNamespace(cutoff=3.0)
-
-    def __init__(self, move=None, *, timestep=0.008, predicts_velocities=True, limits=None):
-        self.move, self.timestep, self.predicts_velocities = move or self.fly, timestep, predicts_velocities
-        self.limits, self.calls = limits or JumpLimits({}), 0
+class StandIn(FakePropagator):
+    def __init__(self, move=None, *, timestep: float = 0.008, limits: JumpLimits | None = None, **options):
+        super().__init__(move or self.fly, timestep, permissive_domain(limits=limits), **options)
 
     @staticmethod
-    def fly(self, state, generator, temperature):
-        return state.replace(positions=state.positions + self.timestep * state.velocities)
-
-    def check(self, state): ...
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        self.calls += 1
-        return self.move(self, state, generator, temperature).replace(forces=None)
+    def fly(state):
+        return state.replace(positions=state.positions + 0.008 * state.velocities)
 
 
 class Anchors(Calculator):
@@ -77,13 +63,14 @@ def langevin(atoms: Atoms, timestep: float, temperature: float, friction: float)
 
 
 def refuse_from(first: int, last: int = 10**9):
-    def move(propagator, state, generator, temperature):
-        ended = StandIn.fly(propagator, state, generator, temperature)
-        if first <= propagator.calls <= last:
+    def move(state):
+        ended = StandIn.fly(state)
+        if first <= made.calls <= last:
             ended.positions[4] += 50.0
         return ended
 
-    return StandIn(move, limits=JumpLimits({1: 2.0, 6: 2.0, 8: 2.0}))
+    made = StandIn(move, limits=JumpLimits({1: 2.0, 6: 2.0, 8: 2.0}))
+    return made
 
 
 def test_steps_and_time_of_fixed_alternation(tmp_path):
@@ -114,8 +101,8 @@ def test_exact_jumps_between_exact_enough_steps_follow_the_exact_solution():
         c, s = torch.cos(omega * time), torch.sin(omega * time)
         return places + c * u + s / omega * v, c * v - omega * s * u
 
-    def exact(propagator, state, generator, temperature):
-        x, v = flow(state.positions, state.velocities, propagator.timestep)
+    def exact(state):
+        x, v = flow(state.positions, state.velocities, 0.008)
         return state.replace(positions=x, velocities=v)
 
     x, v = flow(torch.tensor(atoms.positions), torch.tensor(atoms.get_velocities() * 1000 * FS), 3 * 0.010)
@@ -168,7 +155,7 @@ def test_the_canonical_distribution_survives_hybrid_stepping():
     springs, masses = atoms.calc, torch.tensor(atoms.get_masses())[:, None]
     omega, places = torch.sqrt(springs.spring * (1000 * FS) ** 2 / masses), torch.tensor(springs.places)
 
-    def exact(propagator, state, generator, temperature):
+    def exact(state):
         u, c, s = state.positions - places, torch.cos(omega * 0.008), torch.sin(omega * 0.008)
         x, v = places + c * u + s / omega * state.velocities, c * state.velocities - omega * s * u
         return state.replace(positions=x, velocities=v)
@@ -200,7 +187,7 @@ def test_constraints_hold_after_jumps_and_steps():
 
 @pytest.mark.parametrize("kind", ["nan", "exception"])
 def test_a_failing_network_leaves_the_atoms_as_they_were(kind):
-    def move(propagator, state, generator, temperature):
+    def move(state):
         if kind == "exception":
             raise RuntimeError("out of memory, say")
         positions = state.positions.clone()
@@ -220,10 +207,8 @@ def test_a_failing_network_leaves_the_atoms_as_they_were(kind):
     assert dynamics.get_time() / FS == pytest.approx(10)
 
 
-def squeeze(propagator, state, generator, temperature):
-    return state.replace(
-        positions=0.6 * state.positions, velocities=thermal_velocities(state.masses, temperature, generator)
-    )
+def squeeze(state):
+    return state.replace(positions=0.6 * state.positions)
 
 
 def test_position_only_jumps_redraw_minimise_and_relax():
@@ -231,7 +216,7 @@ def test_position_only_jumps_redraw_minimise_and_relax():
         atoms = ethanol()
         dynamics = HybridDynamics(
             atoms,
-            StandIn(squeeze, predicts_velocities=False, timestep=1.0),
+            StandIn(squeeze, kind="position", timestep=1.0),
             VelocityVerlet(atoms, 1 * FS),
             0,
             1,
@@ -253,7 +238,7 @@ def test_position_only_jumps_redraw_minimise_and_relax():
 def test_the_energy_guard_refuses_in_every_dynamics():
     guard = GuardSettings(energy_change=10.0)
 
-    def shrink(propagator, state, generator, temperature):
+    def shrink(state):
         return state.replace(positions=0.6 * state.positions)
 
     atoms = ethanol()
@@ -294,7 +279,7 @@ def test_what_cannot_be_interleaved_is_refused():
     with pytest.raises(ConfigError, match="minimize_steps is -1"):
         HybridDynamics(atoms, StandIn(), VelocityVerlet(atoms, 2 * FS), minimize_steps=-1)
     with pytest.raises(ConfigError, match="give temperature_K"):
-        HybridDynamics(atoms, StandIn(predicts_velocities=False), VelocityVerlet(atoms, 2 * FS))
+        HybridDynamics(atoms, StandIn(kind="position"), VelocityVerlet(atoms, 2 * FS))
     classical = VelocityVerlet(atoms, 2 * FS)
     atoms.calc = None
     with pytest.raises(CompatibilityError, match="attach a calculator"):

@@ -34,7 +34,7 @@ def network(
 ) -> KickDriftPropagator:
     """Random weights and kicks that turn velocities by about their own size."""
     config = PropagatorConfig(
-        **{"mode": "kick-drift", "hidden": 12, "layers": 2, "cutoff": 3.2, "radial_functions": 6, **options}
+        **{"kind": "kick-drift", "hidden": 12, "layers": 2, "cutoff": 3.2, "radial_functions": 6, **options}
     )
     domain = Domain(
         masses={number: (mass, mass) for number, mass in MASS.items()},
@@ -352,9 +352,8 @@ def test_other_propagators_do_not_claim_it():
 
 def test_configurations_that_exclude_each_other_are_refused():
     for options, word in (
-        ({"mode": "kick-drift", "forces": True}, "forces"),
-        ({"mode": "kick-drift", "edge_dropping": 0.2}, "edge_dropping"),
-        ({"kicks": 8}, "kicks"),
+        ({"kind": "kick-drift", "edge_dropping": 0.2}, "edge_dropping is an option of kind 'position'"),
+        ({"kind": "position", "kicks": 8}, "kicks is an option of kind 'kick-drift', the kind is 'position'"),
     ):
         with pytest.raises(ValueError, match=word):
             PropagatorConfig(**options)
@@ -362,8 +361,8 @@ def test_configurations_that_exclude_each_other_are_refused():
         TrainingConfig(force_updates=3)
     domain = network().domain
     with pytest.raises(ConfigError, match="kick-drift"):
-        Propagator(PropagatorConfig(mode="kick-drift"), 0.01, domain)
-    with pytest.raises(ConfigError, match="full"):
+        Propagator(PropagatorConfig(kind="kick-drift"), 0.01, domain)
+    with pytest.raises(ConfigError, match="force-free"):
         KickDriftPropagator(PropagatorConfig(), 0.01, domain)
     with pytest.raises(ConfigError, match="kick-drift"):
         network(architecture="rf", hidden=64, layers=4, radial_functions=12)
@@ -406,7 +405,7 @@ def oscillators(tmp_path_factory):
 
 
 def trained(parts, **changes):
-    propagator = {"mode": "kick-drift", "kicks": 2, "hidden": 16, "layers": 1, "cutoff": 3.0}
+    propagator = {"kind": "kick-drift", "kicks": 2, "hidden": 16, "layers": 1, "cutoff": 3.0}
     values = {"updates": 60, "batch_size": 16, "validate_every": 60, "warmup": 5, "learning_rate": 0.01}
     config = TrainingConfig.from_mapping(
         {**values, "accelerator": "cpu", "logger": "none", **changes, "propagator": propagator}
@@ -431,7 +430,7 @@ def test_weights_that_are_not_finite_end_the_training_with_a_reason(oscillators,
 
 def test_scales_come_from_forces_or_from_changes_of_velocity(oscillators):
     start, end = oscillators[0].batch(list(range(len(oscillators[0]))))
-    config = PropagatorConfig(mode="kick-drift", hidden=8, layers=1)
+    config = PropagatorConfig(kind="kick-drift", hidden=8, layers=1)
     propagator = untrained_propagator(oscillators[0], config)
     for index, number in enumerate((1, 8)):
         chosen = start.numbers == number
@@ -464,6 +463,6 @@ def test_force_updates_need_forces(oscillators):
         def sequences(self, length):
             return self
 
-    config = TrainingConfig(propagator=PropagatorConfig(mode="kick-drift"), force_updates=1)
+    config = TrainingConfig(propagator=PropagatorConfig(kind="kick-drift"), force_updates=1)
     with pytest.raises(DataError, match="force_updates"):
         fit(Without(), Without(), config, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import math
 import os
@@ -26,34 +27,20 @@ from ase.md.verlet import VelocityVerlet
 from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
 from fastegnn_md.integrators import LearnedDynamics
 from fastegnn_md.integrators.guards import GuardSettings
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
-from fastegnn_md.units import BOLTZMANN
 
 PS = 1000 * units.fs
 EV = PS**2  # amu Å²/ps², with the constants of ASE: those of 2018 would show in the ninth digit of an energy
 
 
-class StandIn:
-    """A propagator with a known map: a function of state, generator and temperature."""
+class StandIn(FakePropagator):
+    """For light elements."""
 
-    needs_midpoint_forces = False
-    needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
-    fingerprint, limits = "stand-in", JumpLimits({})
-
-    def __init__(self, move, timestep: float = 0.01, **flags):
-        self.move, self.timestep, self.calls = move, timestep, 0
-        for name, value in flags.items():
-            setattr(self, name, value)
-
-    def check(self, state) -> None:
-        if self.uses_bonds and state.bonds is None:
-            raise CompatibilityError("trained with bonds")
-        if int(state.numbers.max()) > 50:
-            raise CompatibilityError("unknown element")
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        self.calls += 1
-        return self.move(state, generator, temperature).replace(forces=None)
+    def __init__(self, move, timestep=0.01, *, periodic=False, bonds=False, limits=None, **options):
+        domain = permissive_domain(periodic=periodic, bonds=bonds, limits=limits)
+        light = {number: masses for number, masses in domain.masses.items() if number <= 50}
+        super().__init__(move, timestep, dataclasses.replace(domain, masses=light), **options)
 
 
 class Springs(Calculator):
@@ -356,7 +343,7 @@ class TestCalls:
         atoms, _, springs = harmonic_molecule(anchor=3.0)
         atoms.rattle(0.1, seed=0)
         atoms.set_constraint(FixBondLengths([[0, 1]]))
-        dynamics = LearnedDynamics(atoms, StandIn(kick, needs_forces=True), log_energy=log_energy)
+        dynamics = LearnedDynamics(atoms, StandIn(kick, kind="force-start"), log_energy=log_energy)
         assert springs.calls == 0
         for step in range(10):
             expected = -springs.matrix @ (atoms.positions - springs.places) * EV  # without the force of the constraint
@@ -373,7 +360,7 @@ class TestCalls:
 
         atoms = thermal(molecule("CH3OH"))
         atoms.calc = Forgetful(atoms.positions, anchor=1.0)
-        dynamics = LearnedDynamics(atoms, StandIn(Sometimes(free_flight(), to_nan), needs_forces=True))
+        dynamics = LearnedDynamics(atoms, StandIn(Sometimes(free_flight(), to_nan), kind="force-start"))
         dynamics.run(4)
         # Three jumps with a call each; in the fourth step 20 classical ones, of which the first has its force and the
         # last leaves one for the next jump.
@@ -383,7 +370,7 @@ class TestCalls:
     def test_a_new_calculator_is_asked_anew(self):
         atoms, _, springs = harmonic_molecule()
         atoms.set_momenta(np.zeros((6, 3)))
-        standing = StandIn(lambda state, *_: state, needs_forces=True)
+        standing = StandIn(lambda state, *_: state, kind="force-start")
         dynamics = LearnedDynamics(atoms, standing)
         dynamics.run(2)
         assert springs.calls == 1
@@ -543,16 +530,14 @@ class TestGuards:
 
 class TestPositionOnly:
     @staticmethod
-    def redraw(state, generator, temperature):
-        noise = torch.randn(state.positions.shape, generator=generator, dtype=state.dtype)
-        spread = (BOLTZMANN * temperature / state.masses).sqrt()[:, None]
-        return state.replace(positions=state.positions + 0.05, velocities=spread * noise)
+    def shift(state):
+        return state.replace(positions=state.positions + 0.05)
 
     def test_velocities_have_the_temperature_and_obey_constraints(self):
         n = 2000
         atoms = Atoms(f"C{n}", positions=np.random.default_rng(0).normal(size=(n, 3)))
         atoms.set_constraint(FixAtoms([0, 1]))
-        propagator = StandIn(self.redraw, 1.0, predicts_velocities=False, limits=JumpLimits({6: 0.1}, {}, {6: 1e-3}))
+        propagator = StandIn(self.shift, 1.0, kind="position", limits=JumpLimits({6: 0.1}, {}, {6: 1e-3}))
         dynamics = LearnedDynamics(atoms, propagator, temperature_K=400, rng=2)
         dynamics.run(2)
         assert dynamics.statistics.accepted == 2
@@ -561,7 +546,7 @@ class TestPositionOnly:
 
     def test_relaxation_is_classical_and_counted(self):
         atoms, _, springs = harmonic_molecule(anchor=1.0)
-        propagator = StandIn(self.redraw, 1.0, predicts_velocities=False)
+        propagator = StandIn(self.shift, 1.0, kind="position")
         dynamics = LearnedDynamics(atoms, propagator, temperature_K=300, rng=2, relax_steps=4)
         twin = atoms.copy()
         dynamics.run(1)
@@ -575,7 +560,7 @@ class TestPositionOnly:
 
     def test_needs_temperature_and_a_calculator_to_relax(self):
         atoms, _, _ = harmonic_molecule()
-        propagator = StandIn(self.redraw, 1.0, predicts_velocities=False)
+        propagator = StandIn(self.shift, 1.0, kind="position")
         with pytest.raises(ConfigError, match="give temperature_K"):
             LearnedDynamics(atoms, propagator)
         atoms.calc = None
@@ -622,12 +607,12 @@ class TestOptions:
     def test_what_the_propagator_or_an_option_needs(self):
         atoms, _, _ = harmonic_molecule()
         with pytest.raises(CompatibilityError, match="trained with bonds"):
-            LearnedDynamics(atoms, StandIn(free_flight(), uses_bonds=True))
-        with pytest.raises(CompatibilityError, match="unknown element"):
+            LearnedDynamics(atoms, StandIn(free_flight(), bonds=True))
+        with pytest.raises(CompatibilityError, match="atom 0 has atomic number 54"):
             LearnedDynamics(Atoms("Xe"), StandIn(free_flight()))
         atoms.calc = None
         with pytest.raises(CompatibilityError, match="force-informed; attach a calculator"):
-            LearnedDynamics(atoms, StandIn(free_flight(), needs_forces=True))
+            LearnedDynamics(atoms, StandIn(free_flight(), kind="force-start"))
         with pytest.raises(CompatibilityError, match="log_energy"):
             LearnedDynamics(atoms, StandIn(free_flight()), log_energy=True)
         atoms.positions[1] = np.nan
@@ -644,7 +629,7 @@ class TestOptions:
             assert len(frames) == 2
         assert about["md-type"] == "LearnedDynamics"
         assert (about["seed"], about["temperature_K"], about["friction"]) == (9, 300, 0.1)
-        assert about["training-data"] == "stand-in"
+        assert about["training-data"] == "fake"
 
 
 class TestRestart:
@@ -663,7 +648,7 @@ class TestRestart:
 
         atoms, _, _ = harmonic_molecule(anchor=1.0)
         atoms.set_constraint([FixBondLengths([[0, 1]]), FixAtoms([2])])
-        return atoms, StandIn(fault, 0.002, needs_forces=True)
+        return atoms, StandIn(fault, 0.002, kind="force-start")
 
     def options(self, folder, name: str) -> dict:
         return {"trajectory": folder / f"{name}.traj", "logfile": folder / f"{name}.log"}
@@ -912,13 +897,13 @@ class TestRealPropagator:
             force_scale=300.0,
         )
         config = PropagatorConfig(hidden=16, layers=2, **config)
-        propagator = Propagator(config, 0.001, domain, seed=seed)
+        propagator = Propagator.build(config, 0.001, domain, seed=seed)
         propagator.linear.scale.mul_(1e-2)
         return propagator
 
     @pytest.mark.parametrize("periodic", [False, True], ids=["isolated", "periodic"])
     @pytest.mark.parametrize(
-        "config", [{}, {"forces": True}, {"mode": "position"}], ids=["free", "informed", "position"]
+        "config", [{}, {"kind": "force-start"}, {"kind": "position"}], ids=["free", "informed", "position"]
     )
     def test_runs_and_restarts_bit_for_bit(self, tmp_path, periodic, config):
         def start() -> Atoms:
@@ -939,7 +924,7 @@ class TestRealPropagator:
         whole.save_restart(tmp_path / "restart")
         whole.run(3)
         assert whole.statistics.accepted == 6
-        assert atoms.calc.calls == (6 if config.get("forces") else 0)
+        assert atoms.calc.calls == (6 if config.get("kind") == "force-start" else 0)
         propagator.save(tmp_path / "model.safetensors")
         again, loaded = start(), type(propagator).load(tmp_path / "model.safetensors")
         LearnedDynamics.restart(tmp_path / "restart", again, loaded).run(3)

@@ -23,6 +23,7 @@ from fastegnn_md.integrators.metropolis import MetropolisStep
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.full import Propagator
 from fastegnn_md.propagator.kick_drift import KickDriftPropagator
 from fastegnn_md.propagator.limits import JumpLimits
@@ -34,26 +35,20 @@ MASS = 12.011
 STIFF = 1000.0  # amu/ps²
 
 
-class Leapfrog:
+class Leapfrog(FakePropagator):
     """Drift, kick, drift with any acceleration: reversible and volume preserving, right or wrong."""
 
-    needs_midpoint_forces = False
-    needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
-    reversible = volume_preserving = True
-    fingerprint, limits = "leapfrog", JumpLimits({})
+    def __init__(self, acceleration, timestep: float = 0.1, **options):
+        domain = permissive_domain()
+        light = {number: masses for number, masses in domain.masses.items() if number <= 50}
+        options = {"reversible": True, "volume_preserving": True, **options}
+        super().__init__(self.leap, timestep, dataclasses.replace(domain, masses=light), **options)
+        self.acceleration = acceleration
 
-    def __init__(self, acceleration, timestep: float = 0.1):
-        self.acceleration, self.timestep, self.calls = acceleration, timestep, 0
-
-    def check(self, state) -> None:
-        if int(state.numbers.max()) > 50:
-            raise CompatibilityError("unknown element")
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        self.calls += 1
+    def leap(self, state):
         x = state.positions + 0.5 * self.timestep * state.velocities
         v = state.velocities + self.timestep * self.acceleration(x)
-        return state.replace(positions=x + 0.5 * self.timestep * v, velocities=v, forces=None)
+        return x + 0.5 * self.timestep * v, v
 
 
 def wrong_spring(x):
@@ -285,20 +280,18 @@ def test_energies_and_predictions_that_are_not_finite_are_rejections(value):
 
 
 def test_what_it_cannot_be_right_for_is_refused():
-    class Plain(Leapfrog):
-        reversible = volume_preserving = False
-
-    with pytest.raises(CompatibilityError, match="kick-drift"):
-        MetropolisStep(Plain(wrong_spring), T)
-    for mode in ("full", "position"):
+    for lacking in ("reversible", "volume_preserving"):
         with pytest.raises(CompatibilityError, match="kick-drift"):
-            MetropolisStep(Propagator(PropagatorConfig(mode=mode, hidden=4, layers=1), 0.01, domain()), T)
+            MetropolisStep(Leapfrog(wrong_spring, **{lacking: False}), T)
+    for kind in ("force-free", "position"):
+        with pytest.raises(CompatibilityError, match="kick-drift"):
+            MetropolisStep(Propagator.build(PropagatorConfig(kind=kind, hidden=4, layers=1), 0.01, domain()), T)
     for temperature in (0.0, -1.0, math.nan, None):
         with pytest.raises(ConfigError, match="temperature"):
             MetropolisStep(Leapfrog(wrong_spring), temperature)
     with pytest.raises(ConfigError, match="friction"):
         MetropolisStep(Leapfrog(wrong_spring), T, -1.0)
-    drifting = KickDriftPropagator(PropagatorConfig(mode="kick-drift", hidden=4, layers=1), 0.01, domain(False))
+    drifting = KickDriftPropagator(PropagatorConfig(kind="kick-drift", hidden=4, layers=1), 0.01, domain(False))
     with pytest.raises(ConstraintError, match="momentum"):
         MetropolisStep(drifting, T).check(free(fixed_com=True))
 
@@ -345,7 +338,7 @@ def cluster() -> Atoms:
 
 def network(kick: float = 1.0) -> KickDriftPropagator:
     """Random weights, moving the cluster by kicks that its springs do not know."""
-    config = PropagatorConfig(mode="kick-drift", kicks=1, hidden=8, layers=1, virtual_nodes=1, cutoff=3.0)
+    config = PropagatorConfig(kind="kick-drift", kicks=1, hidden=8, layers=1, virtual_nodes=1, cutoff=3.0)
     propagator = KickDriftPropagator(config, 0.01, domain(), seed=3).double().requires_grad_(False)
     for parameter in propagator.network.parameters():
         if parameter.dim() == 2 and float(parameter.abs().mean()) < 0.06:

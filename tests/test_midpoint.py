@@ -17,7 +17,7 @@ from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.harvest import harvest
 from fastegnn_md.propagator.committee import Committee
 from fastegnn_md.propagator.config import PropagatorConfig
-from fastegnn_md.propagator.limits import JumpLimits
+from fastegnn_md.propagator.fake import FakePropagator
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.one_step import one_step_errors
 from fastegnn_md.training.start import untrained_propagator
@@ -148,7 +148,7 @@ class TestData:
         pairs = TrajectoryPairs(path, lag="2 fs", progress=False)
         assert not pairs.has_midpoint_forces
         assert pairs.batch([0])[0].midpoint_forces is None
-        config = PropagatorConfig(forces=True, midpoint=True, **SMALL)
+        config = PropagatorConfig(kind="force-midpoint", **SMALL)
         with pytest.raises(DataError, match=r"half a lag of 2 fs before and after.*midpoint='2 fs'"):
             untrained_propagator(pairs, config)
         with pytest.raises(DataError, match="half a lag of 2 fs"):
@@ -170,11 +170,6 @@ class TestData:
 
 
 class TestPropagator:
-    def test_settings(self):
-        assert PropagatorConfig(forces=True, midpoint=True).kind == "force-informed"
-        with pytest.raises(ValueError, match="set forces too"):
-            PropagatorConfig(midpoint=True)
-
     @pytest.fixture
     def pairs(self, require, tmp_path) -> TrajectoryPairs:
         require("openmm")
@@ -182,7 +177,7 @@ class TestPropagator:
         return TrajectoryPairs(path, lag="4 fs", time_reversal=True, progress=False)
 
     def test_the_network_sees_these_forces_and_no_others(self, pairs, tmp_path):
-        propagator = untrained_propagator(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL)).double()
+        propagator = untrained_propagator(pairs, PropagatorConfig(kind="force-midpoint", **SMALL)).double()
         start = pairs.batch([0, 5])[0].to(dtype=torch.float64)
         ended = propagator(start)
         assert ended.forces is None
@@ -194,13 +189,15 @@ class TestPropagator:
             propagator(start.replace(midpoint_forces=None))
         propagator.save(tmp_path / "p.safetensors")
         assert Propagator.load(tmp_path / "p.safetensors").needs_midpoint_forces
-        assert "force-informed (midpoint)" in propagator.describe()
-        at_start = untrained_propagator(pairs, PropagatorConfig(forces=True, **SMALL)).double()
-        with pytest.raises(CompatibilityError, match="midpoint of member 1 is False"):
+        assert "force-midpoint fastegnn" in propagator.describe()
+        at_start = untrained_propagator(pairs, PropagatorConfig(kind="force-start", **SMALL)).double()
+        with pytest.raises(
+            CompatibilityError, match="the kind of member 1 is force-start, that of member 0 force-midpoint"
+        ):
             Committee([propagator, at_start])
 
     def test_it_turns_with_the_atoms(self, pairs):
-        propagator = untrained_propagator(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL)).double()
+        propagator = untrained_propagator(pairs, PropagatorConfig(kind="force-midpoint", **SMALL)).double()
         start = pairs.batch([0, 5])[0].to(dtype=torch.float64)
         turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
         names = ("positions", "velocities", "midpoint_forces")
@@ -220,34 +217,23 @@ class TestPropagator:
         system.addForce(force)
         path = harvested(system, tmp_path / "s.h5md", midpoint="4 fs", timestep="0.01 fs", temperature=3000.0)
         pairs = TrajectoryPairs(path, lag="4 fs", time_reversal=True, progress=False)
-        propagator = untrained_propagator(pairs, PropagatorConfig(forces=True, midpoint=True, **SMALL))
+        propagator = untrained_propagator(pairs, PropagatorConfig(kind="force-midpoint", **SMALL))
         errors = one_step_errors(propagator, pairs)
         assert errors["best linear with force"].v < 1e-4 * errors["best linear"].v
 
 
-class DriftKickDrift:
-    """A stand-in whose map is position Verlet, with the forces it is given; ``look`` sees every state."""
+class DriftKickDrift(FakePropagator):
+    """Position Verlet with the forces it is given; ``look`` sees every state."""
 
-    needs_forces, needs_midpoint_forces, predicts_velocities, uses_bonds = False, True, True, False
-    fingerprint, limits, config = "stand-in", JumpLimits({}), PropagatorConfig(forces=True, midpoint=True)
+    def __init__(self, timestep: float, *, look: Any = None):
+        super().__init__(self.leap, timestep, kind="force-midpoint", cutoff=3.0)
+        self.look = look
 
-    def __init__(self, timestep: float, *, periodic: bool = False, look: Any = None):
-        self.timestep, self.periodic, self.look = timestep, periodic, look
-        self.calls = 0
-
-    def check(self, state: State) -> None:
-        assert state.midpoint_forces is not None
-
-    def midpoint(self, state: State) -> torch.Tensor:
-        return state.positions + 0.5 * self.timestep * state.velocities
-
-    def __call__(self, state: State, *, generator: Any = None, temperature: Any = None) -> State:
-        self.calls += 1
+    def leap(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         if self.look is not None:
             self.look(state)
-        v = state.velocities + self.timestep * state.midpoint_forces / state.masses[:, None]
-        x = self.midpoint(state) + 0.5 * self.timestep * v
-        return state.replace(positions=x, velocities=v, forces=None, midpoint_forces=None)
+        v = state.velocities + self.timestep * self.forces_of(state) / state.masses[:, None]
+        return self.force_positions(state) + 0.5 * self.timestep * v, v
 
 
 class TestASE:
@@ -407,7 +393,7 @@ class TestOpenMM:
         }[name]()
         plain = copy.deepcopy(case[1])
         seen: list[State] = []
-        propagator = DriftKickDrift(0.002, periodic=plain.usesPeriodicBoundaryConditions(), look=seen.append)
+        propagator = DriftKickDrift(0.002, look=seen.append)
         atoms = range(22) if name == "solvated" else None
         made = cases.simulation(
             case, propagator, platform, "auto", classical=cases.langevin(), atoms=atoms, guard=False
@@ -517,9 +503,9 @@ def test_the_commands(require, tmp_path, capsys):
     run("harvest", peptide, tmp_path / "x.xtc", *amber, "--burst", "4 fs", "--interval", "2 fs", "--temperature", 300,
         "--midpoint", "2 fs", "-o", store)  # fmt: skip
     small = [part for key, value in SMALL.items() for part in ("--set", f"propagator.{key}={value}")]
-    small += ["--set", "accelerator=cpu"]
-    said = run("train", store, "--lag", "2 fs", "--midpoint", "--updates", 5, "--batch-size", 4, "-o", model, *small)
-    assert "force-informed (midpoint) fastegnn" in said
+    small += ["--set", "accelerator=cpu", "--updates", 5, "--batch-size", 4]
+    said = run("train", store, "--lag", "2 fs", "--kind", "force-midpoint", "-o", model, *small)
+    assert "force-midpoint fastegnn" in said
     assert "best linear with force" in said
     for engine in ("ase", "openmm"):
         options = ["--temperature", 300, "--friction", "10/ps", "--engine", engine, "-o", tmp_path / f"{engine}.xtc"]

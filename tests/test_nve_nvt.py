@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from fastegnn_md.mechanics.conservation import EnergyRescale
 from fastegnn_md.mechanics.constraints import Constraints, no_constraints
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN
 
@@ -33,23 +33,10 @@ DT = 0.002  # ps
 KT = BOLTZMANN * 300
 
 
-class StandIn:
-    """A propagator with a known map of the state."""
-
-    needs_midpoint_forces = False
-    needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
-    fingerprint, limits, timestep = "stand-in", JumpLimits({}), DT
-
-    def __init__(self, move, **flags):
-        self.move = move
-        for name, value in flags.items():
-            setattr(self, name, value)
-
-    def check(self, state) -> None:
-        pass
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        return self.move(state).replace(forces=None)
+class StandIn(FakePropagator):
+    def __init__(self, move, *, limits=None, conserves_momentum=True, **options):
+        domain = permissive_domain(limits=limits, conserves_momentum=conserves_momentum)
+        super().__init__(move, DT, domain, **options)
 
 
 class PairSprings(Calculator):
@@ -134,7 +121,7 @@ def test_momenta_of_an_isolated_molecule_stay_what_they_were(options, constraine
         assert worst(lengths, atoms.get_all_distances()) > 1e-2
 
 
-UNTRAINED_FIELD = {"domain": SimpleNamespace(conserves_momentum=False)}
+IN_A_FIELD = {"conserves_momentum": False}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +133,7 @@ UNTRAINED_FIELD = {"domain": SimpleNamespace(conserves_momentum=False)}
         ({"conserve_momentum": False}, {}, False),
         ({"conserve_momentum": False, "conserve_angular_momentum": True}, {}, True),
         ({"conserve_angular_momentum": False}, {}, False),
-        ({}, UNTRAINED_FIELD, False),
+        ({}, IN_A_FIELD, False),
         ({"temperature_K": 300, "friction": 0.0, "rng": 1, "conserve_angular_momentum": True}, {}, True),
     ],
 )
@@ -183,7 +170,7 @@ def test_frozen_atoms_and_boxes_have_no_angular_momentum_to_conserve():
         prepare(atoms)
         with pytest.raises(error, match=words):
             LearnedDynamics(atoms, StandIn(leaky), conserve_angular_momentum=True)
-    redraws = StandIn(leaky, predicts_velocities=False)
+    redraws = StandIn(leaky, kind="position")
     with pytest.raises(ConfigError, match="redraws velocities: neither"):
         LearnedDynamics(hot(), redraws, temperature_K=300, conserve_angular_momentum=True)
 
@@ -278,7 +265,7 @@ def test_total_energy_is_that_of_the_first_step():
         atoms = hot()
         energies = [atoms.get_total_energy()]
         linear, angular, calls = atoms.get_momenta().sum(0), atoms.get_angular_momentum(), atoms.calc.calls
-        dynamics = LearnedDynamics(atoms, StandIn(kicked, needs_forces=True), **options)
+        dynamics = LearnedDynamics(atoms, StandIn(kicked, kind="force-start"), **options)
         dynamics.run(50)
         asked = atoms.calc.calls - calls
         energies.append(atoms.get_total_energy())
@@ -323,7 +310,7 @@ def test_energy_is_conserved_with_constraints_and_across_refused_jumps():
     atoms.set_constraint(FixBondLengths([(0, 2), (1, 3)]))
     atoms.set_momenta(atoms.get_momenta())
     energy = atoms.get_total_energy()
-    propagator = StandIn(kicked, needs_forces=True)
+    propagator = StandIn(kicked, kind="force-start")
     dynamics = LearnedDynamics(atoms, propagator, conserve_energy=True, fallback_timestep=0.1 * units.fs)
     dynamics.run(1)
     propagator.move = sometimes
@@ -369,7 +356,7 @@ def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch
     for scaled in (True, False):
         atoms, heat = hot(), 0.0
         dynamics = LearnedDynamics(
-            atoms, StandIn(kicked, needs_forces=True), conserve_energy=scaled, rng=3, **thermostat
+            atoms, StandIn(kicked, kind="force-start"), conserve_energy=scaled, rng=3, **thermostat
         )
         before = atoms.get_total_energy()
         dynamics.run(20)
@@ -380,7 +367,7 @@ def test_a_thermostat_adds_its_heat_to_what_is_conserved(thermostat, monkeypatch
 
 def test_a_step_that_fails_takes_back_the_heat_of_its_thermostat():
     atoms = hot()
-    propagator = StandIn(kicked, needs_forces=True)
+    propagator = StandIn(kicked, kind="force-start")
     dynamics = LearnedDynamics(
         atoms, propagator, temperature_K=300, friction=0.1, conserve_energy=True, fallback="stop", rng=3
     )
@@ -405,7 +392,7 @@ def test_energy_needs_a_calculator_and_velocities():
     with pytest.raises(CompatibilityError, match="conserve_energy=True needs the potential energy; attach"):
         LearnedDynamics(atoms, StandIn(leaky), conserve_energy=True)
     with pytest.raises(ConfigError, match="redraws velocities: neither"):
-        LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, conserve_energy=True)
+        LearnedDynamics(hot(), StandIn(leaky, kind="position"), temperature_K=300, conserve_energy=True)
 
 
 # Stochastic velocity rescaling -------------------------------------------------------------------------------------
@@ -533,7 +520,7 @@ def test_thermostats_that_do_not_go_together(options, words):
     with pytest.raises(ConfigError, match=words):
         LearnedDynamics(hot(), StandIn(leaky), **options)
     with pytest.raises(ConfigError, match="leave taut out"):
-        LearnedDynamics(hot(), StandIn(leaky, predicts_velocities=False), temperature_K=300, taut=1.0)
+        LearnedDynamics(hot(), StandIn(leaky, kind="position"), temperature_K=300, taut=1.0)
 
 
 def test_it_is_the_temperature_of_the_free_motion_that_is_told():

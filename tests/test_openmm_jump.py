@@ -23,8 +23,8 @@ CASES = {
 }
 
 
-def stand_in(case, forces: bool = False, **flags) -> StandIn:
-    return StandIn(forces=forces, periodic=case[1].usesPeriodicBoundaryConditions(), **flags)
+def stand_in(case, **options) -> StandIn:
+    return StandIn(periodic=case[1].usesPeriodicBoundaryConditions(), **options)
 
 
 def jump_everywhere(make, propagator_for, platform, backend, **options):
@@ -85,7 +85,8 @@ def test_classical_forces_reach_the_propagator_and_half_step_velocities_return(p
     reaches the velocities by half a classical step and a tenth of a jump.
     """
     cases.provide(backend, monkeypatch)
-    (expected, found), made = jump_everywhere(CASES[name], lambda case: stand_in(case, True), platform, backend)
+    informed = functools.partial(stand_in, kind="force-start")
+    (expected, found), made = jump_everywhere(CASES[name], informed, platform, backend)
     seen, seen_inside = (one.integrator.propagator.seen for one in made)
     largest = float(seen.forces.norm(dim=1).max())
     noise = float((seen.forces - seen_inside.forces).norm(dim=1).max())
@@ -98,10 +99,10 @@ def test_classical_forces_reach_the_propagator_and_half_step_velocities_return(p
 
 
 @pytest.mark.parametrize("platform", ["Reference", "CPU", "OpenCL-mixed"])
-@pytest.mark.parametrize("forces", [False, True], ids=["force-free", "force-informed"])
-def test_a_network_gives_the_numbers_of_the_host(platform, forces):
+@pytest.mark.parametrize("kind", ["force-free", "force-start"])
+def test_a_network_gives_the_numbers_of_the_host(platform, kind):
     (expected, found), _ = jump_everywhere(
-        cases.peptide, lambda _: cases.small_network(forces), platform, "python", guard=False
+        cases.peptide, lambda _: cases.small_network(kind), platform, "python", guard=False
     )
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=PLATFORMS[platform][2])
     np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=PLATFORMS[platform][2])
@@ -200,7 +201,7 @@ def test_openmm_and_ase_give_the_same_numbers():
     from fastegnn_md.integrators.openmm.options import step_generator
 
     case = cases.peptide()
-    propagator = cases.small_network(forces=True)
+    propagator = cases.small_network("force-start")
     made = {
         backend: simulation(
             cases.peptide(), propagator, "Reference", backend, cases.langevin(step=1e-12), jumps=None, guard=False
@@ -283,7 +284,7 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
     for _ in range(3):
         topology.addAtom("C", app.element.carbon, residue)
 
-    def exact(propagator, state, generator, temperature):
+    def exact(state):
         omega = torch.tensor(springs.omegas)[:, None] * torch.tensor([1.0, 0.0, 0.0])
         c, s = torch.cos(omega * 0.008), torch.sin(omega * 0.008)
         drift = torch.where(omega > 0, s / omega.clamp(min=1e-9), 0.008)

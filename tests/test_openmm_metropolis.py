@@ -15,8 +15,8 @@ from fastegnn_md.engines.openmm import add_jump_force
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError
 from fastegnn_md.integrators import LearnedSimulation, MetropolizedJumpIntegrator
 from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.fake import FakePropagator
 from fastegnn_md.propagator.kick_drift import KickDriftPropagator
-from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN, KJ_PER_MOL
 
 T = 300.0
@@ -24,25 +24,17 @@ SPRING = 2000.0  # kJ/mol/nm², from each atom to its place
 PLACES = 0.2 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]])  # nm
 
 
-class WrongSprings:
+class WrongSprings(FakePropagator):
     """Drift, kick, drift with 1.3 times the stiffness."""
 
-    needs_midpoint_forces = False
-    needs_forces, predicts_velocities, uses_bonds, periodic = False, True, False, False
-    reversible = volume_preserving = True
-    fingerprint, limits, config = "springs", JumpLimits({}), PropagatorConfig(cutoff=3.0)
-
     def __init__(self, timestep: float = 0.012):
-        self.timestep = timestep
+        super().__init__(self.leap, timestep, reversible=True, volume_preserving=True, cutoff=3.0)
 
-    def check(self, state) -> None:
-        pass
-
-    def __call__(self, state, *, generator=None, temperature=None):
+    def leap(self, state):
         x = state.positions + 0.5 * self.timestep * state.velocities
         force = -1.3 * SPRING * KJ_PER_MOL / 100.0 * (x - 10.0 * torch.tensor(PLACES))
         v = state.velocities + self.timestep * force / state.masses[:, None]
-        return state.replace(positions=x + 0.5 * self.timestep * v, velocities=v)
+        return x + 0.5 * self.timestep * v, v
 
 
 def springs(remover: bool = False) -> tuple[app.Topology, openmm.System]:
@@ -162,10 +154,10 @@ def test_an_error_leaves_the_context_as_it_was():
     before, count = phase_space(made.context), made.context.getStepCount()
     counted = copy.copy(made.integrator.statistics)
 
-    def broken(*_, **__):
+    def broken(state):
         raise RuntimeError("broken")
 
-    made.integrator._metropolis.propagator = broken
+    made.integrator._metropolis.propagator.move = broken
     with pytest.raises(RuntimeError, match="broken"):
         made.step(1)
     for one, other in zip(phase_space(made.context), before, strict=True):
@@ -178,7 +170,7 @@ def test_an_error_leaves_the_context_as_it_was():
 def test_a_network_jumps_a_peptide(platform):
     topology, system, positions = peptide(constraints=None)
     plain = small_network()
-    config = PropagatorConfig(mode="kick-drift", kicks=2, hidden=8, layers=1, radial_functions=4)
+    config = PropagatorConfig(kind="kick-drift", kicks=2, hidden=8, layers=1, radial_functions=4)
     propagator = KickDriftPropagator(config, 0.0005, plain.domain).double()
     propagator.force_scale[:] = 100.0
     made = simulation((topology, system), platform, MetropolizedJumpIntegrator(propagator, T, 1.0, seed=1), positions)
@@ -194,7 +186,7 @@ def test_a_network_jumps_a_peptide(platform):
 
 def test_what_cannot_be_right_is_refused():
     topology, system, _ = peptide(constraints=app.HBonds)
-    config = PropagatorConfig(mode="kick-drift", hidden=8, layers=1)
+    config = PropagatorConfig(kind="kick-drift", hidden=8, layers=1)
     propagator = KickDriftPropagator(config, 0.0005, small_network().domain)
     with pytest.raises(ConstraintError, match="fixed bond lengths"):
         LearnedSimulation(topology, system, MetropolizedJumpIntegrator(propagator, T))

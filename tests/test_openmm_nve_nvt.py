@@ -168,9 +168,9 @@ def test_virtual_sites_do_not_make_a_system_a_part():
 # Energy ------------------------------------------------------------------------------------------------------------
 
 
-def faster(propagator, state, generator, temperature):
+def faster(state):
     """Gains a fifth of the kinetic energy per jump, more than scaling takes out at once."""
-    ended = StandIn.drift(propagator, state, generator, temperature)
+    ended = StandIn.drift(state)
     return ended.replace(velocities=1.15 * ended.velocities)
 
 
@@ -252,7 +252,7 @@ def test_a_jump_whose_energy_is_not_finite_leaves_the_context_alone(backend, mon
 def test_the_energy_of_everything_is_what_it_was(atoms):
     """Of the solute in water, too, whose neighbours stand still."""
 
-    def gain(propagator, state, generator, temperature):
+    def gain(state):
         velocities = 1.02 * state.velocities
         return state.replace(positions=state.positions + 1e-4 * velocities, velocities=velocities)
 
@@ -288,7 +288,7 @@ def test_rescaling_replays_from_a_checkpoint(backend, options):
 
 def test_rescaled_jumps_have_the_temperature():
     """Of 3·22 - 12 - 6 degrees of freedom, momenta of the whole not counted; within 3 σ."""
-    still = StandIn(move=lambda propagator, state, generator, temperature: state)
+    still = StandIn(move=lambda state: state)
     made = jumps_alone(still, temperature=300, tau=0.001)
     x, kinetic = phase_space(made)[0], []
     m = np.array([made.system.getParticleMass(i)._value for i in range(22)])
@@ -314,6 +314,6 @@ def test_options_that_do_not_go_together(options, words):
     with pytest.raises(ConfigError, match=words):
         LearnedJumpIntegrator(StandIn(), **options)
     with pytest.raises(ConfigError, match="leave tau out"):
-        LearnedJumpIntegrator(StandIn(predicts_velocities=False), 300, tau=0.1)
+        LearnedJumpIntegrator(StandIn(kind="position"), 300, tau=0.1)
     with pytest.raises(TypeError, match="conserve_energy"):
         HybridIntegrator(openmm.VerletIntegrator(0.002), StandIn(), conserve_energy=True)

@@ -36,7 +36,7 @@ def state(backbone):
 def propagator_of(state, **options):
     config = PropagatorConfig(hidden=8, layers=1, cutoff=5.0, **options)
     later = state.replace(positions=state.positions + 0.01, velocities=state.velocities + 0.1)
-    return Propagator(config, 0.008, Domain.from_pairs(state, later, config))
+    return Propagator.build(config, 0.008, Domain.from_pairs(state, later, config))
 
 
 def test_virtual_nodes_stand_in_the_structure(backbone, state, tmp_path):
@@ -101,7 +101,7 @@ def test_clusters_of_a_network_that_pools(backbone, state, tmp_path, require):
     require("matplotlib")
     from fastegnn_md.cli import main
 
-    options = {"architecture": "eghn", "architecture_options": {"clusters": 3}, "mode": "position"}
+    options = {"architecture": "eghn", "architecture_options": {"clusters": 3}, "kind": "position"}
     propagator = propagator_of(state, **options)
     shares = propagator.clusters(state)
     assert shares.shape == (855, 3)

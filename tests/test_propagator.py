@@ -1,4 +1,4 @@
-"""The propagator: symmetries, boundaries, modes and the refusal of what it has not seen."""
+"""The propagator: symmetries, boundaries, kinds and the refusal of what it has not seen."""
 
 from __future__ import annotations
 
@@ -78,29 +78,29 @@ def make(pairs, seed=1, **options):
 
 CASES = {
     "force-free": ({}, {}),
-    "force-informed": ({}, {"forces": True}),
-    "periodic": ({"periodic": True}, {"forces": True}),
+    "force-informed": ({}, {"kind": "force-start"}),
+    "periodic": ({"periodic": True}, {"kind": "force-start"}),
     "without momentum conservation": ({"conserving": False}, {}),
-    "position-only": ({"velocities": False}, {"mode": "position"}),
+    "position-only": ({"velocities": False}, {"kind": "position"}),
     "position-only, periodic, half of the edges": (
         {"velocities": False, "periodic": True},
-        {"mode": "position", "edge_dropping": 0.5},
+        {"kind": "position", "edge_dropping": 0.5},
     ),
 }
-# Architectures that can do more than position mode, and all that move positions, in position mode.
+# Architectures that can do more than kind "position", and all that move positions, of that kind.
 CASES |= {
-    "egnn": ({}, {"architecture": "egnn", "forces": True}),
+    "egnn": ({}, {"architecture": "egnn", "kind": "force-start"}),
     "egnn, periodic": ({"periodic": True}, {"architecture": "egnn"}),
 }
 CASES |= {
-    f"position-only {name}": ({"velocities": False}, {"mode": "position", "architecture": name})
+    f"position-only {name}": ({"velocities": False}, {"kind": "position", "architecture": name})
     for name in available_models()
     if name not in ("fastegnn", "linear")
 }
 CASES |= {
     f"position-only {name}, periodic": (
         {"velocities": False, "periodic": True},
-        {"mode": "position", "architecture": name},
+        {"kind": "position", "architecture": name},
     )
     for name in architectures_for("periodic")
     if name not in ("fastegnn", "linear")
@@ -120,7 +120,7 @@ def case(request, require):
 
 
 def step(propagator, state):
-    """One step; in position mode with the same noise every time."""
+    """One step; where velocities are redrawn with the same noise every time."""
     if propagator.predicts_velocities:
         return propagator(state)
     return propagator(state, generator=torch.Generator().manual_seed(0), temperature=300.0)
@@ -188,10 +188,10 @@ def _first_atoms(state, count):
     return state.replace(**changes, bonds=state.bonds[(state.bonds < count).all(1)])
 
 
-@pytest.mark.parametrize("mode", ["full", "position"])
-def test_moving_an_atom_by_lattice_vectors_changes_nothing(mode):
-    pairs = MemoryPairs(periodic=True, velocities=mode == "full")
-    propagator = make(pairs, mode=mode, forces=mode == "full")
+@pytest.mark.parametrize("kind", ["force-start", "position"])
+def test_moving_an_atom_by_lattice_vectors_changes_nothing(kind):
+    pairs = MemoryPairs(periodic=True, velocities=kind != "position")
+    propagator = make(pairs, kind=kind)
     state, _ = pairs.batch([0, 1])
     shifts = torch.randint(-3, 4, (18, 3), generator=torch.Generator().manual_seed(4)).double() @ CELL
     plain, other = step(propagator, state), step(propagator, state.replace(positions=state.positions + shifts))
@@ -250,7 +250,7 @@ def test_baselines_on_motion_that_is_known():
 
 def test_ratio_is_over_the_best_baseline():
     pairs = MemoryPairs()
-    errors = one_step_errors(make(pairs, forces=True), pairs, batch_size=5)
+    errors = one_step_errors(make(pairs, kind="force-start"), pairs, batch_size=5)
     assert "best linear with force" in errors
     smallest = min(errors[name].v for name in BASELINES)
     assert ratios(errors)["v"] == pytest.approx(errors["learned"].v / smallest)
@@ -258,7 +258,7 @@ def test_ratio_is_over_the_best_baseline():
 
 def test_redrawn_velocities_are_maxwell_boltzmann():
     pairs = MemoryPairs(velocities=False)
-    propagator = make(pairs, mode="position")
+    propagator = make(pairs, kind="position")
     state = State.concatenate([pairs.pairs[0][0]] * 400)
     v = propagator(state, generator=torch.Generator().manual_seed(3), temperature=250.0).velocities
     for number in (1, 6, 8):
@@ -309,14 +309,14 @@ def test_unseen_systems_are_refused(change, message):
     pairs = MemoryPairs()
     state, _ = pairs.batch([0])
     with pytest.raises(CompatibilityError, match=message):
-        make(pairs, forces=True)(change(state))
+        make(pairs, kind="force-start")(change(state))
 
 
-def test_pairs_must_carry_what_the_mode_needs():
+def test_pairs_must_carry_what_the_kind_needs():
     with pytest.raises(DataError, match="needs velocities"):
         make(MemoryPairs(velocities=False))
-    with pytest.raises(DataError, match="forces=True needs forces"):
-        make(MemoryPairs(forces=False), forces=True)
+    with pytest.raises(DataError, match="kind 'force-start' needs forces"):
+        make(MemoryPairs(forces=False), kind="force-start")
 
 
 def test_one_atom_moves_in_free_flight():
@@ -334,7 +334,7 @@ def test_one_atom_moves_in_free_flight():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
 def test_a_compiled_jump_equals_the_plain_one():
     pairs = MemoryPairs()
-    propagator = make(pairs, forces=True, layers=1)
+    propagator = make(pairs, kind="force-start", layers=1)
     states = [pairs.batch(indices)[0] for indices in ([0], [1], [2, 3, 4], [5, 6])]
     plain = [propagator(state) for state in states]
     propagator.compile()
@@ -351,11 +351,11 @@ def test_a_compiled_jump_equals_the_plain_one():
     torch.testing.assert_close(propagator(states[0]).velocities, plain[0].velocities, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("mode", ["full", "position"])
-def test_large_systems_have_the_kernel_after_compile(mode, monkeypatch):
+@pytest.mark.parametrize("kind", ["force-free", "position"])
+def test_large_systems_have_the_kernel_after_compile(kind, monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
     monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)
-    propagator = make(MemoryPairs(), mode=mode)
+    propagator = make(MemoryPairs(), kind=kind)
     state = MemoryPairs().batch([0, 1])[0]
     (plain, *_), _ = propagator._predict(state), propagator.compile()
     assert cpu_kernel.serves(next(propagator.parameters()))
@@ -364,10 +364,10 @@ def test_large_systems_have_the_kernel_after_compile(mode, monkeypatch):
 
 def test_what_cannot_be_compiled_says_so(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("fastegnn_md.propagator.compiled.locale.getencoding", lambda: "ANSI_X3.4-1968")
+        patch.setattr("fastegnn_md.nn.compiler.locale.getencoding", lambda: "ANSI_X3.4-1968")
         with pytest.raises(ConfigError, match=r"needs a UTF-8 locale.*setlocale"):
             make(MemoryPairs()).compile()
-    monkeypatch.setattr("fastegnn_md.propagator.compiled.shutil.which", lambda name: None)
+    monkeypatch.setattr("fastegnn_md.nn.compiler.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         make(MemoryPairs()).compile()
 
@@ -377,7 +377,7 @@ def test_position_only_networks_do_not_see_images(name, require):
     if "tfn" in name:
         require("e3nn")
     pairs = MemoryPairs(periodic=True, velocities=False)
-    propagator = make(pairs, mode="position", architecture=name)
+    propagator = make(pairs, kind="position", architecture=name)
     state, _ = pairs.batch([0, 1])
     shifts = torch.randint(-3, 4, (18, 3), generator=torch.Generator().manual_seed(4)).double() @ CELL
     plain, other = step(propagator, state), step(propagator, state.replace(positions=state.positions + shifts))
@@ -387,7 +387,7 @@ def test_position_only_networks_do_not_see_images(name, require):
 def test_linear_motion_without_velocities_is_rest():
     pairs = MemoryPairs(velocities=False)
     state, _ = pairs.batch([0])
-    propagator = make(pairs, mode="position", architecture="linear")
+    propagator = make(pairs, kind="position", architecture="linear")
     torch.testing.assert_close(step(propagator, state).positions, state.positions, rtol=0, atol=1e-14)
 
 
@@ -397,7 +397,7 @@ def test_every_architecture_learns_and_is_saved(name, require, tmp_path):
     if "tfn" in name:
         require("e3nn")
     pairs = MemoryPairs(velocities=False)
-    propagator = make(pairs, mode="position", architecture=name)
+    propagator = make(pairs, kind="position", architecture=name)
     start, end = pairs.batch(range(len(pairs)))
 
     def loss():
@@ -422,10 +422,10 @@ def test_every_architecture_learns_and_is_saved(name, require, tmp_path):
     ("options", "periodic", "message"),
     [
         ({"architecture": "schnet"}, False, "schnet predicts no velocities: .*take one of egnn, fastegnn"),
-        ({"architecture": "eghn", "mode": "position"}, True, "eghn needs the positions of isolated systems.*schnet"),
+        ({"architecture": "eghn", "kind": "position"}, True, "eghn needs the positions of isolated systems.*schnet"),
         ({"architecture": "egnn", "virtual_nodes": 5}, False, "egnn has no virtual_nodes: leave it at 3"),
-        ({"architecture": "egnn", "mode": "position", "edge_dropping": 0.5}, False, "egnn has no edge_dropping"),
-        ({"architecture": "linear", "mode": "position", "hidden": 8}, False, "linear has no hidden"),
+        ({"architecture": "egnn", "kind": "position", "edge_dropping": 0.5}, False, "egnn has no edge_dropping"),
+        ({"architecture": "linear", "kind": "position", "hidden": 8}, False, "linear has no hidden"),
         (
             {"architecture_options": {"layers": 5}},
             False,
@@ -443,7 +443,7 @@ def test_settings_that_an_architecture_does_not_have_are_refused(options, period
 
 
 def test_options_of_an_architecture_reach_it():
-    options = {"mode": "position", "architecture": "eghn", "layers": 2, "hidden": 16}
+    options = {"kind": "position", "architecture": "eghn", "layers": 2, "hidden": 16}
     options |= {"architecture_options": {"clusters": 2, "form": "published"}}
     pairs = MemoryPairs(velocities=False)
     propagator = make(pairs, **options)
@@ -452,7 +452,7 @@ def test_options_of_an_architecture_reach_it():
     start, end = pairs.batch([0, 1])
     residual = propagator.residual(start, end)
     assert float(residual.connectivity.detach()) > 0
-    assert make(pairs, mode="position").residual(start, end).connectivity is None
+    assert make(pairs, kind="position").residual(start, end).connectivity is None
 
 
 @pytest.mark.parametrize("periodic", [False, True])
@@ -501,7 +501,7 @@ def test_a_jump_of_the_same_atoms_waits_three_times(monkeypatch):
     """For the number of neighbours, for their shortest distance, and to know whether all is finite."""
     monkeypatch.setattr("fastegnn_md.segments._check", lambda *given: None)  # looks at values on the CPU only
     pairs = MemoryPairs()
-    propagator, state = make(pairs, forces=False), pairs.batch([0, 1])[0]
+    propagator, state = make(pairs), pairs.batch([0, 1])[0]
     state = propagator(state)
     with HostReads() as reads:
         propagator(state)

@@ -212,11 +212,11 @@ def test_gradients_flow_through_all_jumps(parts: tuple[TrajectoryPairs, ...]) ->
     assert abs(cut_slope - slope) > 1e-2 * abs(slope)
 
 
-@pytest.mark.parametrize("mode", ["full", "position"])
+@pytest.mark.parametrize("name", ["force-free", "position"])
 def test_noise_has_the_size_of_the_residual_scale_and_leaves_the_centre_of_mass(
-    mode: str, parts: tuple[TrajectoryPairs, ...]
+    name: str, parts: tuple[TrajectoryPairs, ...]
 ) -> None:
-    propagator = small_propagator(parts[0], mode=mode)
+    propagator = small_propagator(parts[0], kind=name)
     count = len(parts[0])
     start = parts[0].batch(range(count))[0].to(dtype=torch.float64)
     positions, velocities = start.positions.clone(), start.velocities.clone()
@@ -226,7 +226,7 @@ def test_noise_has_the_size_of_the_residual_scale_and_leaves_the_centre_of_mass(
     scale = propagator.residual_scale(start)
     share = start.masses.reshape(-1, 2).flip(1).flatten() / 17.007  # of the other atom in the mass of both
     for kind, shift in enumerate((noisy.positions - positions, noisy.velocities - velocities)):
-        if mode == "position" and kind == 1:
+        if name == "position" and kind == 1:
             assert not shift.any()
             continue
         momentum = (start.masses[:, None] * shift).reshape(-1, 2, 3).sum(1)

@@ -65,8 +65,8 @@ def folder(require: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         universe, EMT, store=store, burst="6 fs", interval="3 fs", timestep="0.25 fs", temperature=300, progress=False
     )
     pairs = TrajectoryPairs(store, lag="3 fs", progress=False)
-    for name, forces in (("model", False), ("informed", True)):
-        config = PropagatorConfig(hidden=8, layers=1, forces=forces)
+    for name, kind in (("model", "force-free"), ("informed", "force-start")):
+        config = PropagatorConfig(kind=kind, hidden=8, layers=1)
         untrained_propagator(pairs, config).save(path / f"{name}.safetensors")
     return path
 

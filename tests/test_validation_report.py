@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fastegnn_md.errors import ConfigError, DataError
+from fastegnn_md.propagator.fake import FakePropagator
 from fastegnn_md.units import BOLTZMANN
 from fastegnn_md.validation import CHECKS, Case, Check, Report, Run, validate
 from fastegnn_md.validation.checks import measure
@@ -20,17 +21,7 @@ SYMBOLS = ["C", "C", "O", "H"]
 BONDS = [(0, 1), (1, 2), (2, 3)]
 
 
-class Flight:
-    """Free flight, which is reversible."""
-
-    needs_midpoint_forces = False
-    timestep, needs_forces, predicts_velocities, fingerprint = 0.004, False, True, "none"
-
-    def __call__(self, state, **_):
-        return state.replace(positions=state.positions + self.timestep * state.velocities, forces=None)
-
-    def describe(self):
-        return "free flight"
+FLIGHT = FakePropagator(lambda state: (state.positions + 0.004 * state.velocities, state.velocities), 0.004)
 
 
 def run_of(seed, *, frames=400, temperature=300.0, twist=0.0, stretch=1.0, hydrogen=1.0, moving=True, box=None):
@@ -72,7 +63,7 @@ SAMPLED = ["temperature", "equipartition", "h(r)", "vdos", "vdos-dx", "torsions"
 @pytest.fixture(scope="module")
 def same():
     reference = [run_of(seed) for seed in REFERENCE]
-    return validate(Flight(), reference, [run_of(seed) for seed in LEARNED], temperature=300.0, tica_lag=0.02)
+    return validate(FLIGHT, reference, [run_of(seed) for seed in LEARNED], temperature=300.0, tica_lag=0.02)
 
 
 def test_equal_ensembles_are_within_their_spread(require, same):
@@ -116,7 +107,7 @@ def test_a_changed_ensemble_is_outside(require, change, outside):
     require("physical_validation")
     reference, learned = [run_of(seed) for seed in REFERENCE], [run_of(seed, **change) for seed in LEARNED]
     only = [check for check in CHECKS if check.name == outside]
-    (row,) = validate(Flight(), reference, learned, temperature=300.0, checks=only).rows
+    (row,) = validate(FLIGHT, reference, learned, temperature=300.0, checks=only).rows
     assert row.verdict == "outside"
     assert (row.value > row.limit) is (outside != "kinetic-energy")
 
@@ -124,7 +115,7 @@ def test_a_changed_ensemble_is_outside(require, change, outside):
 def test_a_uniform_heating_is_no_matter_of_equipartition():
     reference, learned = [run_of(seed) for seed in REFERENCE], [run_of(seed, temperature=330.0) for seed in LEARNED]
     only = [check for check in CHECKS if check.name in ("temperature", "equipartition")]
-    found = validate(Flight(), reference, learned, checks=only)
+    found = validate(FLIGHT, reference, learned, checks=only)
     assert verdicts(found) == {"temperature": "outside", "equipartition": "within"}
     assert found.row("temperature").value == pytest.approx(0.1, abs=0.06)
 
@@ -134,18 +125,18 @@ def test_without_velocities_in_the_reference_temperatures_are_held_against_the_t
     only = [check for check in CHECKS if check.name in ("temperature", "vdos", "equipartition")]
     for temperature, verdict in ((300.0, "within"), (345.0, "outside")):
         learned = [run_of(seed, temperature=temperature) for seed in LEARNED]
-        found = validate(Flight(), reference, learned, temperature=300.0, checks=only)
+        found = validate(FLIGHT, reference, learned, temperature=300.0, checks=only)
         assert verdicts(found) == {"temperature": verdict, "equipartition": "not measured", "vdos": "not measured"}
         assert found.row("temperature").spread == ()
-    (row,) = validate(Flight(), reference, learned, checks=only[:1]).rows
+    (row,) = validate(FLIGHT, reference, learned, checks=only[:1]).rows
     assert "--temperature" in row.note
-    (row,) = validate(Flight(), reference, [run_of(9, moving=False)], temperature=300.0, checks=only[:1]).rows
+    (row,) = validate(FLIGHT, reference, [run_of(9, moving=False)], temperature=300.0, checks=only[:1]).rows
     assert "learned trajectories have no velocities" in row.note
 
 
 def test_a_single_reference_is_cut_into_pieces_and_the_report_says_so(same):
     report = validate(
-        Flight(),
+        FLIGHT,
         [run_of(1, frames=1000)],
         [run_of(10)],
         checks=[check for check in CHECKS if check.name == "temperature"],
@@ -155,7 +146,7 @@ def test_a_single_reference_is_cut_into_pieces_and_the_report_says_so(same):
     assert not any("stand for independent runs" in remark for remark in same.remarks)
     assert any("shorter than one reference run" in remark for remark in report.remarks) is False
     short = validate(
-        Flight(),
+        FLIGHT,
         [run_of(1), run_of(2)],
         [run_of(10, frames=100)],
         checks=[check for check in CHECKS if check.name == "temperature"],
@@ -191,7 +182,7 @@ def test_a_liquid_is_judged_by_its_diffusion(require, diffusion, verdict):
     require("tidynamics")
     only = [check for check in CHECKS if check.name in ("msd", "h(r)", "vdos-dx", "torsions", "constraints")]
     learned = [gas(seed, diffusion) for seed in LEARNED]
-    report = validate(Flight(), [gas(seed) for seed in REFERENCE], learned, checks=only)
+    report = validate(FLIGHT, [gas(seed) for seed in REFERENCE], learned, checks=only)
     found = verdicts(report)
     assert found.pop("msd") == verdict
     assert set(found.values()) == {"not measured"}
@@ -203,7 +194,7 @@ def test_a_liquid_is_judged_by_its_diffusion(require, diffusion, verdict):
 def test_a_periodic_system_is_judged_by_its_radial_distribution(width, verdict):
     only = [check for check in CHECKS if check.name == "g(r)"]
     learned = [crystal(seed, width) for seed in LEARNED]
-    (row,) = validate(Flight(), [crystal(seed) for seed in REFERENCE], learned, checks=only).rows
+    (row,) = validate(FLIGHT, [crystal(seed) for seed in REFERENCE], learned, checks=only).rows
     assert row.verdict == verdict
     assert row.plots[0].y_label == "g(r) of Ar-Ar"
     assert row.plots[0].x[np.argmax(row.plots[0].lines["reference"])] == pytest.approx(
@@ -215,12 +206,12 @@ def test_frames_of_different_spacing_are_brought_into_step():
     finer = run_of(10, frames=800)
     positions = finer.universe.trajectory.timeseries(order="fac")
     finer.universe.load_new(positions, dt=0.002)
-    case = Case(Flight(), [Run.whole(run_of(1)), Run.whole(run_of(2))], [Run.whole(finer)])
+    case = Case(FLIGHT, [Run.whole(run_of(1)), Run.whole(run_of(2))], [Run.whole(finer)])
     spacing, reference, learned = case.in_step()
     assert spacing == pytest.approx(0.004)
     assert [run.n_frames for run in (*reference, *learned)] == [400, 400, 400]
     finer.universe.load_new(positions, dt=0.003)
-    case = Case(Flight(), [Run.whole(run_of(1)), Run.whole(run_of(2))], [Run.whole(finer)])
+    case = Case(FLIGHT, [Run.whole(run_of(1)), Run.whole(run_of(2))], [Run.whole(finer)])
     with pytest.raises(DataError, match="multiple"):
         case.in_step()
 
@@ -245,7 +236,7 @@ def test_the_report_is_one_json_and_one_page_that_needs_nothing_else(require, sa
 
 def test_the_same_seed_gives_the_same_report(same):
     reference = [run_of(seed) for seed in REFERENCE]
-    again = validate(Flight(), reference, [run_of(seed) for seed in LEARNED], temperature=300.0, tica_lag=0.02)
+    again = validate(FLIGHT, reference, [run_of(seed) for seed in LEARNED], temperature=300.0, tica_lag=0.02)
     assert again.to_dict() == same.to_dict()
 
 
@@ -263,7 +254,7 @@ def test_a_check_of_ones_own_is_a_function_in_a_list():
     def broken(case):
         raise DataError("no\n reason")
 
-    case = Case(Flight(), [Run.whole(run_of(1)), Run.whole(run_of(2))], [Run.whole(run_of(3))])
+    case = Case(FLIGHT, [Run.whole(run_of(1)), Run.whole(run_of(2))], [Run.whole(run_of(3))])
     assert measure(case, Check("far", "Number of runs", far)).verdict == "outside"
     row = measure(case, Check("broken", "Nothing", broken))
     assert (row.verdict, row.note) == ("not measured", "no reason")
@@ -283,19 +274,19 @@ def test_a_value_that_is_not_finite_is_outside_and_null_in_json(tmp_path):
 
 def test_runs_of_other_atoms_and_nothing_at_all_are_refused():
     with pytest.raises(ConfigError, match="no reference"):
-        validate(Flight(), [], [run_of(1)])
+        validate(FLIGHT, [], [run_of(1)])
     with pytest.raises(ConfigError, match="no learned run"):
-        validate(Flight(), [run_of(1)], [])
+        validate(FLIGHT, [run_of(1)], [])
     with pytest.raises(ConfigError, match=r"\[3, 4\] atoms"):
-        validate(Flight(), [run_of(1), run_of(2)], [run_of(3)[:3]])
+        validate(FLIGHT, [run_of(1), run_of(2)], [run_of(3)[:3]])
     with pytest.raises(ConfigError, match="spread factor"):
-        validate(Flight(), [run_of(1)], [run_of(3)], factor=0.0)
+        validate(FLIGHT, [run_of(1)], [run_of(3)], factor=0.0)
     with pytest.raises(DataError, match="give 10 or more"):
-        validate(Flight(), [run_of(1, frames=4)], [run_of(3)])
+        validate(FLIGHT, [run_of(1, frames=4)], [run_of(3)])
 
 
 def test_a_frame_that_is_not_finite_is_refused_by_its_number():
     damaged = run_of(1)
     damaged.universe.trajectory[7].positions[2] = np.nan
     with pytest.raises(DataError, match="frame 7"):
-        validate(Flight(), [damaged, run_of(2)], [run_of(3)])
+        validate(FLIGHT, [damaged, run_of(2)], [run_of(3)])

@@ -40,7 +40,6 @@ def evaluate(
     The lag is the time step of the model. Errors are RMSE in mass-scaled units. Only frames the model was not trained
     on tell how good it is. Of a committee the mean is compared, and its spread with its errors.
     """
-    from ..propagator.committee import Committee
     from ..training.calibration import calibration_table, one_step_calibration
     from ..training.one_step import error_table, one_step_errors, ratios
 
@@ -59,7 +58,7 @@ def evaluate(
     chosen = [len(data) * index // count for index in range(count)]
     errors = one_step_errors(propagator, data, indices=chosen, progress=not as_json)
     calibration = {}
-    if isinstance(propagator, Committee):
+    if propagator.has_spread:
         calibration = one_step_calibration(propagator, data, indices=chosen, progress=not as_json)
     if not as_json:
         typer.echo(f"{propagator.describe()}; {count} pairs:")

@@ -28,7 +28,7 @@ def harvest(
     timestep: Annotated[str, typer.Option("--timestep", help="Time step of the engine.")] = "0.5 fs",
     midpoint: Annotated[
         str | None,
-        typer.Option("--midpoint", metavar="LAG", help="Forces for 'train --midpoint' with this lag, too."),
+        typer.Option("--midpoint", metavar="LAG", help="Forces for 'train --kind force-midpoint' with this lag, too."),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Draw velocities at this temperature, K. Default: the stored.")

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from MDAnalysis import Universe
 
     from ..data import TrajectoryPairs
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
 
 Topology = Annotated[
     Path, typer.Argument(metavar="TOPOLOGY", help="Topology or structure that MDAnalysis reads, or a store (.h5md).")
@@ -64,7 +63,7 @@ ConserveEnergy = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-def open_model(model: Path, members: list[Path] | None = None) -> Propagator | Committee:
+def open_model(model: Path, members: list[Path] | None = None) -> LearnedMap:
     """Load a propagator, or a committee of it and further members.
 
     Raises
@@ -72,10 +71,9 @@ def open_model(model: Path, members: list[Path] | None = None) -> Propagator | C
     CheckpointError, ConfigError, CompatibilityError
         As :meth:`fastegnn_md.Propagator.load` and :class:`fastegnn_md.Committee`.
     """
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator import Committee, load
 
-    return Committee.load([model, *members]) if members else Propagator.load(model)
+    return Committee.load([model, *members]) if members else load(model)
 
 
 def open_universe(topology: Path, trajectories: list[Path] | None, dt: str | None = None) -> Universe:

@@ -82,7 +82,7 @@ def run(
     """Step a molecule with a trained propagator, guarded.
 
     With a force field (or --calculator) a refused step is replaced by classical ones, and force-informed models get
-    their forces; without, a refused step ends the run. With --metropolis (models of mode kick-drift) each jump is
+    their forces; without, a refused step ends the run. With --metropolis (models of kind kick-drift) each jump is
     accepted or rejected with the true energy at --temperature instead. With --engine openmm classical steps and jumps
     take turns inside OpenMM, and only the atoms of --select jump.
     """
@@ -93,7 +93,6 @@ def run(
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
     from ..integrators import GuardSettings, LearnedDynamics, MetropolizedDynamics
-    from ..propagator.full import Propagator
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
@@ -126,7 +125,7 @@ def run(
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
         )
-    if engine == "ase" and propagator.config.forces and not (calculator or forcefield or system):
+    if engine == "ase" and propagator.wants_forces and not (calculator or forcefield or system):
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
     universe = open_universe(topology or start, [start] if topology else None)
     group = select_atoms(universe, select)
@@ -174,7 +173,7 @@ def run(
     langevin = uses_temperature and propagator.predicts_velocities and tau is None
     rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
     dynamics: LearnedDynamics | MetropolizedDynamics
-    if metropolis and temperature is not None and isinstance(propagator, Propagator):
+    if metropolis and temperature is not None:
         dynamics = MetropolizedDynamics(
             atoms, propagator, temperature_K=temperature, friction=rate, rng=rng, bonds=bonds
         )

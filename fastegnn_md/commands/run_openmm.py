@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
     from ..integrators import GuardSettings
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
     from ..state import State
 
 
 def run_openmm(
-    propagator: Propagator | Committee,
+    propagator: LearnedMap,
     group: AtomGroup,
     start: State,
     moving: bool,

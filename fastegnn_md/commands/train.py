@@ -36,16 +36,16 @@ def train(
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="Name of the network (fastegnn); see docs/models.md.")
     ] = None,
-    forces: Annotated[
-        bool | None, typer.Option("--forces/--no-forces", help="Force-informed: forces are an input, too.")
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="force-free (the default); force-start or force-midpoint: the force at x or at x + v lag/2 is an "
+            "input, too (see 'harvest --midpoint'); position: x to x', v' redrawn; kick-drift: exact with a Metropolis "
+            "test.",
+        ),
     ] = None,
-    midpoint: Annotated[
-        bool, typer.Option("--midpoint", help="Force-informed by the force at x + v lag/2 (see 'harvest --midpoint').")
-    ] = False,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="full: (x, v) to (x', v'); position: x to x', v' redrawn; kick-drift.")
-    ] = None,
-    kicks: Annotated[int | None, typer.Option("--kicks", help="Learned kicks per jump, mode kick-drift (4).")] = None,
+    kicks: Annotated[int | None, typer.Option("--kicks", help="Learned kicks per jump, kind kick-drift (4).")] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
@@ -67,9 +67,7 @@ def train(
 
     flags = {
         "propagator.architecture": architecture,
-        "propagator.forces": True if midpoint and forces is None else forces,
-        "propagator.midpoint": midpoint or None,
-        "propagator.mode": mode,
+        "propagator.kind": kind,
         "propagator.kicks": kicks,
         "updates": updates,
         "batch_size": batch_size,
@@ -80,14 +78,13 @@ def train(
     model = None if initial is None else Propagator.load(initial)
     if model is not None and "propagator" not in chosen.model_fields_set:
         chosen = TrainingConfig(**{**chosen.model_dump(), "propagator": model.config})
-    position = chosen.propagator.mode == "position"
     pairs = open_pairs(
         topology,
         trajectory,
         lag=lag,
         select=select,
         dt=dt,
-        velocities=velocities or ("none" if position else "stored"),
+        velocities=velocities or ("stored" if chosen.propagator.predicts_velocities else "none"),
         store=store,
         stride=stride,
         progress=is_main_process(),

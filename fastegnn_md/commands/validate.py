@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
     from ..data import TrajectoryPairs
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
 
 
 def validate(
@@ -114,7 +113,7 @@ def validate(
     if translate:
         propagator.compile()
     engine = bool(forcefield or system or calculator)
-    if propagator.config.forces and not engine and not learned:
+    if propagator.wants_forces and not engine and not learned:
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
     if conserve_energy and (learned or not engine):
         raise ConfigError(
@@ -252,9 +251,7 @@ def _learned(group: AtomGroup, topology: Path, path: Path, select: str, dt: str 
     return universe.atoms
 
 
-def _pairs(
-    propagator: Propagator | Committee, store: Path | None, groups: list[AtomGroup], progress: bool
-) -> TrajectoryPairs:
+def _pairs(propagator: LearnedMap, store: Path | None, groups: list[AtomGroup], progress: bool) -> TrajectoryPairs:
     """Pairs of a store, else of the reference."""
     from ..data import TrajectoryPairs
 

@@ -13,13 +13,13 @@ import torch
 from tqdm import tqdm
 
 from ..data import TrajectoryPairs
-from ..propagator.config import PropagatorConfig
+from ..propagator.config import Kind, PropagatorConfig
 from ..training import TrainingConfig, fit
 
 if TYPE_CHECKING:
     from .records import DemoSettings
 
-KINDS = {"force-free": False, "force-informed": True}
+KINDS: dict[str, Kind] = {"force-free": "force-free", "force-informed": "force-midpoint"}
 
 
 def train_both(store: Path, output: Path, settings: DemoSettings, *, progress: bool) -> None:
@@ -52,7 +52,7 @@ def _train(store: Path, output: Path, name: str, settings: DemoSettings) -> None
     torch.set_num_threads(1)
     train, validation, _ = TrajectoryPairs(store, lag=settings.lag, time_reversal=True).split(settings.split)
     config = TrainingConfig(
-        propagator=PropagatorConfig(forces=KINDS[name], midpoint=KINDS[name]),
+        propagator=PropagatorConfig(kind=KINDS[name]),
         updates=settings.updates,
         batch_size=settings.batch_size,
         seed=settings.seed,

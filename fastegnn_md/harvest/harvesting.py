@@ -75,8 +75,8 @@ def harvest(
     timestep : float or str
         Time step of the engine, in ps or with a unit; divides the interval.
     midpoint : float or str, optional
-        The lag of propagators with ``midpoint=True`` that are to learn from these bursts, in ps or with a unit: forces
-        at x ± v lag/2 are stored too, two more force calls per stored frame.
+        The lag of propagators of kind "force-midpoint" that are to learn from these bursts, in ps or with a unit:
+        forces at x ± v lag/2 are stored too, two more force calls per stored frame.
     frames : slice or sequence of int, optional
         Which frames to start from; all by default.
     temperature : float, K, optional

@@ -17,7 +17,7 @@ from .output import ModelOutput
 class Linear(Architecture):
     """x_i + v_i t with one trainable number t, 1 at the start; ``h`` is returned as it was given, edges are not used.
 
-    Where velocities are zero (a propagator in position mode) nothing moves.
+    Where velocities are zero (a propagator of kind "position") nothing moves.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One call of a propagator by an engine: its device, its random numbers, its result back on the CPU."""
+"""One call of a learned map by an engine: its device, its random numbers, its result back on the CPU."""
 
 from __future__ import annotations
 
@@ -10,56 +10,44 @@ import torch
 from ..state import State
 
 if TYPE_CHECKING:
-    from .committee import Committee, Spread
-    from .full import Propagator
+    from .learned_map import LearnedMap
+    from .prediction import Spread
 
 
-def advance(
-    propagator: Propagator | Committee, state: State, rng: np.random.Generator, temperature: float | None = None
-) -> State:
-    """State after one jump, on the device of the state.
+def advance(learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None) -> State:
+    """State after one jump, on the device of the state; as :func:`advance_with_spread`."""
+    return advance_with_spread(learned_map, state, rng, temperature)[0]
+
+
+def advance_with_spread(
+    learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None
+) -> tuple[State, Spread | None]:
+    """State after one jump and, where the map has one, its spread; both on the device of the state.
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    learned_map : LearnedMap
         On any device.
     state : State
-        On any device; it travels to that of the propagator and back.
+        On any device; it travels to that of the map and back.
     rng : numpy.random.Generator
         Seeds the torch generator of this jump; advanced by one draw.
     temperature : float, optional
-        K, for propagators that redraw velocities.
+        K, for maps that redraw velocities.
 
     Raises
     ------
     StateError
         If the prediction is not finite.
     CompatibilityError
-        If the propagator does not fit the system.
+        If the map does not fit the system.
     """
-    there, generator = _brought(propagator, state, rng)
-    with torch.no_grad():
-        ended = propagator(there, generator=generator, temperature=temperature)
-    return ended if ended.device == state.device else ended.to(state.device)
-
-
-def advance_with_spread(
-    committee: Committee, state: State, rng: np.random.Generator, temperature: float | None = None
-) -> tuple[State, Spread]:
-    """State after one jump and how far the members of a committee differ; as :func:`advance`."""
-    there, generator = _brought(committee, state, rng)
-    ended, spread = committee.with_spread(there, generator=generator, temperature=temperature)
-    return (ended, spread) if ended.device == state.device else (ended.to(state.device), spread.to(state.device))
-
-
-def _brought(
-    propagator: Propagator | Committee, state: State, rng: np.random.Generator
-) -> tuple[State, torch.Generator]:
-    """The state on the device of the propagator, and random numbers there."""
-    device = state.device
-    if isinstance(propagator, torch.nn.Module):
-        tensor = next(propagator.parameters(), None)
-        device = device if tensor is None else tensor.device
-    generator = torch.Generator(device=device)
+    here, there = state.device, learned_map.device or state.device
+    generator = torch.Generator(device=there)
     generator.manual_seed(int(rng.integers(2**63)))
-    return (state if device == state.device else state.to(device)), generator
+    ended, spread = learned_map.with_spread(_on(state, there), generator=generator, temperature=temperature)
+    return _on(ended, here), spread if spread is None or here == there else spread.to(here)
+
+
+def _on(state: State, device: torch.device) -> State:
+    return state if state.device == device else state.to(device)

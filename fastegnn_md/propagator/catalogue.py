@@ -1,7 +1,7 @@
 """Trained propagators that come with the package, found by name.
 
 A folder holds ``NAME.safetensors`` files and ``catalogue.json``, which says of each name what its file does not: the
-system, where the training data came from, and what made the file. Time step, elements, mode and errors stand in the
+system, where the training data came from, and what made the file. Time step, elements, kind and errors stand in the
 manifest of the file and nowhere else.
 """
 

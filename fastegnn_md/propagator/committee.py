@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,35 +21,7 @@ from .domain import MASS_TOLERANCE
 from .full import Propagator
 from .learned_map import LearnedMap
 from .limits import JumpLimits
-from .prediction import Prediction, Residual
-
-
-class Spread(NamedTuple):
-    """How far the K members of a committee differ about each atom, in units of the residual scale of its element.
-
-    x is √( m_i Σ_k |x′_ki − x̄′_i|² / 3(K − 1) ) / σ_q, and v the same of v′ over σ_p; σ is the mean of the members'
-    scales (:meth:`Committee.residual_scale`). It is the standard deviation of one component, to be held against the
-    components of an error (:meth:`Committee.residual`). At 1 the members differ by as much as the linear predictor
-    leaves to the networks: they know nothing.
-    """
-
-    x: Tensor  # (N,)
-    v: Tensor | None  # (N,); None where velocities are redrawn
-
-    def to(self, device: torch.device | str) -> Spread:
-        """The same on another device."""
-        return Spread(self.x.to(device), None if self.v is None else self.v.to(device))
-
-    def split(self, sizes: Sequence[int]) -> list[Spread]:
-        """The spreads of systems of these numbers of atoms, one after the other."""
-        x = self.x.split(list(sizes))
-        v = [None] * len(x) if self.v is None else self.v.split(list(sizes))
-        return [Spread(*both) for both in zip(x, v, strict=True)]
-
-    @property
-    def largest(self) -> Tensor:
-        """Of x and v the larger one, shape (N,)."""
-        return self.x if self.v is None else torch.maximum(self.x, self.v)
+from .prediction import Prediction, Spread
 
 
 class Committee(LearnedMap):
@@ -63,7 +34,7 @@ class Committee(LearnedMap):
     Parameters
     ----------
     members : sequence of Propagator
-        Two or more with one time step, mode, precision, and kind of training data: elements, masses, boundary, bonds,
+        Two or more with one time step, kind, precision, and sort of training data: elements, masses, boundary, bonds,
         conservation of momentum. Networks and cutoffs may differ.
 
     Attributes
@@ -87,6 +58,7 @@ class Committee(LearnedMap):
     """
 
     members: Sequence[Propagator]
+    has_spread = True
 
     def __init__(self, members: Sequence[Propagator]):
         super().__init__()
@@ -124,40 +96,26 @@ class Committee(LearnedMap):
         for member in self.members:
             member.compile()
 
-    def predict(self, state: State) -> tuple[Prediction, Spread]:
-        """Mean and spread of what the members say of a state; without virtual nodes, which are each member's own.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the networks."""
+        return self.members[0].dtype
 
-        Raises
-        ------
-        CompatibilityError
-            As :meth:`Propagator.check`.
-        """
-        each = [member.predict(state) for member in self.members]
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.members[0].device
+
+    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+        """Mean and spread of what the members say of a state; without virtual nodes, which are each member's own."""
+        each = [member.predict(state, generator=generator) for member in self.members]
         root, scale = state.masses.sqrt(), self.residual_scale(state)
         x, spread_x = _mean_and_spread([one.displacement for one in each], root / scale[:, 0])
         v = spread_v = None
         if self.predicts_velocities:
             velocities = [one.velocities for one in each if one.velocities is not None]
             v, spread_v = _mean_and_spread(velocities, root / scale[:, 1])
-        return Prediction(x, v, None), Spread(x=spread_x, v=spread_v)
-
-    def forward(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
-    ) -> State:
-        """Advance a state by :attr:`timestep`; arguments and errors of :meth:`Propagator.forward`."""
-        return self.with_spread(state, generator=generator, temperature=temperature)[0]
-
-    @torch.no_grad()
-    def with_spread(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
-    ) -> tuple[State, Spread]:
-        """What :meth:`forward` gives, and how far the members differ, of one call of each."""
-        prediction, spread = self.predict(state)
-        return prediction.end(state, generator, temperature), spread
-
-    def residual(self, start: State, end: State) -> Residual:
-        """Errors of the mean in units of :meth:`residual_scale`; see :meth:`Propagator.residual`."""
-        return self.predict(start)[0].residual(start, end, self.residual_scale(start))
+        return Prediction(x, v, spread=Spread(spread_x, spread_v))
 
     def residual_scale(self, state: State) -> Tensor:
         """Mean of the members' residual scales, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
@@ -197,8 +155,7 @@ def _differences(first: Propagator, other: Propagator) -> list[tuple[str, object
     """What must be the same and is not: its name and both values."""
     pairs: list[tuple[str, object, object]] = [
         ("Δt", format_time(first.timestep), format_time(other.timestep)),
-        ("the kind", first.config.kind, other.config.kind),
-        ("midpoint", first.config.midpoint, other.config.midpoint),
+        ("the kind", first.kind, other.kind),
         ("the list of elements", first.species, other.species),
         ("the precision", first.dtype, other.dtype),
     ]

@@ -6,6 +6,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .migration import FORMER_KEYS, with_kind
+
+Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift"]
+WantedForces = Literal["start", "midpoint"]
+
+# Options that one kind alone has.
+_OPTIONS = {"kicks": "kick-drift", "edge_dropping": "position"}
+_WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint"}
+
 
 class PropagatorConfig(BaseModel):
     """What a propagator is built from.
@@ -16,6 +25,12 @@ class PropagatorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Kind = Field(
+        default="force-free",
+        description="'force-free' maps (x, v) to (x', v'); 'force-start' and 'force-midpoint' see the forces at x or "
+        "at x + v Δt/2, too; 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) to (x', v') by kicks and "
+        "drifts, reversible and volume preserving",
+    )
     architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
     architecture_options: dict[str, Any] = Field(
         default={}, description="further keywords of that architecture, see models.hyperparameters_of()"
@@ -23,39 +38,39 @@ class PropagatorConfig(BaseModel):
     hidden: int = Field(default=64, ge=1, description="width of messages and node features")
     layers: int = Field(default=4, ge=1, description="number of message-passing layers")
     virtual_nodes: int = Field(default=3, ge=1, description="virtual nodes per system (C in the paper)")
-    vector_channels: int = Field(default=4, ge=2, description="equivariant vectors per atom, not in mode 'position'")
+    vector_channels: int = Field(default=4, ge=2, description="equivariant vectors per atom, not in kind 'position'")
     radial_functions: int = Field(default=12, ge=1, description="Bessel functions of the distance as edge features")
     cutoff: float = Field(default=3.5, gt=0, description="radius of the real graph, Å")
     edge_dropping: float = Field(
-        default=0.0, ge=0, le=1, description="share of the longest edges dropped, mode 'position'"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the longest edges dropped, kind 'position': elsewhere a map would be discontinuous",
     )
-    mode: Literal["full", "position", "kick-drift"] = Field(
-        default="full",
-        description="'full' maps (x, v) to (x', v'); 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) "
-        "to (x', v') by kicks and drifts, reversible and volume preserving",
-    )
-    kicks: int = Field(default=4, ge=1, description="learned kicks per jump, mode 'kick-drift'")
-    forces: bool = Field(default=False, description="force-informed: the force at the start is an input")
-    midpoint: bool = Field(default=False, description="the force at x + v Δt/2 in place of that at the start")
+    kicks: int = Field(default=4, ge=1, description="learned kicks per jump, kind 'kick-drift'")
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
     @property
-    def kind(self) -> str:
-        """``force-free``, ``force-informed``, ``position-only`` or ``kick-drift``."""
-        if self.mode != "full":
-            return "position-only" if self.mode == "position" else self.mode
-        return "force-informed" if self.forces else "force-free"
+    def wants_forces(self) -> WantedForces | None:
+        """Where the force is taken that is an input: at the start of a jump, half a jump ahead, nowhere."""
+        return _WANTED.get(self.kind)
+
+    @property
+    def predicts_velocities(self) -> bool:
+        """Whether velocities are an input and predicted, or redrawn."""
+        return self.kind != "position"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_former_words(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.keys().isdisjoint(FORMER_KEYS):
+            kind = with_kind(values)["kind"]
+            raise ValueError(f"mode, forces and midpoint are one key now: write kind={kind!r} in their place")
+        return values
 
     @model_validator(mode="after")
-    def _fits_mode(self) -> PropagatorConfig:
-        if self.mode == "position" and self.forces:
-            raise ValueError("forces needs mode 'full': at the lags of mode 'position' a force says nothing")
-        if self.mode == "kick-drift" and self.forces:
-            raise ValueError("forces needs mode 'full': kicks see positions alone, or the map could not be inverted")
-        if self.midpoint and not self.forces:
-            raise ValueError("midpoint says where the force of a force-informed propagator is taken: set forces too")
-        if self.mode != "kick-drift" and self.kicks != PropagatorConfig.model_fields["kicks"].default:
-            raise ValueError(f"kicks needs mode 'kick-drift', the mode is {self.mode!r}: leave kicks out")
-        if self.mode != "position" and self.edge_dropping:
-            raise ValueError("edge_dropping needs mode 'position': it makes the map discontinuous, use cutoff instead")
+    def _options_fit_kind(self) -> PropagatorConfig:
+        for option, kind in _OPTIONS.items():
+            if self.kind != kind and getattr(self, option) != PropagatorConfig.model_fields[option].default:
+                raise ValueError(f"{option} is an option of kind {kind!r}, the kind is {self.kind!r}: leave it out")
         return self

@@ -68,7 +68,7 @@ class Domain:
         thermal = max(_rms(start.velocities), 1e-30)
         gained = _rms(centre_of_mass(end.velocities - start.velocities, start))
         force_scale = 1.0
-        forces = start.midpoint_forces if config.midpoint else start.forces
+        forces = start.midpoint_forces if config.wants_forces == "midpoint" else start.forces
         if forces is not None:
             force_scale = max(_rms(forces / start.masses.sqrt()[:, None]), 1e-30)
         return cls(
@@ -76,7 +76,7 @@ class Domain:
             limits=JumpLimits.from_pairs(start, end),
             periodic=start.periodic,
             bonds=config.use_bonds and start.bonds is not None and start.bonds.numel() > 0,
-            conserves_momentum=config.mode != "position" and gained < _MOMENTUM_TOLERANCE * thermal,
+            conserves_momentum=config.predicts_velocities and gained < _MOMENTUM_TOLERANCE * thermal,
             neighbours=_average_neighbours(start, config.cutoff),
             velocity_scale=thermal,
             force_scale=force_scale,

@@ -19,12 +19,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .._files import write_atomically
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from .config import PropagatorConfig
 from .domain import MASS_TOLERANCE, Domain
 from .limits import JumpLimits
+from .migration import with_kind
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FORMAT_NAME = "fastegnn_md propagator"
 
 
@@ -145,17 +146,34 @@ def read_manifest(path: str | Path) -> Manifest:
             f"({package_version()}) reads up to {FORMAT_VERSION}: upgrade fastegnn-md"
         )
     try:
-        manifest = Manifest.model_validate(content)
+        for version in range(found, FORMAT_VERSION):
+            content = _MIGRATIONS[version](content)
+        return Manifest.model_validate(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the manifest of {path} is damaged: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"the manifest of {path} is damaged at {where!r}: {first['msg']}") from error
-    if found < 2 and manifest.config.mode == "full":
+
+
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    if content["config"].get("mode", "full") == "full":
         raise CheckpointError(
-            f"{path} was trained by fastegnn_md {manifest.package_version}, whose propagators of positions and "
-            "velocities were not smooth where atoms cross the cutoff: train it again"
+            f"was trained by fastegnn_md {content['package_version']}, whose propagators of positions and velocities "
+            "were not smooth where atoms cross the cutoff: train it again"
         )
-    return manifest
+    return content
+
+
+def _from_2(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "config": with_kind(content["config"])}
+
+
+# What makes a manifest of one format version one of the next.
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 
 
 Module = TypeVar("Module", bound=nn.Module)

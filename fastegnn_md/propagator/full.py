@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import CompatibilityError, ConfigError
+from ..errors import ConfigError
 from ..graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from ..mechanics.motion import centre_of_mass
 from ..nn.compiler import require_compiler
@@ -26,7 +26,7 @@ from .linear import LinearPredictor
 from .network import build_network
 from .prediction import Prediction, Residual
 
-_CLASSES: dict[str, type[Propagator]] = {}  # by mode; a subclass enters itself when it is defined
+_CLASSES: dict[str, type[Propagator]] = {}  # by kind; a subclass enters itself when it is defined
 
 
 class Propagator(LearnedMap):
@@ -35,7 +35,7 @@ class Propagator(LearnedMap):
     x′ = x + Δq,  √m Δq = √m Δq_linear + σ_q ŷ_q;  √m v′ = √m v_linear + σ_p ŷ_p,
 
     where the linear predictor (:mod:`fastegnn_md.propagator.linear`) and the scales σ belong to the element and ŷ is
-    the network's output. In position mode Δq is the network's alone and v′ is drawn from the Maxwell-Boltzmann
+    the network's output. For kind "position" Δq is the network's alone and v′ is drawn from the Maxwell-Boltzmann
     distribution.
 
     Parameters
@@ -53,22 +53,18 @@ class Propagator(LearnedMap):
         SHA-256 of the training data, empty before training.
     metrics : dict
         Errors on held-out pairs, as reported at the end of training.
-    reversible, volume_preserving : bool
-        Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
-    modes : tuple of str
-        Modes of a configuration that this class serves.
+    kinds : tuple of str
+        Kinds of a configuration that this class serves.
     """
 
-    reversible: ClassVar[bool] = False
-    volume_preserving: ClassVar[bool] = False
-    modes: ClassVar[tuple[str, ...]] = ("full", "position")
+    kinds: ClassVar[tuple[str, ...]] = ("force-free", "force-start", "force-midpoint", "position")
     _more_features: ClassVar[int] = 0  # of a node, beside element and mass
     _species_index: Tensor
 
     def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
         super().__init__()
-        if config.mode not in self.modes:
-            raise ConfigError(f"{type(self).__name__} has no mode {config.mode!r}; expected one of {self.modes}")
+        if config.kind not in self.kinds:
+            raise ConfigError(f"{type(self).__name__} has no kind {config.kind!r}; expected one of {self.kinds}")
         self.config, self.timestep, self.domain = config, timestep, domain
         self.species = domain.species
         self.fingerprint = ""
@@ -94,7 +90,7 @@ class Propagator(LearnedMap):
     def skin(self) -> float:
         """Verlet skin of the neighbour list in Å; see :class:`~fastegnn_md.graph.NeighbourSearch`.
 
-        By default 0, in mode "kick-drift" 0.5.
+        By default 0, for kind "kick-drift" 0.5.
         """
         return self._neighbours.skin
 
@@ -107,69 +103,28 @@ class Propagator(LearnedMap):
         """Floating-point type of the network."""
         return self.linear.scale.dtype
 
-    def check(self, state: State) -> None:
-        """Refuse a system unlike those of the training data.
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.linear.scale.device
 
-        Raises
-        ------
-        CompatibilityError
-            Unknown element, mass outside the range of training, isolated instead of periodic or the reverse, mixed
-            boundaries, bonds or forces missing.
-        """
+    def check(self, state: State) -> None:
+        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`."""
         # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
         system = (state.numbers, state.masses, state.pbc)
-        lacking = (self.uses_bonds and state.bonds is None) or (self.config.forces and self.forces_of(state) is None)
+        lacking = (self.uses_bonds and state.bonds is None) or (
+            self.wants_forces is not None and self.forces_of(state) is None
+        )
         if (
             lacking
             or self._checked is None
             or any(one is not other for one, other in zip(system, self._checked, strict=True))
         ):
-            self.domain.check(state)
-            self._check_forces(state)
+            super().check(state)
             self._checked = system
 
-    def _check_forces(self, state: State) -> None:
-        if self.config.forces and self.forces_of(state) is None:
-            where = "x + v Δt/2, as midpoint_forces" if self.config.midpoint else "the positions of the state"
-            raise CompatibilityError(f"this propagator is force-informed; give the forces at {where}")
-
-    @torch.no_grad()
-    def forward(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
-    ) -> State:
-        """Advance a state by :attr:`timestep`.
-
-        Parameters
-        ----------
-        state : State
-            One system or a batch; not modified.
-        generator : torch.Generator, optional
-            Source of random numbers: velocities in position mode, and whatever a stochastic propagator draws.
-        temperature : float, optional
-            K; needed in position mode only.
-
-        Returns
-        -------
-        State
-            Positions (unwrapped) and velocities after Δt, without forces, in the dtype of ``state``.
-
-        Raises
-        ------
-        CompatibilityError
-            As :meth:`check`; or position mode without generator and temperature.
-        StateError
-            If the network gives values that are not finite.
-        """
-        return self.predict(state).end(state, generator, temperature)
-
-    def predict(self, state: State) -> Prediction:
-        """What the network says of a state, with gradients; velocities are not redrawn.
-
-        Raises
-        ------
-        CompatibilityError
-            As :meth:`check`.
-        """
+    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+        """What the network says of a state; see :meth:`LearnedMap.predict`."""
         self.check(state)
         return self._predict(state)
 
@@ -207,8 +162,8 @@ class Propagator(LearnedMap):
 
         The jump of a small system consists of the overhead of several hundred small operations: ``torch.compile``
         translates it as a whole. On the CPU the edges of larger systems are left to a C++ kernel
-        (:func:`fastegnn_md.nn.messages.cpu.build`), which from then on serves every network in this process. In
-        position mode there is the kernel only.
+        (:func:`fastegnn_md.nn.messages.cpu.build`), which from then on serves every network in this process. For kind
+        "position" there is the kernel only.
 
         Raises
         ------
@@ -233,13 +188,7 @@ class Propagator(LearnedMap):
         }
 
     def residual(self, start: State, end: State) -> Residual:
-        """Errors of a batch of training pairs, with gradients.
-
-        Parameters
-        ----------
-        start, end : State
-            The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
-        """
+        """Errors of a batch of training pairs, which are not checked; see :meth:`LearnedMap.residual`."""
         return self._predict(start).residual(start, end, self.residual_scale(start))
 
     def residual_scale(self, state: State) -> Tensor:
@@ -272,7 +221,7 @@ class Propagator(LearnedMap):
         return self._move
 
     def _displace(self, state: State, edges: EdgeList) -> Prediction:
-        """Position mode: the network as its paper has it, in Å, with velocities of zero."""
+        """Kind "position": the network as its paper has it, in Å, with velocities of zero."""
         assert state.batch is not None  # set by State
         systems, species = Segments(state.batch, state.n_systems), self._species_index[state.numbers]
         origin, x = self._centred(state.positions, systems)
@@ -296,7 +245,7 @@ class Propagator(LearnedMap):
         edges: EdgeList,
         hops: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Full mode: the network's two vectors on top of the linear predictor, without the motion of the centre.
+        """The network's two vectors on top of the linear predictor, without the motion of the centre.
 
         Nothing but arithmetic on tensors, so that it can be compiled whole.
         """
@@ -339,7 +288,7 @@ class Propagator(LearnedMap):
     def _invariants(
         self, species: Tensor, masses: Tensor, systems: Segments, edges: EdgeList, hops: Tensor
     ) -> dict[str, Any]:
-        """The inputs of the network that both modes share."""
+        """The inputs of the network that all kinds share."""
         dtype = self.dtype
         element = one_hot(species, len(self.species)).to(dtype)
         radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
@@ -397,22 +346,18 @@ class Propagator(LearnedMap):
         CheckpointError
             If there is no such file or name, or the file is not a propagator.
         """
-
-        def build(config: PropagatorConfig, timestep: float, domain: Domain) -> Propagator:
-            return cls.class_for(config)(config, timestep, domain)
-
-        propagator, manifest = read_model(find_model(path), build)
+        propagator, manifest = read_model(find_model(path), Propagator.build)
         propagator.fingerprint, propagator.metrics = manifest.training_data, manifest.metrics
         return propagator.eval().to(device)
 
     @staticmethod
-    def class_for(config: PropagatorConfig) -> type[Propagator]:
-        """The class that a configuration asks for by its mode."""
-        return _CLASSES[config.mode]
+    def build(config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0) -> Propagator:
+        """An untrained propagator of the class that its kind asks for; parameters are those of the class."""
+        return _CLASSES[config.kind](config, timestep, domain, seed=seed)
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)
-        _CLASSES.update(dict.fromkeys(cls.modes, cls))
+        _CLASSES.update(dict.fromkeys(cls.kinds, cls))
 
     @torch.no_grad()
     def measure(self, start: State, end: State) -> None:
@@ -425,17 +370,17 @@ class Propagator(LearnedMap):
             end.replace(positions=end.positions - self.timestep * drift, velocities=end.velocities - drift),
             self._species_index[start.numbers],
             velocities=self.predicts_velocities,
-            forces=self.config.forces,
+            forces=self.wants_forces is not None,
         )
 
     def describe(self) -> str:
         """One line for people."""
         where = "periodic" if self.periodic else "isolated"
-        kind = f"{self.config.kind} (midpoint)" if self.config.midpoint else self.config.kind
-        return f"{kind} {self.config.architecture}, Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        about = f"Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        return f"{self.kind} {self.config.architecture}, {about}"
 
 
-_CLASSES.update(dict.fromkeys(Propagator.modes, Propagator))
+_CLASSES.update(dict.fromkeys(Propagator.kinds, Propagator))
 
 
 def _shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:

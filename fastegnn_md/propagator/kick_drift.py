@@ -39,9 +39,9 @@ class KickDriftPropagator(Propagator):
     step (:meth:`virtual_nodes` gives None).
     """
 
-    reversible: ClassVar[bool] = True
-    volume_preserving: ClassVar[bool] = True
-    modes: ClassVar[tuple[str, ...]] = ("kick-drift",)
+    reversible = True
+    volume_preserving = True
+    kinds: ClassVar[tuple[str, ...]] = ("kick-drift",)
     _more_features: ClassVar[int] = 1  # the place of the kick
     force_scale: Tensor
 

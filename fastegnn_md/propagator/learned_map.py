@@ -1,16 +1,24 @@
-"""What dynamics ask of a learned map, be it one propagator or a committee of them."""
+"""What dynamics ask of a learned map, be it one propagator, a committee of them, or a function in its place."""
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
+from itertools import chain
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
+from ..errors import CompatibilityError
 from ..state import State
-from .config import PropagatorConfig
+from .config import Kind, PropagatorConfig, WantedForces
 from .domain import Domain
 from .limits import JumpLimits
+from .prediction import Prediction, Residual, Spread
 
 
-class LearnedMap(nn.Module):
+class LearnedMap(nn.Module, ABC):
     """A map of states over one time step, and what it was trained for.
 
     Attributes
@@ -21,37 +29,125 @@ class LearnedMap(nn.Module):
     domain : Domain
     fingerprint : str
         Of the training data, empty before training.
+    reversible, volume_preserving : bool
+        Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
+    has_spread : bool
+        Whether predictions tell how far they can be trusted.
     """
 
     config: PropagatorConfig
     timestep: float
     domain: Domain
     fingerprint: str
+    reversible: bool = False
+    volume_preserving: bool = False
+    has_spread: bool = False
+
+    # what is predicted ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+        """What the map says of a state, with gradients; velocities are not redrawn.
+
+        Parameters
+        ----------
+        state : State
+            One system or a batch, with the forces that are wanted; not modified.
+        generator : torch.Generator, optional
+            Source of the random numbers of a stochastic map.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        StateError
+            If the network gives values that are not finite.
+        """
+
+    @abstractmethod
+    def residual_scale(self, state: State) -> Tensor:
+        """Unit of :meth:`residual` for each atom, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for people."""
+
+    def residual(self, start: State, end: State) -> Residual:
+        """Errors of a batch of training pairs, with gradients.
+
+        Parameters
+        ----------
+        start, end : State
+            The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
+        """
+        return self.predict(start).residual(start, end, self.residual_scale(start))
+
+    def forward(
+        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> State:
+        """Advance a state by :attr:`timestep`.
+
+        Parameters
+        ----------
+        state : State
+            One system or a batch; not modified.
+        generator : torch.Generator, optional
+            Source of random numbers: velocities of kind "position", and whatever a stochastic map draws.
+        temperature : float, optional
+            K; needed for kind "position" only.
+
+        Returns
+        -------
+        State
+            Positions (unwrapped) and velocities after Δt, without forces, in the dtype of ``state``.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`; or kind "position" without generator and temperature.
+        StateError
+            If the network gives values that are not finite.
+        """
+        return self.with_spread(state, generator=generator, temperature=temperature)[0]
+
+    @torch.no_grad()
+    def with_spread(
+        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> tuple[State, Spread | None]:
+        """What :meth:`forward` gives, and the spread where the map :attr:`has_spread`, of one prediction."""
+        prediction = self.predict(state, generator=generator)
+        return prediction.end(state, generator, temperature), prediction.spread
+
+    def compile(self) -> None:
+        """Translate the jump, where there is something to translate."""
+
+    # what it is for ---------------------------------------------------------------------------------------------------
+
+    def check(self, state: State) -> None:
+        """Refuse a system unlike those of the training data.
+
+        Raises
+        ------
+        CompatibilityError
+            Unknown element, mass outside the range of training, isolated instead of periodic or the reverse, mixed
+            boundaries, bonds or forces missing.
+        """
+        self.domain.check(state)
+        if self.wants_forces is not None and self.forces_of(state) is None:
+            where = "the positions of the state"
+            if self.wants_forces == "midpoint":
+                where = "x + v Δt/2, as midpoint_forces"
+            raise CompatibilityError(f"this propagator is force-informed; give the forces at {where}")
 
     @property
-    def needs_forces(self) -> bool:
-        """Whether a state must carry the forces at its positions."""
-        return self.config.forces and not self.config.midpoint
-
-    @property
-    def needs_midpoint_forces(self) -> bool:
-        """Whether a state must carry the forces at its :meth:`midpoint`."""
-        return self.config.forces and self.config.midpoint
-
-    def midpoint(self, state: State) -> Tensor:
-        """Where free flight over half a time step leads, x + v Δt/2, shape (N, 3), Å."""
-        return state.positions + 0.5 * self.timestep * state.velocities
-
-    def forces_of(self, state: State) -> Tensor | None:
-        """The forces of a state that are an input, shape (N, 3), amu Å/ps²; None for force-free maps."""
-        if not self.config.forces:
-            return None
-        return state.midpoint_forces if self.config.midpoint else state.forces
+    def kind(self) -> Kind:
+        """What the map takes and gives; see :class:`PropagatorConfig`."""
+        return self.config.kind
 
     @property
     def predicts_velocities(self) -> bool:
-        """False in position mode, where velocities are redrawn."""
-        return self.config.mode != "position"
+        """False for kind "position", where velocities are redrawn."""
+        return self.config.predicts_velocities
 
     @property
     def uses_bonds(self) -> bool:
@@ -67,3 +163,64 @@ class LearnedMap(nn.Module):
     def limits(self) -> JumpLimits:
         """Ranges of displacements, speeds and bond lengths in the training data, for guards."""
         return self.domain.limits
+
+    # forces -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def wants_forces(self) -> WantedForces | None:
+        """Which forces a state must carry: those at its positions ("start"), half a jump ahead, or none."""
+        return self.config.wants_forces
+
+    def force_positions(self, state: State) -> Tensor | None:
+        """Where the forces that the map wants are to be evaluated, shape (N, 3), Å; None if it wants none.
+
+        At the midpoint that is where free flight over half a time step leads, x + v Δt/2.
+        """
+        if self.wants_forces is None:
+            return None
+        return state.positions if self.wants_forces == "start" else self.midpoint(state)
+
+    def with_forces(self, state: State, forces: Tensor) -> State:
+        """The state with forces (N, 3) in amu Å/ps² that were evaluated at :meth:`force_positions`."""
+        return state.replace(**{"midpoint_forces" if self.wants_forces == "midpoint" else "forces": forces})
+
+    def forces_of(self, state: State) -> Tensor | None:
+        """The forces of a state that are an input, shape (N, 3), amu Å/ps²; None for force-free maps."""
+        if self.wants_forces is None:
+            return None
+        return state.forces if self.wants_forces == "start" else state.midpoint_forces
+
+    @property
+    def needs_forces(self) -> bool:
+        """Whether a state must carry the forces at its positions."""
+        return self.wants_forces == "start"
+
+    @property
+    def needs_midpoint_forces(self) -> bool:
+        """Whether a state must carry the forces at its :meth:`midpoint`."""
+        return self.wants_forces == "midpoint"
+
+    def midpoint(self, state: State) -> Tensor:
+        """Where free flight over half a time step leads, x + v Δt/2, shape (N, 3), Å."""
+        return state.positions + 0.5 * self.timestep * state.velocities
+
+    # weights ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where states are to be brought; None for a map without weights, which takes them where they are."""
+        weight = next(chain(self.parameters(), self.buffers()), None)
+        return None if weight is None else weight.device
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of what is predicted."""
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two maps the same: time step (ps), training data, and SHA-256 of names and values of weights."""
+        digest = hashlib.sha256()
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return {"timestep": self.timestep, "training-data": self.fingerprint, "weights": digest.hexdigest()}

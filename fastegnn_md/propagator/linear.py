@@ -4,8 +4,8 @@ For mass m, velocity v and force f, with coefficients a, b, c, d per element fit
 
     Δq = a v Δt + b f Δt²/m        v′ = c v + d f Δt/m
 
-b and d are zero for force-free propagators; in position mode all four are, as velocities are redrawn. As Δt → 0, a and
-c tend to one (free flight).
+b and d are zero for force-free propagators; for kind "position" all four are, as velocities are redrawn. As Δt → 0, a
+and c tend to one (free flight).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
     config : PropagatorConfig
     domain : Domain
         Periodic systems get virtual nodes without coordinates; the average number of neighbours is the constant that
-        sums over neighbours are divided by, but not in mode "position".
+        sums over neighbours are divided by, but not in kind "position".
     node_features, edge_features : int
         Widths of the inputs.
 
@@ -34,7 +34,7 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
     Raises
     ------
     ConfigError
-        If the architecture or one of its options is unknown or out of range; if it cannot predict velocities (any mode
+        If the architecture or one of its options is unknown or out of range; if it cannot predict velocities (any kind
         but "position"), or needs positions that periodic systems do not have; if a setting was changed that it does
         not have, or ``architecture_options`` names one that the propagator sets.
     """
@@ -45,12 +45,12 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
 
 
 def _build(config: PropagatorConfig, domain: Domain, node_features: int, edge_features: int) -> nn.Module:
-    name, full = config.architecture, config.mode != "position"
+    name, full = config.architecture, config.predicts_velocities
     known = hyperparameters_of(name)
     if full and name not in architectures_for("full"):
         able = ", ".join(architectures_for("full"))
         raise ConfigError(
-            f"{name} predicts no velocities: set mode='position', or for mode {config.mode!r} take one of {able}"
+            f"{name} predicts no velocities: set kind='position', or for kind {config.kind!r} take one of {able}"
         )
     if domain.periodic and name not in architectures_for("periodic"):
         able = ", ".join(architectures_for("periodic"))

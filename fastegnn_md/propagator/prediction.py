@@ -1,7 +1,8 @@
-"""What a propagator says of a state, and how wrong it is."""
+"""What a learned map says of a state, how far it can be trusted, and how wrong it is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,16 +22,45 @@ class Residual(NamedTuple):
     connectivity: Tensor | None = None  # connectivity loss of an architecture that pools
 
 
+class Spread(NamedTuple):
+    """How far the K members of a committee differ about each atom, in units of the residual scale of its element.
+
+    x is √( m_i Σ_k |x′_ki − x̄′_i|² / 3(K − 1) ) / σ_q, and v the same of v′ over σ_p; σ is the mean of the members'
+    scales (:meth:`Committee.residual_scale`). It is the standard deviation of one component, to be held against the
+    components of an error (:meth:`Committee.residual`). At 1 the members differ by as much as the linear predictor
+    leaves to the networks: they know nothing.
+    """
+
+    x: Tensor  # (N,)
+    v: Tensor | None  # (N,); None where velocities are redrawn
+
+    def to(self, device: torch.device | str) -> Spread:
+        """The same on another device."""
+        return Spread(self.x.to(device), None if self.v is None else self.v.to(device))
+
+    def split(self, sizes: Sequence[int]) -> list[Spread]:
+        """The spreads of systems of these numbers of atoms, one after the other."""
+        x = self.x.split(list(sizes))
+        v = [None] * len(x) if self.v is None else self.v.split(list(sizes))
+        return [Spread(*both) for both in zip(x, v, strict=True)]
+
+    @property
+    def largest(self) -> Tensor:
+        """Of x and v the larger one, shape (N,)."""
+        return self.x if self.v is None else torch.maximum(self.x, self.v)
+
+
 class Prediction(NamedTuple):
-    """What the network says of a state."""
+    """What a learned map says of a state."""
 
     displacement: Tensor  # (N, 3), Å
-    velocities: Tensor | None  # (N, 3), Å/ps; None in position mode
-    z: Tensor | None  # (B, C, 3), Å, virtual nodes
+    velocities: Tensor | None  # (N, 3), Å/ps; None where they are redrawn
+    z: Tensor | None = None  # (B, C, 3), Å, virtual nodes
     connectivity: Tensor | None = None  # as in Residual
+    spread: Spread | None = None  # of a committee
 
     def end(self, state: State, generator: torch.Generator | None, temperature: float | None) -> State:
-        """Where the state comes to; arguments, dtype and errors of :meth:`Propagator.forward`."""
+        """Where the state comes to; arguments, dtype and errors of :meth:`LearnedMap.forward`."""
         velocities = self.velocities
         if velocities is None:
             if generator is None or temperature is None:
@@ -46,7 +76,7 @@ class Prediction(NamedTuple):
         )
 
     def residual(self, start: State, end: State, scale: Tensor) -> Residual:
-        """Errors in units of a scale (N, 2); ``start`` and ``end`` as in :meth:`Propagator.residual`."""
+        """Errors in units of a scale (N, 2); ``start`` and ``end`` as in :meth:`LearnedMap.residual`."""
         dtype = scale.dtype
         weight = start.masses.sqrt()[:, None].to(dtype) / scale
         error_x = (self.displacement - (end.positions - start.positions).to(dtype)) * weight[:, :1]

@@ -16,7 +16,7 @@ from .one_step import batches
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
-    from ..propagator.committee import Committee
+    from ..propagator.learned_map import LearnedMap
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def calibration_table(calibrations: Mapping[str, Calibration]) -> str:
 
 
 def one_step_calibration(
-    committee: Committee,
+    committee: LearnedMap,
     pairs: TrajectoryPairs,
     indices: Sequence[int] | None = None,
     *,
@@ -129,7 +129,8 @@ def one_step_calibration(
 
     Parameters
     ----------
-    committee : Committee
+    committee : LearnedMap
+        One that has a spread.
     pairs : TrajectoryPairs
     indices : sequence of int, optional
         Pairs to use; all by default.
@@ -144,7 +145,7 @@ def one_step_calibration(
     -------
     dict of str to Calibration
         ``"x"`` and, where velocities are predicted, ``"v"``; errors and spreads of atoms in units of the residual scale
-        (:class:`~fastegnn_md.propagator.committee.Spread`).
+        (:class:`~fastegnn_md.propagator.prediction.Spread`).
 
     Raises
     ------
@@ -158,8 +159,10 @@ def one_step_calibration(
     spreads: dict[str, list[np.ndarray]] = {"x": [], "v": []}
     with tqdm(total=len(chosen), disable=not progress, desc="calibration", unit="pair") as bar, torch.no_grad():
         for start, end in batches(pairs, chosen, batch_size, bar):
-            prediction, spread = committee.predict(start)
-            residual = prediction.residual(start, end, committee.residual_scale(start))
+            prediction = committee.predict(start)
+            residual, spread = prediction.residual(start, end, committee.residual_scale(start)), prediction.spread
+            if spread is None:
+                raise DataError("one propagator has no spread to calibrate; give a committee")
             for key, error, apart in (("x", residual.x, spread.x), ("v", residual.v, spread.v)):
                 if error is not None and apart is not None:
                     errors[key].append(error.double().numpy())

@@ -7,6 +7,7 @@ under a temporary name and renamed when it is on disk, so that a kill or a full 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from .._files import write_atomically
-from ..errors import CheckpointError, TrainingError
+from ..errors import CheckpointError, ConfigError, TrainingError
+from ..propagator.migration import with_kind
 
 FORMAT = "fastegnn_md training checkpoint"
-VERSION = 1
+VERSION = 2  # 2: propagator.kind
 _KEY = "fastegnn_md"
 
 
@@ -66,9 +68,24 @@ def _metadata(path: Path, header: dict[str, str] | None) -> dict[str, Any]:
         known = False
     if not known:
         raise CheckpointError(f"{path} is a safetensors file but not a training checkpoint of fastegnn_md")
-    if metadata.get("version") != VERSION:
+    found = metadata.get("version")
+    if not isinstance(found, int) or not 1 <= found <= VERSION:
         raise CheckpointError(
-            f"{path} has format version {metadata.get('version')}, this version of fastegnn_md reads {VERSION}; "
+            f"{path} has format version {found}, this version of fastegnn_md reads up to {VERSION}; "
             "update fastegnn_md, or delete the file to train from the start"
         )
+    try:
+        for version in range(found, VERSION):
+            metadata = _MIGRATIONS[version](metadata)
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has broken metadata ({error}); delete it to start") from error
     return metadata
+
+
+def _from_1(metadata: dict[str, Any]) -> dict[str, Any]:
+    identity = metadata["identity"]
+    return {**metadata, "identity": {**identity, "propagator": with_kind(identity["propagator"])}}
+
+
+# What makes the metadata of one format version those of the next.
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}

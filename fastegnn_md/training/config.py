@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ConfigError
-from ..propagator.config import PropagatorConfig
+from ..propagator.config import Kind, PropagatorConfig
+from ..propagator.migration import FORMER_KEYS, with_kind
 
 
 class TrainingConfig(BaseModel):
@@ -23,7 +24,7 @@ class TrainingConfig(BaseModel):
     Parameters
     ----------
     propagator : PropagatorConfig
-        Architecture and mode of the network.
+        Kind and architecture.
     updates : int
         Optimiser updates of the whole run. The learning rate falls along this number, so it belongs to the result.
     batch_size : int
@@ -50,7 +51,7 @@ class TrainingConfig(BaseModel):
         Noise on the states that training jumps begin from, as a share of the residual scale of each element:
         :func:`~fastegnn_md.training.unrolling.perturbed`. For force-free propagators.
     force_updates : int
-        Updates, the first ones, on the forces of the pairs alone instead of the pairs, mode "kick-drift": one call of
+        Updates, the first ones, on the forces of the pairs alone instead of the pairs, kind "kick-drift": one call of
         the network each in place of one per kick.
     velocity_weight : float
         Weight of the velocity residual beside the position residual.
@@ -121,15 +122,15 @@ class TrainingConfig(BaseModel):
     num_workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _fits_mode(self) -> TrainingConfig:
-        if self.propagator.forces and (self.unroll > 1 or self.noise):
+    def _fits_kind(self) -> TrainingConfig:
+        if self.propagator.wants_forces and (self.unroll > 1 or self.noise):
             raise ValueError(
                 "unroll > 1 and noise are for force-free propagators: the data have no forces at predicted or "
-                "perturbed states; set propagator.forces=false, or unroll=1 and noise=0"
+                "perturbed states; set unroll=1 and noise=0, or propagator.kind=force-free"
             )
-        if self.force_updates and self.propagator.mode != "kick-drift":
+        if self.force_updates and self.propagator.kind != "kick-drift":
             raise ValueError(
-                f"force_updates needs mode 'kick-drift', the mode is {self.propagator.mode!r}: set it to 0"
+                f"force_updates needs kind 'kick-drift', the kind is {self.propagator.kind!r}: set it to 0"
             )
         return self
 
@@ -148,7 +149,7 @@ class TrainingConfig(BaseModel):
         Parameters
         ----------
         values : mapping
-            Keys of this class; ``propagator`` holds a mapping of its own.
+            Keys of this class; ``propagator`` holds a mapping of its own, which older versions may have written.
         overrides : iterable of str
             ``"batch_size=32"``, ``"propagator.hidden=32"``; values are read as YAML. They win over ``values``.
             The prefix ``training.`` is allowed and means nothing.
@@ -161,6 +162,8 @@ class TrainingConfig(BaseModel):
         merged: dict[str, Any] = {
             key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
         }
+        if isinstance(merged.get("propagator"), dict):
+            merged["propagator"] = with_kind(merged["propagator"])
         for override in overrides:
             _set(merged, override)
         return cls(**merged)
@@ -238,6 +241,8 @@ def _unknown_key(path: list[str]) -> str:
     inside = {name: f"propagator.{name}" for name in PropagatorConfig.model_fields}
     outside = {name: name for name in TrainingConfig.model_fields}
     message = f"unknown key {'.'.join(path)!r}"
+    if path[-1] in FORMER_KEYS:
+        return f"{message}: mode, forces and midpoint are one key now, propagator.kind={'|'.join(get_args(Kind))}"
     # The level it was written at first: the key may also belong to the other one.
     for known in (inside, outside) if below else (outside, inside):
         nearest = difflib.get_close_matches(path[-1], known, n=1)

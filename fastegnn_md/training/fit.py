@@ -108,7 +108,7 @@ def fit(
     _check_pairs(train, validation, config)
     if initial is not None:
         _check_initial(initial, train, config)
-    files = None if output is None else TrainingFolder(Path(output), _identity(train, validation, config, initial))
+    files = None if output is None else TrainingFolder(Path(output), _run_identity(train, validation, config, initial))
     found = None if files is None else files.open(resume)
     main = is_main_process()
     progress = progress and main
@@ -170,7 +170,7 @@ def _check_initial(initial: Propagator, train: TrajectoryPairs, config: Training
     initial.check(train.batch(representative(train, 1, config.seed))[0])
 
 
-def _identity(
+def _run_identity(
     train: TrajectoryPairs, validation: TrajectoryPairs, config: TrainingConfig, initial: Propagator | None
 ) -> dict[str, Any]:
     """What two runs must share for one to continue the other."""

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..propagator.kick_drift import KickDriftPropagator
 
 if TYPE_CHECKING:
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
     from ..propagator.prediction import Residual
     from ..state import State
 
@@ -40,7 +40,7 @@ def residual_loss(residual: Residual, velocity_weight: float = 1.0) -> Tensor:
     return loss
 
 
-def force_loss(propagator: Propagator, state: State) -> Tensor:
+def force_loss(propagator: LearnedMap, state: State) -> Tensor:
     """Mean squared error of single kicks against the forces of a state, in mass-scaled units.
 
     Parameters
@@ -60,7 +60,7 @@ def force_loss(propagator: Propagator, state: State) -> Tensor:
         If the propagator is of another kind.
     """
     if not isinstance(propagator, KickDriftPropagator):
-        raise ConfigError("force_updates is for mode 'kick-drift'; set it to 0")
+        raise ConfigError(f"force_updates is for kind 'kick-drift', this is {propagator.kind!r}; set it to 0")
     return propagator.force_residual(state).square().mean()
 
 

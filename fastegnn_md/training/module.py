@@ -61,7 +61,7 @@ class PropagatorModule(LightningModule):
     chosen : list of int
         The held-out pairs that are evaluated.
     baselines : dict
-        The lowest baseline RMSE per quantity, ``{"x": …, "v": …}``; "v" is absent in position mode.
+        The lowest baseline RMSE per quantity, ``{"x": …, "v": …}``; "v" is absent where velocities are redrawn.
 
     Attributes
     ----------

@@ -15,8 +15,7 @@ from ..state import State
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
 
 _UNITS = {"x": "amu^½ Å", "v": "amu^½ Å/ps"}
 # Bounds the memory of one call.
@@ -42,7 +41,7 @@ class Errors:
 
 
 def one_step_errors(
-    propagator: Propagator | Committee,
+    propagator: LearnedMap,
     pairs: TrajectoryPairs,
     indices: Sequence[int] | None = None,
     batch_size: int = 256,
@@ -56,7 +55,7 @@ def one_step_errors(
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     pairs : TrajectoryPairs
     indices : sequence of int, optional
         Pairs to use; all by default.
@@ -71,8 +70,8 @@ def one_step_errors(
         ``"learned"``, the names of :data:`BASELINES` and, where forces are used, ``"best linear with force"``.
     """
     chosen = list(range(len(pairs))) if indices is None else list(indices)
-    full, forces = propagator.predicts_velocities, propagator.config.forces
-    baselines = _Baselines(propagator.species, pairs.lag, velocities=full, forces=forces)
+    full, forces = propagator.predicts_velocities, propagator.wants_forces is not None
+    baselines = _Baselines(propagator.domain.species, pairs.lag, velocities=full, forces=forces)
     sums = {"learned": _Sum()}
     with tqdm(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
         for start, end in batches(pairs, chosen, batch_size, bar):
@@ -148,7 +147,7 @@ def baseline_errors(
 ) -> dict[str, Errors]:
     """Errors of the baselines on a batch of pairs; see :func:`one_step_errors`.
 
-    Without velocities (position mode) free flight is zero motion, and the best linear predictor of a displacement from
+    Without velocities free flight is zero motion, and the best linear predictor of a displacement from
     nothing is zero motion too: all three are then the same number.
     """
     baselines = _Baselines(start.numbers.unique().tolist(), timestep, velocities=velocities, forces=forces)

@@ -18,23 +18,23 @@ _SAMPLE_ATOMS = 500_000
 
 def check_forces(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
     """Refuse pairs without the forces that a configuration asks for."""
-    if config.midpoint and not pairs.has_midpoint_forces:
+    if config.wants_forces == "midpoint" and not pairs.has_midpoint_forces:
         lag = format_time(pairs.lag)
         raise DataError(
-            f"midpoint=True needs forces half a lag of {lag} before and after each frame, these pairs have none: "
-            f"harvest bursts with midpoint={lag!r} (--midpoint), or set midpoint=False"
+            f"kind {config.kind!r} needs forces half a lag of {lag} before and after each frame, these pairs have "
+            f"none: harvest bursts with midpoint={lag!r} (--midpoint), or take another kind"
         )
-    if config.forces and not config.midpoint and not pairs.has_forces:
+    if config.wants_forces == "start" and not pairs.has_forces:
         raise DataError(
-            "forces=True needs forces at each frame, these pairs have none: harvest bursts (they carry forces), or set "
-            "forces=False"
+            f"kind {config.kind!r} needs forces at each frame, these pairs have none: harvest bursts (they carry "
+            "forces), or take kind 'force-free'"
         )
 
 
 def untrained_propagator(
     pairs: TrajectoryPairs, config: PropagatorConfig, *, seed: int = 0, sample: int = 4096
 ) -> Propagator:
-    """Make an untrained propagator that fits a data set, of the class its mode asks for.
+    """Make an untrained propagator that fits a data set, of the class its kind asks for.
 
     Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
     systems, and at least one of each system.
@@ -44,13 +44,13 @@ def untrained_propagator(
     DataError
         If the configuration asks for velocities or forces that the pairs lack.
     """
-    if config.mode != "position" and not pairs.has_velocities:
+    if config.predicts_velocities and not pairs.has_velocities:
         raise DataError(
-            f"mode {config.mode!r} needs velocities, these pairs have none: harvest bursts, or use mode 'position'"
+            f"kind {config.kind!r} needs velocities, these pairs have none: harvest bursts, or take kind 'position'"
         )
     check_forces(pairs, config)
     start, end = pairs.batch(representative(pairs, sample, seed))
-    propagator = Propagator.class_for(config)(config, pairs.lag, Domain.from_pairs(start, end, config), seed=seed)
+    propagator = Propagator.build(config, pairs.lag, Domain.from_pairs(start, end, config), seed=seed)
     propagator.measure(start, end)
     propagator.fingerprint = pairs.fingerprint
     return propagator

@@ -11,11 +11,11 @@ from ..mechanics.motion import centre_of_mass
 from ..state import State
 
 if TYPE_CHECKING:
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
     from ..propagator.prediction import Residual
 
 
-def unrolled_residuals(propagator: Propagator, start: State, ends: Sequence[State]) -> Iterator[Residual]:
+def unrolled_residuals(propagator: LearnedMap, start: State, ends: Sequence[State]) -> Iterator[Residual]:
     """Errors of successive jumps, each from where the one before has led, with gradients through all of them.
 
     What a jump makes of a state is the true end plus the error, x̂ = x + Δx, v̂ = v + Δv; the next jump starts there.
@@ -23,7 +23,7 @@ def unrolled_residuals(propagator: Propagator, start: State, ends: Sequence[Stat
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : LearnedMap
         A force-free one: nobody knows the forces at a predicted state.
     start : State
         Where the first jump begins.
@@ -52,7 +52,7 @@ def unrolled_residuals(propagator: Propagator, start: State, ends: Sequence[Stat
         start = end.replace(positions=positions, velocities=velocities, forces=None)
 
 
-def perturbed(propagator: Propagator, state: State, noise: float, generator: torch.Generator) -> State:
+def perturbed(propagator: LearnedMap, state: State, noise: float, generator: torch.Generator) -> State:
     """A state with Gaussian noise on positions and velocities, as the errors of earlier jumps would leave it.
 
     δq = ε σ_q ξ / √m and δv = ε σ_p ξ′ / √m, with the residual scales σ of the element and independent standard normal
@@ -60,7 +60,7 @@ def perturbed(propagator: Propagator, state: State, noise: float, generator: tor
 
     Parameters
     ----------
-    propagator : Propagator
+    propagator : LearnedMap
         Knows the scales.
     state : State
         One system or a batch; not modified. The result has no forces, which nobody knows there.

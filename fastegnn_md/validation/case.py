@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ..data import TrajectoryPairs
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
     from .rollouts import RollOuts
 
 PIECES = 5  # of a single reference run, and blocks of each learned one
@@ -36,7 +35,7 @@ class Case:
 
     Attributes
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     reference : list of Run
         Independent runs, two or more.
     learned : list of Run
@@ -60,7 +59,7 @@ class Case:
     progress : bool
     """
 
-    propagator: Propagator | Committee
+    propagator: LearnedMap
     reference: list[Run]
     learned: list[Run]
     pairs: TrajectoryPairs | Callable[[], TrajectoryPairs] | None = None

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
     from ..data import TrajectoryPairs
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
 
 
 class Check(NamedTuple):
@@ -76,7 +75,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def validate(
-    propagator: Propagator | Committee,
+    propagator: LearnedMap,
     reference: Sequence[AtomGroup],
     learned: RollOuts | Sequence[AtomGroup],
     *,
@@ -95,7 +94,7 @@ def validate(
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     reference : sequence of AtomGroup
         The same atoms in independent reference runs, a universe each. A single one is cut into five pieces.
     learned : RollOuts, or sequence of AtomGroup

@@ -15,7 +15,6 @@ from scipy.stats import binomtest
 
 from ..errors import DataError
 from ..mechanics.thermal import thermal_velocities
-from ..propagator.committee import Committee
 from ..report.page import Table
 from ..training.calibration import one_step_calibration
 from ..training.one_step import BASELINES, Errors, one_step_errors
@@ -79,7 +78,7 @@ def one_step(case: Case) -> Finding:
 
 def calibration(case: Case) -> Finding:
     """RMS of the errors of one jump over the spread of the committee; the worse of x and v."""
-    if not isinstance(case.propagator, Committee):
+    if not case.propagator.has_spread:
         raise DataError("one propagator has no spread; give further ones with --committee")
     pairs, chosen = _held_out(case)
     found = one_step_calibration(case.propagator, pairs, chosen, progress=case.progress)
@@ -198,8 +197,7 @@ def reversibility(case: Case) -> Finding:
     propagator = case.propagator
     if not propagator.predicts_velocities:
         raise DataError("a position-only propagator redraws velocities and cannot go back")
-    informed = propagator.needs_forces or propagator.needs_midpoint_forces
-    if informed and (case.atoms is None or case.atoms.calc is None):
+    if propagator.wants_forces and (case.atoms is None or case.atoms.calc is None):
         raise DataError(f"this propagator is force-informed and there is {_NO_ENGINE}")
     engine = _Engine(case.atoms) if case.atoms is not None else None
     trip = round_trip(

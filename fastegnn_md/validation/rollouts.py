@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
     from ..integrators import JumpStatistics, LearnedDynamics
-    from ..propagator.committee import Committee
-    from ..propagator.full import Propagator
+    from ..propagator.learned_map import LearnedMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ class RollOuts:
 
 
 def roll_out(
-    propagator: Propagator | Committee,
+    propagator: LearnedMap,
     starts: Sequence[Atoms],
     folder: str | Path,
     *,
@@ -105,7 +104,7 @@ def roll_out(
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     starts : sequence of ase.Atoms
         One roll-out each: with velocities, constraints and, where there is one, a calculator. Advanced.
     folder : path

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 import types
 from functools import cache
 from importlib.resources import as_file, files
-from types import SimpleNamespace
 
 import numpy as np
 import openmm
@@ -16,11 +16,11 @@ import torch
 from openmm import app, unit
 
 from fastegnn_md import Propagator
-from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.graph import minimum_image
 from fastegnn_md.integrators import HybridIntegrator, LearnedSimulation
-from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.config import Kind, PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
 
 PLUGIN = importlib.util.find_spec("openmmtorch") is not None
@@ -90,36 +90,24 @@ def provide(backend: str, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "openmmtorch", stand_in_for_openmmtorch())
 
 
-class StandIn:
-    """A propagator with a known map that looks at everything: bonds, velocities and, if asked, forces.
+class StandIn(FakePropagator):
+    """A map that looks at everything: bonds, velocities and, if asked, forces; knows light elements only.
 
     Bonds enter by their nearest image, so that the map does not change when a molecule is wrapped.
     """
 
-    fingerprint, predicts_velocities, uses_bonds = "stand-in", True, True
-    config = SimpleNamespace(cutoff=3.0)
-    needs_midpoint_forces = False
+    def __init__(self, *, move=None, timestep=0.008, periodic=False, limits=None, **options):
+        domain = permissive_domain(periodic=periodic, bonds=True, limits=limits)
+        light = {number: masses for number, masses in domain.masses.items() if number <= 20}
+        domain = dataclasses.replace(domain, masses=light)
+        super().__init__(move or self.drift, timestep, domain, **{"cutoff": 3.0, **options})
 
-    def __init__(self, *, forces=False, periodic=False, timestep=0.008, move=None, limits=None, **flags):
-        self.needs_forces, self.periodic, self.timestep = forces, periodic, timestep
-        self.limits = limits or JumpLimits({})
-        self.move, self.calls = move or self.drift, 0
-        for name, value in flags.items():
-            setattr(self, name, value)
-
-    def check(self, state):
-        if state.periodic != self.periodic:
-            raise CompatibilityError("the boundaries are not those of training")
-        if int(state.numbers.max()) > 20:
-            raise CompatibilityError(f"atom {int(state.numbers.argmax())} is an unknown element")
-
-    def __call__(self, state, *, generator=None, temperature=None):
-        self.calls += 1
+    def with_spread(self, state, **options):
         self.seen = state
-        return self.move(self, state, generator, temperature).replace(forces=None)
+        return super().with_spread(state, **options)
 
     @staticmethod
-    def drift(self, state, generator, temperature):
+    def drift(state, timestep=0.008):
         a, b = state.bonds.unbind(1)
         bond = state.positions[a] - state.positions[b]
         if state.cell is not None:
@@ -128,9 +116,9 @@ class StandIn:
         pull = torch.zeros_like(state.positions).index_add(0, a, bond).index_add(0, b, -bond)
         kick = 20.0 * torch.tanh(pull) - 0.2 * state.velocities
         if state.forces is not None:
-            kick = kick + self.timestep * state.forces / state.masses[:, None]
+            kick = kick + timestep * state.forces / state.masses[:, None]
         velocities = state.velocities + 0.1 * kick
-        return state.replace(positions=state.positions + self.timestep * velocities, velocities=velocities)
+        return state.replace(positions=state.positions + timestep * velocities, velocities=velocities)
 
 
 def rotation(angle: float, axis=(1.0, 2.0, 3.0)):
@@ -140,7 +128,7 @@ def rotation(angle: float, axis=(1.0, 2.0, 3.0)):
     cross = torch.tensor([[0, -k[2], k[1]], [k[2], 0, -k[0]], [-k[1], k[0], 0]], dtype=torch.float64)
     matrix = torch.eye(3, dtype=torch.float64) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
-    def move(propagator, state, generator, temperature):
+    def move(state):
         first = torch.arange(state.n_atoms)
         for a, b in state.bonds.tolist():  # bonds of the tests go outwards from the first atom
             first[max(a, b)] = first[min(a, b)]
@@ -153,7 +141,7 @@ def rotation(angle: float, axis=(1.0, 2.0, 3.0)):
     return move
 
 
-def small_network(forces: bool = False, seed: int = 1) -> Propagator:
+def small_network(kind: Kind = "force-free", seed: int = 1) -> Propagator:
     """An untrained network for the peptide, in float64, with displacements that matter."""
     masses = {1: (1.0, 3.1), 6: (6.0, 12.1), 7: (9.0, 14.1), 8: (15.9, 16.1)}
     domain = Domain(
@@ -166,8 +154,8 @@ def small_network(forces: bool = False, seed: int = 1) -> Propagator:
         velocity_scale=10.0,
         force_scale=1e4,
     )
-    config = PropagatorConfig(forces=forces, hidden=8, layers=2, radial_functions=4)
-    propagator = Propagator(config, 0.008, domain, seed=seed).double()
+    config = PropagatorConfig(kind=kind, hidden=8, layers=2, radial_functions=4)
+    propagator = Propagator.build(config, 0.008, domain, seed=seed).double()
     propagator.linear.scale.data[:] = torch.tensor([0.002, 0.2], dtype=torch.float64)
     return propagator
 

@@ -27,8 +27,7 @@ with naming_extras(__name__):
     from ase.calculators.calculator import PropertyNotImplementedError
 
 if TYPE_CHECKING:
-    from ...propagator.committee import Committee
-    from ...propagator.full import Propagator
+    from ...propagator.learned_map import LearnedMap
     from ...state import State
 
 __all__ = [
@@ -55,7 +54,7 @@ class LearnedStepper:
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     bonds : array of int, shape (M, 2), optional
         For propagators trained with bonds.
     types : array of int, shape (N,), optional
@@ -76,7 +75,7 @@ class LearnedStepper:
 
     def __init__(
         self,
-        propagator: Propagator | Committee,
+        propagator: LearnedMap,
         *,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
         types: Sequence[int] | np.ndarray | None = None,
@@ -128,7 +127,7 @@ class LearnedStepper:
 
     def calculation_required(self, atoms: Atoms, properties: Sequence[str]) -> bool:
         """Whether a property of these atoms would need a new prediction."""
-        now = _identity(atoms)
+        now = _seen(atoms)
         same = now.keys() == self._known.keys() and all(np.array_equal(now[key], self._known[key]) for key in now)
         return not same or any(name not in self.results for name in properties)
 
@@ -160,9 +159,10 @@ class LearnedStepper:
         }
 
     def _predict(self, atoms: Atoms) -> None:
-        before = state_from_atoms(atoms, bonds=self.bonds, types=self.types, forces=self.propagator.needs_forces)
-        if self.propagator.needs_midpoint_forces:
-            before = before.replace(midpoint_forces=forces_at(atoms, self.propagator.midpoint(before)))
+        before = state_from_atoms(atoms, bonds=self.bonds, types=self.types)
+        where = self.propagator.force_positions(before)
+        if where is not None:
+            before = self.propagator.with_forces(before, forces_at(atoms, where))
         constraints = read_constraints(atoms)
         after = constraints.project(before, advance(self.propagator, before, self.rng, self.temperature_K))
         self.results = {
@@ -170,10 +170,10 @@ class LearnedStepper:
             "new_positions": after.positions.numpy().copy(),
             "new_velocities": after.velocities.numpy() / PICOSECOND,
         }
-        self._after, self._known = after, _identity(atoms)
+        self._after, self._known = after, _seen(atoms)
 
 
-def _identity(atoms: Atoms) -> dict[str, np.ndarray]:
+def _seen(atoms: Atoms) -> dict[str, np.ndarray]:
     """Everything a prediction depends on, momenta included."""
     known = {
         "positions": atoms.get_positions(),

@@ -14,8 +14,7 @@ from .system import JumpSystem, read_system
 if TYPE_CHECKING:
     from openmm.app import Topology
 
-    from ...propagator.committee import Committee
-    from ...propagator.full import Propagator
+    from ...propagator.learned_map import LearnedMap
 
 with naming_extras(__name__):
     import openmm
@@ -47,7 +46,7 @@ class JumpForce:
 def add_jump_force(
     system: openmm.System,
     topology: Topology,
-    propagator: Propagator | Committee,
+    propagator: LearnedMap,
     atoms: Iterable[Any] | None = None,
     backend: str = "auto",
     group: int = DEFAULT_GROUP,
@@ -62,7 +61,7 @@ def add_jump_force(
         Gets one more force. It acts in jumps only, its energy is zero.
     topology : openmm.app.Topology
         Elements and bonds.
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     atoms : iterable of int or of openmm.app.topology.Atom, optional
         Atoms that jump; the others stand still meanwhile. Default: all but virtual sites.
     backend : {"auto", "host", "python", "torch", "python_torch"}
@@ -108,7 +107,7 @@ def add_jump_force(
     return JumpForce(backend, group, part)
 
 
-def find_jump_force(system: openmm.System, topology: Topology, propagator: Propagator | Committee) -> JumpForce | None:
+def find_jump_force(system: openmm.System, topology: Topology, propagator: LearnedMap) -> JumpForce | None:
     """The jump force that a System has already, as one that was read from XML; None if it has none.
 
     Raises

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import openmm
     from openmm.app import Topology
 
-    from ...propagator.committee import Committee
-    from ...propagator.full import Propagator
+    from ...propagator.learned_map import LearnedMap
 
 NM = 10.0  # Å
 FORCE = KJ_PER_MOL / NM  # amu Å/ps² per kJ/mol/nm
@@ -130,7 +129,7 @@ class JumpSystem:
 
 
 def read_system(
-    system: openmm.System, topology: Topology, propagator: Propagator | Committee, atoms: Iterable[Any] | None = None
+    system: openmm.System, topology: Topology, propagator: LearnedMap, atoms: Iterable[Any] | None = None
 ) -> JumpSystem:
     """Look whether a propagator fits a System, and describe the atoms that it moves.
 
@@ -139,7 +138,7 @@ def read_system(
     system : openmm.System
     topology : openmm.app.Topology
         Elements, and bonds beside those of the System.
-    propagator : Propagator or Committee
+    propagator : LearnedMap
     atoms : iterable of int or of openmm.app.topology.Atom, optional
         Atoms that jump; the others stand still meanwhile. Default: all but virtual sites.
 
@@ -284,7 +283,7 @@ def _constraints(system: openmm.System, place: np.ndarray, masses: np.ndarray, f
     )
 
 
-def _check(part: JumpSystem, propagator: Propagator | Committee, system: openmm.System) -> None:
+def _check(part: JumpSystem, propagator: LearnedMap, system: openmm.System) -> None:
     zeros = torch.zeros(len(part.atoms), 3, dtype=torch.float64)
     box = None
     if system.usesPeriodicBoundaryConditions():

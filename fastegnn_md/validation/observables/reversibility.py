@@ -13,8 +13,7 @@ from ...propagator.advance import advance
 from ...state import State
 
 if TYPE_CHECKING:
-    from ...propagator.committee import Committee
-    from ...propagator.full import Propagator
+    from ...propagator.learned_map import LearnedMap
 
 
 class RoundTrip(NamedTuple):
@@ -33,7 +32,7 @@ class RoundTrip(NamedTuple):
 
 
 def round_trip(
-    propagator: Propagator | Committee,
+    propagator: LearnedMap,
     states: Sequence[State],
     *,
     constraints: Constraints | None = None,
@@ -44,7 +43,7 @@ def round_trip(
 
     Parameters
     ----------
-    propagator : Propagator or Committee
+    propagator : LearnedMap
         Of positions and velocities.
     states : sequence of State
         One system each, with velocities.
@@ -60,10 +59,9 @@ def round_trip(
     held = no_constraints(states[0].masses) if constraints is None else constraints
 
     def jump(state: State) -> State:
-        if propagator.needs_forces and forces is not None:
-            state = state.replace(forces=forces(state.positions))
-        if propagator.needs_midpoint_forces and forces is not None:
-            state = state.replace(midpoint_forces=forces(propagator.midpoint(state)))
+        where = propagator.force_positions(state)
+        if where is not None and forces is not None:
+            state = propagator.with_forces(state, forces(where))
         return held.project(state, advance(propagator, state, rng))
 
     x, v = [], []
