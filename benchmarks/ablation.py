@@ -41,8 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "baseline, then 1 jump": TUNED,
     "baseline, then 2 jumps": {**TUNED, "unroll": 2},
     "baseline, then 4 jumps": {**TUNED, "unroll": 4},
-    "force-informed": {"propagator": {"forces": True}},
-    "force at x + v dt / 2": {"propagator": {"forces": True, "midpoint": True}},
+    "force-informed": {"propagator": {"kind": "force-start"}},
+    "force at x + v dt / 2": {"propagator": {"kind": "force-midpoint"}},
     "without time reversal": {"time_reversal": False},
     "noise 0.05": {"noise": 0.05},
     "batch 16": {"batch_size": 16},
@@ -180,10 +180,9 @@ def after_jumps(propagator: Propagator, context: openmm.Context, runs: Trajector
     chosen = np.linspace(0, len(runs), RUNS, endpoint=False).astype(int)
     state, *ends = runs.batch(chosen)
     for _ in ends:
-        if propagator.needs_forces:
-            state = state.replace(forces=forces_at(state, state.positions))
-        if propagator.needs_midpoint_forces:
-            state = state.replace(midpoint_forces=forces_at(state, propagator.midpoint(state)))
+        where = propagator.force_positions(state)
+        if where is not None:
+            state = propagator.with_forces(state, forces_at(state, where))
         state = propagator(state)
     return float((state.masses[:, None] * (state.velocities - ends[-1].velocities).square()).mean().sqrt())
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-from fastegnn_md import Committee, Propagator
+from fastegnn_md import Committee
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.demo import DemoSettings
 from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.calibration import calibration_table, one_step_calibration
 from fastegnn_md.training.one_step import one_step_errors, ratios
@@ -39,7 +40,7 @@ def main() -> None:
     members = []
     for seed in range(arguments.members):
         config = TrainingConfig(
-            propagator=PropagatorConfig(forces=True),
+            propagator=PropagatorConfig(kind="force-start"),
             updates=arguments.updates,
             batch_size=settings.batch_size,
             seed=seed,
@@ -63,7 +64,7 @@ def main() -> None:
         arguments.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _over_baseline(propagator: Propagator | Committee, pairs: TrajectoryPairs) -> dict[str, float]:
+def _over_baseline(propagator: LearnedMap, pairs: TrajectoryPairs) -> dict[str, float]:
     return ratios(one_step_errors(propagator, pairs))
 
 

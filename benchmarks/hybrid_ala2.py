@@ -51,7 +51,7 @@ from fastegnn_md.integrators import (
 )
 from fastegnn_md.mechanics.thermal import temperature_per_element
 from fastegnn_md.propagator.config import PropagatorConfig
-from fastegnn_md.propagator.limits import JumpLimits
+from fastegnn_md.propagator.fake import FakePropagator
 from fastegnn_md.training import TrainingConfig, fit
 
 FORCE_FIELDS = {"vacuum": ["amber14-all.xml"], "gbn2": ["amber14-all.xml", "implicit/gbn2.xml"]}
@@ -155,7 +155,9 @@ def train(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> No
     torch.set_num_threads(1)
     store = bursts(molecule, folder, "bursts.h5md", "32 fs", LAG)
     training, validation, _ = TrajectoryPairs(store, lag=LAG, time_reversal=True).split((0.9, 0.03, 0.07))
-    config = TrainingConfig(propagator=PropagatorConfig(forces=True), updates=arguments.updates or 12_000, **VALIDATION)
+    config = TrainingConfig(
+        propagator=PropagatorConfig(kind="force-start"), updates=arguments.updates or 12_000, **VALIDATION
+    )
     fit(training, validation, config, folder / "propagator.safetensors", resume=True)
 
 
@@ -233,23 +235,18 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
     (folder / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
-class ExactFlow:
+class ExactFlow(FakePropagator):
     """A propagator without error: sixteen steps of velocity Verlet with RATTLE at constant energy."""
 
-    timestep, fingerprint, limits = 0.008, "exact", JumpLimits({})
-    needs_forces = needs_midpoint_forces = uses_bonds = periodic = False
-    predicts_velocities = True
-
     def __init__(self, molecule: Molecule):
+        super().__init__(self._flow, 0.008, fingerprint="exact")
         self._integrator = velocity_verlet(openmm, 0.0005)
         self._integrator.setConstraintTolerance(1e-9)
         self._context = openmm.Context(
             molecule.system(), self._integrator, openmm.Platform.getPlatformByName("Reference")
         )
 
-    def check(self, state: State) -> None: ...
-
-    def __call__(self, state: State, **_: object) -> State:
+    def _flow(self, state: State) -> State:
         self._context.setPositions(state.positions.numpy() / 10)
         self._context.setVelocities(state.velocities.numpy() / 10)
         self._integrator.step(16)

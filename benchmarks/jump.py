@@ -54,7 +54,7 @@ def propagator_for(state: State, **options: object) -> Propagator:
     """Untrained propagator with the default network for a system."""
     config = PropagatorConfig(**options)
     later = state.replace(positions=state.positions + 0.008 * state.velocities)
-    return Propagator(config, 0.008, Domain.from_pairs(state, later, config))
+    return Propagator.build(config, 0.008, Domain.from_pairs(state, later, config))
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> list[float]:
@@ -71,7 +71,7 @@ def milliseconds(call: Callable[[], object], repeats: int) -> list[float]:
 
 def replicas(state: State, count: int) -> dict[str, object]:
     """Replica-jumps per second of one call for many copies, over those of calls for one copy."""
-    propagator = propagator_for(state, forces=True)
+    propagator = propagator_for(state, kind="force-start")
     generator = torch.Generator().manual_seed(0)
     many = State.concatenate(
         [
@@ -112,8 +112,8 @@ def main() -> None:
 
     calls: dict[str, tuple[Callable[[], object], int]] = {}
     for name, state in states.items():
-        for kind, forces in (("force-free", False), ("force-informed", True)):
-            propagator = propagator_for(state, forces=forces)
+        for kind in ("force-free", "force-start"):
+            propagator = propagator_for(state, kind=kind)
             edges = neighbour_list(state, propagator.config.cutoff).edge_index.shape[1]
             calls[f"{name}, {kind} propagator"] = (lambda p=propagator, s=state: p(s), edges)
             if state.n_atoms < 100:

@@ -31,7 +31,7 @@ from fastegnn_md._files import write_atomically
 from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND
 from fastegnn_md.engines.ase.stepper import guess_bonds
 from fastegnn_md.integrators import MetropolizedDynamics
-from fastegnn_md.propagator.limits import JumpLimits
+from fastegnn_md.propagator.fake import FakePropagator
 
 TEMPERATURE = 400.0
 TORSION = (0, 1, 2, 3)  # C C O H in ase.build.molecule's order
@@ -45,21 +45,16 @@ PLAIN = (
 LEARNED = ((1, None), (2, None), (4, None), (8, None), (1, 10.0), (2, 10.0))  # jumps per proposal, friction
 
 
-class Leapfrog:
+class Leapfrog(FakePropagator):
     """Leapfrog (velocity Verlet) with the forces of the calculator: plain hybrid Monte Carlo's map."""
 
-    needs_forces = needs_midpoint_forces = uses_bonds = periodic = False
-    predicts_velocities = reversible = volume_preserving = True
-    fingerprint, limits = "leapfrog", JumpLimits({})
-
     def __init__(self, atoms: Any, step: float, steps: int):
-        self.step, self.steps, self.timestep = 1e-3 * step, steps, 1e-3 * step * steps
+        super().__init__(self._leap, 1e-3 * step * steps, reversible=True, volume_preserving=True)
+        self.step, self.steps = 1e-3 * step, steps
         self._atoms = atoms.copy()
         self._atoms.calc = atoms.calc
 
-    def check(self, state: State) -> None: ...
-
-    def __call__(self, state: State, **_: object) -> State:
+    def _leap(self, state: State) -> State:
         x, v, mass = state.positions.numpy(), state.velocities.numpy(), state.masses.numpy()[:, None]
         v = v + 0.5 * self.step * self._forces(x) / mass  # known from the last proposal: no further call in practice
         for number in range(self.steps):
@@ -181,7 +176,7 @@ def against_reference(run: dict[str, Any], references: list[Path], topology: Pat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a propagator of mode kick-drift")
+    parser.add_argument("model", help="a propagator of kind kick-drift")
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run")
     parser.add_argument("--reference", type=Path, nargs="*", default=[])
     parser.add_argument("--topology", type=Path)

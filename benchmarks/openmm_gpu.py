@@ -56,7 +56,7 @@ def network(periodic: bool, device: str) -> Propagator:
         velocity_scale=10.0,
         force_scale=1e4,
     )
-    propagator = Propagator(PropagatorConfig(), 0.008, domain)
+    propagator = Propagator.build(PropagatorConfig(), 0.008, domain)
     propagator.linear.scale.data[:] = torch.tensor([0.002, 0.2])
     return propagator.eval().to(device)
 

@@ -19,33 +19,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import openmm
 import torch
 from openmm import app, unit
 
-from fastegnn_md import State
 from fastegnn_md.engines.openmm import add_jump_force
 from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hybrid_ala2 import machine
 
+LIMITS = JumpLimits({1: 1.0, 8: 1.0}, bonds={(1, 8): (0.9, 1.1)}, speed={1: 200.0, 8: 200.0})
 
-class Identity:
+
+def identity() -> FakePropagator:
     """A propagator that returns its input."""
-
-    fingerprint, timestep, predicts_velocities, uses_bonds, periodic = "identity", 0.008, True, False, True
-    config, needs_forces, needs_midpoint_forces = SimpleNamespace(cutoff=3.5), False, False
-    limits = JumpLimits({1: 1.0, 8: 1.0}, bonds={(1, 8): (0.9, 1.1)}, speed={1: 200.0, 8: 200.0})
-
-    def check(self, state: State) -> None: ...
-
-    def __call__(self, state: State, **_: object) -> State:
-        return state.replace(forces=None)
+    return FakePropagator(lambda state: state, 0.008, permissive_domain(periodic=True, limits=LIMITS))
 
 
 def water(side: float, rigid: bool) -> tuple[app.Topology, openmm.System, unit.Quantity]:
@@ -78,7 +71,7 @@ def milliseconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[s
 
 def jump_of(topology, system, positions, backend: str, threads: int, guard: bool) -> Callable[[], object]:
     integrator = LearnedIntegrator(
-        Identity(), schedule=Schedule(0, 1, classical=openmm.VerletIntegrator(0.002)), guard=guard, seed=1
+        identity(), schedule=Schedule(0, 1, classical=openmm.VerletIntegrator(0.002)), guard=guard, seed=1
     )
     platform = openmm.Platform.getPlatformByName("CPU")
     simulation = LearnedSimulation(
@@ -123,7 +116,7 @@ def main() -> None:
     for name in ("without", "host", "python"):
         one = copy.deepcopy(system)
         if name != "without":
-            add_jump_force(one, topology, Identity(), backend=name)
+            add_jump_force(one, topology, identity(), backend=name)
         platform = openmm.Platform.getPlatformByName("CPU")
         context = openmm.Context(one, openmm.VerletIntegrator(0.001), platform, {"Threads": str(arguments.threads)})
         context.setPositions(positions)

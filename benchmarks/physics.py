@@ -32,7 +32,7 @@ from fastegnn_md.training import TrainingConfig, fit
 
 TRAINING: dict[str, dict[str, Any]] = {
     "ethanol-xtb": {
-        "propagator": PropagatorConfig(mode="kick-drift", kicks=8, cutoff=5.0, use_bonds=False),
+        "propagator": PropagatorConfig(kind="kick-drift", kicks=8, cutoff=5.0, use_bonds=False),
         "updates": 9000,
         "force_updates": 6000,
     },

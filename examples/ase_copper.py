@@ -60,7 +60,7 @@ def main(output: Path, updates: int) -> None:
     pairs = TrajectoryPairs(output / "bursts.h5md", lag="20 fs", time_reversal=True)
     train, validation, held_out = pairs.split((0.8, 0.1, 0.1))
 
-    config = TrainingConfig(propagator=PropagatorConfig(forces=True, midpoint=True), updates=updates, batch_size=8)
+    config = TrainingConfig(propagator=PropagatorConfig(kind="force-midpoint"), updates=updates, batch_size=8)
     fit(train, validation, config, output / "copper.safetensors")
     propagator = Propagator.load(output / "copper.safetensors")
 

@@ -59,7 +59,7 @@ def main(output: Path, updates: int, processes: int) -> None:
     harvest(universe, system, store=output / "bursts.h5md", **burst, processes=processes)
     pairs = TrajectoryPairs(output / "bursts.h5md", lag="8 fs", time_reversal=True)
     train, validation, held_out = pairs.split((0.8, 0.1, 0.1))
-    config = TrainingConfig(propagator=PropagatorConfig(forces=True, midpoint=True), updates=updates, batch_size=8)
+    config = TrainingConfig(propagator=PropagatorConfig(kind="force-midpoint"), updates=updates, batch_size=8)
     propagator = fit(train, validation, config, output / "ala2.safetensors").propagator
 
     atoms = read(structure)

@@ -56,7 +56,7 @@ def train(structure: str, pdb: app.PDBFile, system, output: Path, updates: int) 
     )
     pairs = TrajectoryPairs(output / "bursts.h5md", lag="8 fs", time_reversal=True)
     training, validation, held_out = pairs.split((0.8, 0.1, 0.1))
-    config = TrainingConfig(propagator=PropagatorConfig(forces=True, midpoint=True), updates=updates, batch_size=8)
+    config = TrainingConfig(propagator=PropagatorConfig(kind="force-midpoint"), updates=updates, batch_size=8)
     propagator = fit(training, validation, config, output / "propagator.safetensors").propagator
     print(f"\n{error_table(one_step_errors(propagator, held_out))}")
     return propagator

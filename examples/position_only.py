@@ -53,7 +53,7 @@ def main(output: Path, updates: int, system: str) -> None:
     train, validation, held_out = pairs.split((0.8, 0.1, 0.1))
 
     # Cutoff, edge dropping and the MMD of the virtual nodes are those published for proteins; the network is smaller.
-    network = PropagatorConfig(mode="position", cutoff=10.0, edge_dropping=0.5, hidden=32, layers=2)
+    network = PropagatorConfig(kind="position", cutoff=10.0, edge_dropping=0.5, hidden=32, layers=2)
     config = TrainingConfig(
         propagator=network, updates=updates, batch_size=1, learning_rate=2e-3, mmd_weight=0.5, mmd_sigma=1.0
     )

@@ -398,11 +398,7 @@ class TestLearnedStepper:
         np.testing.assert_allclose(atoms.get_momenta() - before, 10 * units.fs, rtol=1e-12)
 
     def test_redrawn_velocities_need_a_temperature_and_repeat_with_the_seed(self):
-        def redraw(state, generator, temperature):
-            noise = torch.randn(state.positions.shape, generator=generator, dtype=state.dtype)
-            return state.replace(velocities=noise * temperature)
-
-        propagator = StandIn(redraw, predicts_velocities=False)
+        propagator = StandIn(free_flight(0.01), kind="position")
         with pytest.raises(CompatibilityError, match="temperature_K"):
             LearnedStepper(propagator)
         with pytest.raises(ConfigError, match="rng is 'seven'"):

@@ -331,7 +331,7 @@ def test_train_from_a_trajectory_reads_it_once_into_the_store_asked_for(
     kept, path = tmp_path / "kept.h5md", tmp_path / "model.safetensors"
     code, out, err = cli(*arguments, "--store", kept, "-o", path)
     assert code == 0, err
-    assert "position-only" in out
+    assert "position fastegnn" in out
     assert len(TrajectoryPairs(kept, lag="2 ps", velocities="none", progress=False)) == 58
     code, _, err = cli("evaluate", path, molecule, "--dt", "1 ps")
     assert code == 0, err

@@ -53,9 +53,7 @@ def propagator_for(**options) -> Propagator:
     both = [state_from_atoms(atoms_of(name, 1), forces=True) for name in ("CH3CH2OH", "CH3OH")]
     start = State.concatenate(both)
     later = start.replace(positions=start.positions + 0.002 * start.velocities, velocities=0.9 * start.velocities)
-    torch.nn.Module.double(
-        propagator := Propagator.build(config, 0.002, Domain.from_pairs(start, later, config), seed=1)
-    )
+    propagator = Propagator.build(config, 0.002, Domain.from_pairs(start, later, config), seed=1).double()
     propagator.linear.coefficients[:, [0, 2]] = 1.0
     return propagator
 
@@ -117,7 +115,7 @@ def test_a_replica_that_fails_is_named_and_the_others_are_whole():
 def test_a_refused_jump_of_one_replica_is_replaced_there_only():
     propagator = propagator_for()
     replicas = [dynamics_of(propagator, k, name) for k, name in enumerate(NAMES)]
-    inner, calls = type(propagator).forward, []
+    inner, calls = type(propagator).with_spread, []
 
     def spoil(self, state, **options):
         calls.append(state.n_atoms)
@@ -125,7 +123,7 @@ def test_a_refused_jump_of_one_replica_is_replaced_there_only():
             raise StateError("velocities has a NaN or infinite value at index 0")
         return inner(self, state, **options)
 
-    propagator.forward = spoil.__get__(propagator)
+    propagator.with_spread = spoil.__get__(propagator)
     LearnedEnsemble(replicas).run(3)
     assert [one.statistics.rejected for one in replicas] == [{}, {"finite": 1}, {}]
     assert [one.statistics.fallback_steps for one in replicas] == [0, 4, 0]

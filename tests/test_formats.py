@@ -124,7 +124,15 @@ def test_former_words_that_name_no_kind_are_refused(former: dict[str, Any], word
         with_kind(former)
 
 
-@pytest.mark.parametrize("setting", ["propagator.mode=position", "propagator.forces=true", "midpoint=true"])
-def test_a_former_word_on_the_command_line_is_told_the_new_one(setting: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape("one key now, propagator.kind=force-free|force-start|")):
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("propagator.mode=position", "one key now: write kind='position'"),
+        ("propagator.forces=true", "one key now: write kind='force-start'"),
+        ("propagator.midpoint=true", "midpoint=True names no kind"),
+        ("midpoint=true", "one key now, propagator.kind=force-free|force-start|"),
+    ],
+)
+def test_a_former_word_on_the_command_line_is_told_the_new_one(setting: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
         TrainingConfig.from_mapping({}, [setting])

@@ -189,9 +189,11 @@ class TestPropagator:
             propagator(start.replace(midpoint_forces=None))
         propagator.save(tmp_path / "p.safetensors")
         assert Propagator.load(tmp_path / "p.safetensors").needs_midpoint_forces
-        assert "force-informed (midpoint)" in propagator.describe()
+        assert "force-midpoint fastegnn" in propagator.describe()
         at_start = untrained_propagator(pairs, PropagatorConfig(kind="force-start", **SMALL)).double()
-        with pytest.raises(CompatibilityError, match="midpoint of member 1 is False"):
+        with pytest.raises(
+            CompatibilityError, match="the kind of member 1 is force-start, that of member 0 force-midpoint"
+        ):
             Committee([propagator, at_start])
 
     def test_it_turns_with_the_atoms(self, pairs):
@@ -501,23 +503,9 @@ def test_the_commands(require, tmp_path, capsys):
     run("harvest", peptide, tmp_path / "x.xtc", *amber, "--burst", "4 fs", "--interval", "2 fs", "--temperature", 300,
         "--midpoint", "2 fs", "-o", store)  # fmt: skip
     small = [part for key, value in SMALL.items() for part in ("--set", f"propagator.{key}={value}")]
-    small += ["--set", "accelerator=cpu"]
-    said = run(
-        "train",
-        store,
-        "--lag",
-        "2 fs",
-        "--kind",
-        "force-midpoint",
-        "--updates",
-        5,
-        "--batch-size",
-        4,
-        "-o",
-        model,
-        *small,
-    )
-    assert "force-informed (midpoint) fastegnn" in said
+    small += ["--set", "accelerator=cpu", "--updates", 5, "--batch-size", 4]
+    said = run("train", store, "--lag", "2 fs", "--kind", "force-midpoint", "-o", model, *small)
+    assert "force-midpoint fastegnn" in said
     assert "best linear with force" in said
     for engine in ("ase", "openmm"):
         options = ["--temperature", 300, "--friction", "10/ps", "--engine", engine, "-o", tmp_path / f"{engine}.xtc"]

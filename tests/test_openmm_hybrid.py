@@ -613,7 +613,7 @@ def test_a_system_without_the_species_is_refused():
     topology, system, positions = cases.peptide()
     next(iter(topology.atoms())).element = app.element.gold
     try:
-        with pytest.raises(CompatibilityError, match="unknown element"):
+        with pytest.raises(CompatibilityError, match="atom 0 has atomic number 79"):
             add((topology, system, positions))
     finally:
         next(iter(topology.atoms())).element = app.element.hydrogen
@@ -810,9 +810,9 @@ def test_topology_and_system_must_have_one_size():
 
 
 def test_boundaries_must_be_those_of_training():
-    with pytest.raises(CompatibilityError, match="boundaries"):
+    with pytest.raises(CompatibilityError, match="the system is"):
         add(cases.water(), StandIn(periodic=False))
-    with pytest.raises(CompatibilityError, match="boundaries"):
+    with pytest.raises(CompatibilityError, match="the system is"):
         add(cases.peptide(), StandIn(periodic=True))
 
 

@@ -154,10 +154,10 @@ def test_an_error_leaves_the_context_as_it_was():
     before, count = phase_space(made.context), made.context.getStepCount()
     counted = copy.copy(made.integrator.statistics)
 
-    def broken(*_, **__):
+    def broken(state):
         raise RuntimeError("broken")
 
-    made.integrator._metropolis.propagator = broken
+    made.integrator._metropolis.propagator.move = broken
     with pytest.raises(RuntimeError, match="broken"):
         made.step(1)
     for one, other in zip(phase_space(made.context), before, strict=True):

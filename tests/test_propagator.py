@@ -364,10 +364,10 @@ def test_large_systems_have_the_kernel_after_compile(kind, monkeypatch):
 
 def test_what_cannot_be_compiled_says_so(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("fastegnn_md.propagator.compiled.locale.getencoding", lambda: "ANSI_X3.4-1968")
+        patch.setattr("fastegnn_md.nn.compiler.locale.getencoding", lambda: "ANSI_X3.4-1968")
         with pytest.raises(ConfigError, match=r"needs a UTF-8 locale.*setlocale"):
             make(MemoryPairs()).compile()
-    monkeypatch.setattr("fastegnn_md.propagator.compiled.shutil.which", lambda name: None)
+    monkeypatch.setattr("fastegnn_md.nn.compiler.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         make(MemoryPairs()).compile()
 

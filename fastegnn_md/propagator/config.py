@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .migration import FORMER_KEYS, with_kind
+
 Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift"]
 WantedForces = Literal["start", "midpoint"]
 
@@ -57,6 +59,14 @@ class PropagatorConfig(BaseModel):
     def predicts_velocities(self) -> bool:
         """Whether velocities are an input and predicted, or redrawn."""
         return self.kind != "position"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_former_words(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.keys().isdisjoint(FORMER_KEYS):
+            kind = with_kind(values)["kind"]
+            raise ValueError(f"mode, forces and midpoint are one key now: write kind={kind!r} in their place")
+        return values
 
     @model_validator(mode="after")
     def _options_fit_kind(self) -> PropagatorConfig:
