@@ -37,7 +37,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         train,
         """
         fastegnn-md train topology.pdb md.xtc --lag "10 fs" --select protein -o model.safetensors
-        fastegnn-md train pairs.h5md --lag "8 fs" --forces --updates 4000 -o model.safetensors
+        fastegnn-md train pairs.h5md --lag "8 fs" --kind force-start --updates 4000 -o model.safetensors
         fastegnn-md train pairs.h5md --lag "8 fs" --config train.yaml --set learning_rate=2e-3
         fastegnn-md train pairs.h5md --lag "8 fs" --from model.safetensors --set unroll=2 -o tuned.safetensors
         """,

@@ -165,7 +165,7 @@ class GuardedStep:
     def needs(self) -> dict[str, bool]:
         """What asks for the engine during a step, in words, and whether it does here."""
         return {
-            "forces at x + v Δt/2, an input of this propagator": self.propagator.needs_midpoint_forces,
+            "forces at x + v Δt/2, an input of this propagator": self.propagator.wants_forces == "midpoint",
             "the energy guard": self.guards_energy,
             "Conserve(energy=True)": self.conserve.energy,
             "relax_steps": self.schedule.relax_steps > 0,
@@ -207,11 +207,12 @@ class GuardedStep:
             state = self._thermalise(state, constraints, rng)
         elif constraints:  # velocities may have been set by hand
             state = state.replace(velocities=constraints.project_velocities(state, state.velocities))
-        if not self.propagator.needs_midpoint_forces:
+        places = self.propagator.force_positions(state)
+        if places is None or self.propagator.wants_forces == "start":  # those at the start come with the state
             return state
         if classical is None:
             raise CompatibilityError("this propagator needs forces at x + v Δt/2; give an engine that computes them")
-        return state.replace(midpoint_forces=classical.forces(self.propagator.midpoint(state)))
+        return self.propagator.with_forces(state, classical.forces(places))
 
     def attempt(
         self,

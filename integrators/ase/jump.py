@@ -159,7 +159,7 @@ class AtomsJump:
 
     def _read(self) -> tuple[Constraints, State]:
         constraints = self._read_constraints()
-        forces = self.forces() if self.guarded.propagator.needs_forces else False
+        forces = self.forces() if self.guarded.propagator.wants_forces == "start" else False
         return constraints, state_from_atoms(self.atoms, bonds=self.bonds, forces=forces)
 
     def _write(self, ended: State) -> None:
@@ -213,7 +213,10 @@ class AtomsJump:
 
     def _check_calculator(self) -> None:
         """Refuse what needs a calculator where there is none."""
-        needs = {**self.guarded.needs, "forces, an input of this propagator": self.guarded.propagator.needs_forces}
+        needs = {
+            **self.guarded.needs,
+            "forces, an input of this propagator": self.guarded.propagator.wants_forces == "start",
+        }
         for what, asked in needs.items():
             if asked:
                 raise CompatibilityError(f"{what}: needs the engine; attach a calculator: atoms.calc = ...")

@@ -87,7 +87,7 @@ class Host:
             context.setVelocities(self._before[1])
 
     def _read(self, context: openmm.Context, half_step: float) -> State:
-        informed = self._guarded.propagator.needs_forces
+        informed = self._guarded.propagator.wants_forces == "start"
         wanted = informed or half_step > 0
         state = context.getState(positions=True, velocities=True, forces=wanted, groups=self._groups)
         x, v = state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value

@@ -137,7 +137,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         if inner is not None:
             self._replacement_steps()  # says now if they do not add up
         custom = openmm.CustomIntegrator(propagator.timestep)
-        write_protocol(custom, group, propagator.needs_forces, free_flight(propagator))
+        write_protocol(custom, group, propagator.wants_forces == "start", free_flight(propagator))
         custom.addGlobalVariable("seed", checked_seed(seed))
         custom.addGlobalVariable("pending", 0)
         if guarded.conserve.energy:

@@ -186,7 +186,7 @@ class _Inside:
         self._part, self._guarded, self._custom, self._advance = part, guarded, custom, advance
         propagator = guarded.propagator
         self._register = Register(
-            self._jump, propagator.needs_forces, free_flight(propagator), context.getPlatform().getName()
+            self._jump, propagator.wants_forces == "start", free_flight(propagator), context.getPlatform().getName()
         )
         self._rng = np.random.default_rng(0)  # that of the present jump
         self._report: GuardReport | None = None
