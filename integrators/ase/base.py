@@ -33,9 +33,7 @@ class JumpDynamics(MolecularDynamics):
     atoms : ase.Atoms
     propagator : Propagator or Committee
     rng : numpy.random.Generator or int, optional
-        Generator or seed, drawn by default.
-    draws : bool
-        Whether random numbers matter: a seed that was drawn is then printed.
+        Generator or seed. By default a seed is drawn and kept as ``seed``.
     timestep : float
         Of a step, in ASE time units.
     trajectory, logfile, loginterval, append_trajectory
@@ -57,7 +55,6 @@ class JumpDynamics(MolecularDynamics):
         propagator: Propagator | Committee,
         *,
         rng: np.random.Generator | int | None,
-        draws: bool,
         timestep: float,
         trajectory: Any,
         logfile: IO | str | Path | None,
@@ -72,8 +69,6 @@ class JumpDynamics(MolecularDynamics):
             raise ConfigError(f"restart_interval is {self.restart_interval}; expected a number of steps >= 1")
         self.begun = False  # whether observers have seen step 0
         self.rng, self.seed = as_generator(rng)
-        if rng is None and draws:
-            print(f"{type(self).__name__}: random seed {self.seed}")
         # Only now: the base class removes an earlier trajectory of that name.
         super().__init__(
             atoms,

@@ -54,7 +54,7 @@ class LearnedDynamics(JumpDynamics):
         Of stochastic velocity rescaling in ASE time units, as in ``ase.md.bussi``: the time in which the kinetic energy
         relaxes. Neither is NVE.
     rng : numpy.random.Generator or int, optional
-        Generator or seed. By default a seed is drawn, printed if random numbers are needed, and kept as ``seed``.
+        Generator or seed. By default a seed is drawn and kept as ``seed``.
     bonds : array of int, shape (M, 2), optional
         Bonded pairs, for propagators trained with bonds and for the bond guard.
     types : array of int, shape (N,), optional
@@ -92,6 +92,7 @@ class LearnedDynamics(JumpDynamics):
     ----------
     statistics : JumpStatistics
     seed : int or None
+        Repeats the run as ``rng=``; None where a generator was given.
     rng : numpy.random.Generator
 
     Raises
@@ -155,7 +156,6 @@ class LearnedDynamics(JumpDynamics):
             atoms,
             propagator,
             rng=rng,
-            draws=thermostat is not None or not propagator.predicts_velocities,
             timestep=propagator.timestep * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,

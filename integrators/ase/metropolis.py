@@ -48,7 +48,7 @@ class MetropolizedDynamics(JumpDynamics):
     jumps : int
         Of a step: more make a longer proposal at the same one energy.
     rng : numpy.random.Generator or int, optional
-        Generator or seed. By default a seed is drawn, printed, and kept as ``seed``.
+        Generator or seed. By default a seed is drawn and kept as ``seed``.
     bonds : array of int, shape (M, 2), optional
         Bonded pairs, for propagators trained with bonds.
     types : array of int, shape (N,), optional
@@ -65,6 +65,7 @@ class MetropolizedDynamics(JumpDynamics):
     ----------
     statistics : MetropolisStatistics
     seed : int or None
+        Repeats the run as ``rng=``; None where a generator was given.
     rng : numpy.random.Generator
 
     Raises
@@ -113,7 +114,6 @@ class MetropolizedDynamics(JumpDynamics):
             atoms,
             propagator,
             rng=rng,
-            draws=True,
             timestep=self.metropolis.timestep * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,

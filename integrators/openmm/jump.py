@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -346,7 +347,9 @@ def _named(error: Exception, step: int) -> Exception:
     if isinstance(error, JumpError):
         return JumpError(f"step {step}: {error}. The Context is as it was before the step", error.atom)
     if isinstance(error, FastEGNNMDError):
-        return type(error)(f"step {step}: {error}")
+        named = copy.copy(error)
+        named.args = (f"step {step}: {error}",)
+        return named
     return JumpError(
         f"step {step}: the jump failed with {type(error).__name__}: {error}. The Context is as it was before the step"
     )
