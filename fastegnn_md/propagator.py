@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .backbone import build_network
-from .compilers import CompiledMove, Move, require_compiler
+from .compilers import CompiledMove, Move, require_compiler, require_headers
 from .config import PropagatorConfig
 from .domain import Domain, centre_of_mass
 from .errors import CompatibilityError, ConfigError
@@ -209,13 +209,15 @@ class Propagator(LearnedMap):
         Raises
         ------
         ConfigError
-            If there is no C++ compiler for a propagator on the CPU; or if the locale is not UTF-8.
+            If there is no C++ compiler for a propagator on the CPU, or no Python.h; or if the locale is not UTF-8.
         MissingDependencyError
             If ninja (extra ``compile``) is not installed, for a propagator on the CPU.
         """
         on_cpu = self.linear.scale.device.type == "cpu"
         require_compiler(on_cpu)
         if on_cpu:
+            if self.predicts_velocities:
+                require_headers()
             cpu_kernel.build()
         if self.predicts_velocities:
             self._compiled = CompiledMove(self._arithmetic(), self.config.cutoff, on_cpu=on_cpu)
