@@ -25,7 +25,7 @@ from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
 from fastegnn_md.propagator import Propagator
 
-COMMANDS = ["train", "harvest", "suggest-lag", "run", "evaluate", "validate", "inspect", "models", "demo"]
+COMMANDS = ["train", "harvest", "suggest-lag", "run", "evaluate", "validate", "inspect", "models", "demo", "doctor"]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]
 Cli = Callable[..., tuple[int, str, str]]
 
