@@ -101,7 +101,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md demo --updates 6000 --output demo-longer
         """,
     ),
-    (doctor, "fastegnn-md doctor"),
+    (doctor, "fastegnn-md doctor > doctor.txt"),
 )
 
 # Plain help: it is written for terminals, logs and pipes alike.
