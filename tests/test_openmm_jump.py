@@ -311,8 +311,8 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
 
 
 def test_an_error_that_carries_more_than_words_is_given_its_step():
-    from fastegnn_md.mechanics.constraints import UnreachableLengthError
     from fastegnn_md.integrators.openmm_jump import _named
+    from fastegnn_md.mechanics.constraints import UnreachableLengthError
 
     named = _named(UnreachableLengthError("too far", (4, 5)), 7)
     assert isinstance(named, UnreachableLengthError)
