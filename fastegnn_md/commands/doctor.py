@@ -201,10 +201,10 @@ def _jump(name: str) -> tuple[str, str]:
     import torch
 
     from ..integrators import check_jump
+    from ..mechanics.thermal import thermal_velocities
     from ..propagator import Propagator
     from ..propagator.catalogue import Catalogue
     from ..state import State
-    from ..thermal import thermal_velocities
     from ..units import format_time
 
     propagator = Propagator.load(name)
