@@ -28,8 +28,12 @@ progress = | sed -nE 's/^ *(Downloading [^ ]+ \([0-9.]+ (MB|GB)\)|Building wheel
 wheel_folder = $(WHEEL_CACHE)/$$($(BIN)/python -c 'import platform, sys; from importlib.metadata import version; \
 	print("torch-{}-cp{}{}-{}".format(version("torch"), *sys.version_info[:2], platform.machine()))')
 
+# Debian's Python has pip and no ensurepip: pip then installs itself.
+new_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	$(PYTHON) -m pip -q --disable-pip-version-check --python $(BIN)/python install pip; } || { rm -rf $(VENV); exit 1; }
+
 .PHONY: help install install-test install-dev install-scatter install-openmm-torch scatter-wheel demo test \
-	test-openmm-torch lint type examples wheel clean distclean
+	test-fast test-openmm-torch lint type examples wheel clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
@@ -38,7 +42,7 @@ help:  ## list the targets
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo 'No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	@echo "==> $(VENV): new environment with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(new_venv)
 
 $(VENV)/.stamp-torch: constraints.txt | $(BIN)/python
 	@pin=$$(sed -nE 's/^(torch==[^ ]+).*/\1/p' constraints.txt); echo "==> $$pin"; index=; \
@@ -66,7 +70,7 @@ $(VENV)/.stamp-dev: $(INPUTS) $(VENV)/.stamp-test
 install: $(VENV)/.stamp-install  ## .venv with the package and what the demo needs
 
 install-test: $(VENV)/.stamp-test  ## ... and what the tests need; torch-scatter where its wheel is in the cache
-	@folder=$(wheel_folder); wheel=$$(ls "$$folder"/torch_scatter-*.whl 2>/dev/null | tail -n 1); \
+	@folder=$(wheel_folder); wheel=$$(ls "$$folder"/torch_scatter-*.whl 2>/dev/null | tail -n 1) || wheel=; \
 	[ -z "$$wheel" ] || $(BIN)/python -c 'from importlib.metadata import version; version("torch-scatter")' 2>/dev/null \
 		|| { echo "==> $$(basename "$$wheel") from the cache"; $(PIP) install -q --no-deps "$$wheel"; }
 
@@ -85,8 +89,11 @@ install-scatter: scatter-wheel install-test  ## torch-scatter in .venv, built if
 demo: install  ## alanine dipeptide from a trajectory to a report (at most ten minutes on two cores)
 	@$(BIN)/fastegnn-md demo $(DEMO_ARGS)
 
-test: install-test  ## the whole suite; PYTEST_ARGS='-k scatter' narrows it
+test: install-test  ## the whole suite, in minutes; PYTEST_ARGS='-k scatter' narrows it
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-fast: install-test  ## without examples, demo, docs, compilation and long runs
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 $(PLUGIN_VENV)/.stamp: $(INPUTS) Makefile
 	@[ -n "$(PYTHON)" ] || { echo 'No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)' >&2; exit 1; }

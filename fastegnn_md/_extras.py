@@ -25,6 +25,21 @@ EXTRA_OF: Mapping[str, str] = {
     "triton": "gpu",
     "vesin_torch": "gpu",
 }
+# What no extra brings, or an extra alone does not: the command that does.
+_BROUGHT_BY: Mapping[str, str] = {
+    "C++ compiler": "apt-get install g++ (macOS: xcode-select --install)",
+    "headers of Python": "apt-get install python3-dev",
+    "OpenMM platform OpenCL": "apt-get install pocl-opencl-icd ocl-icd-libopencl1 (a GPU: with its driver)",
+    "torch_scatter": "make install-scatter",
+    "openmmtorch": "make install-openmm-torch",
+}
+
+
+def how_to_get(component: str) -> str:
+    """The command that brings a component, by its importable name or its name in :data:`_BROUGHT_BY`; else empty."""
+    if component in _BROUGHT_BY:
+        return _BROUGHT_BY[component]
+    return f"pip install 'fastegnn-md[{EXTRA_OF[component]}]'" if component in EXTRA_OF else ""
 
 
 @contextmanager

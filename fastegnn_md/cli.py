@@ -16,6 +16,7 @@ import typer
 
 from .commands.bench import bench
 from .commands.demo import demo
+from .commands.doctor import doctor
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
 from .commands.models import models
@@ -100,6 +101,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md demo --updates 6000 --output demo-longer
         """,
     ),
+    (doctor, "fastegnn-md doctor > doctor.txt"),
 )
 
 # Plain help: it is written for terminals, logs and pipes alike.

@@ -15,6 +15,22 @@ class StateError(FastEGNNMDError, ValueError):
     """A :class:`~fastegnn_md.State` was given wrong shapes, dtypes or values."""
 
 
+class NotFiniteError(StateError):
+    """A tensor of a :class:`~fastegnn_md.State` has a NaN or an infinite value.
+
+    Attributes
+    ----------
+    field : str
+        Which one: ``"positions"``, …
+    atom : int or None
+        Index of the first such atom; None for what is not of atoms, and where nobody knows.
+    """
+
+    def __init__(self, message: str, field: str = "", atom: int | None = None):
+        super().__init__(message)
+        self.field, self.atom = field, atom
+
+
 class UnitError(FastEGNNMDError, ValueError):
     """A quantity has no unit, an unknown unit, or the unit of another dimension."""
 

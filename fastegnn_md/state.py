@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .errors import StateError
+from .errors import NotFiniteError, StateError
 
 _FORCES = ("forces", "midpoint_forces")
 _PER_ATOM = ("positions", "velocities", *_FORCES, "numbers", "masses", "batch", "charges", "types")
@@ -275,7 +275,10 @@ def _check_tensor(
         raise StateError(f"{name} is on {value.device} but positions is on {device}; move them together with to()")
     if not all_finite(value):
         row = int((~torch.isfinite(value.detach())).reshape(value.shape[0], -1).any(dim=1).nonzero()[0])
-        raise StateError(f"{name} has a NaN or infinite value at index {row}; check the input of that atom")
+        message = f"{name} has a NaN or infinite value at index {row}; check the input of that "
+        if name == "cell":
+            raise NotFiniteError(f"{message}system", name)
+        raise NotFiniteError(f"{message}atom", name, row)
 
 
 def _check_index(name: str, value: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:

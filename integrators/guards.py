@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, StateError
+from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, NotFiniteError, StateError
 from fastegnn_md.mechanics.constraints import UnreachableLengthError
 from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
@@ -302,11 +301,9 @@ def report_of_error(error: StateError | ConstraintError) -> GuardReport:
         return GuardReport(False, "constraints", error.atoms[0], str(error))
     if isinstance(error, ConstraintError):
         return GuardReport(False, "constraints", None, str(error))
-    # A State refuses what is not finite and names the atom; the tensor itself is gone.
-    match = re.match(r"(positions|velocities|forces) has a NaN or infinite value at index (\d+)", str(error))
-    if match is None:
-        return GuardReport(False, "finite", None, str(error))
-    return GuardReport(False, "finite", int(match[2]), f"its predicted {match[1]} are not finite")
+    if isinstance(error, NotFiniteError) and error.atom is not None:
+        return GuardReport(False, "finite", error.atom, f"its predicted {error.field.replace('_', ' ')} are not finite")
+    return GuardReport(False, "finite", None, str(error))
 
 
 def _check_size(guard: str, what: str, unit: str, values: Tensor, limits: Tensor) -> GuardReport:

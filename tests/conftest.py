@@ -1,4 +1,4 @@
-"""Fixtures every test file may use, and the rule that in CI nothing is skipped for a missing component."""
+"""Fixtures every test file may use, and components that are missing: failures in CI, lines at the end elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import locale
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +15,8 @@ from types import ModuleType
 import hypothesis
 import pytest
 
-from fastegnn_md._extras import EXTRA_OF
+from fastegnn_md._extras import how_to_get
+from fastegnn_md.nn.compiler import find_compiler, has_headers
 from fastegnn_md.nn.messages import cpu as cpu_kernel
 
 # Deterministic examples and no time limit per example: a busy machine must not fail a test.
@@ -23,6 +26,9 @@ hypothesis.settings.load_profile("suite")
 ROOT = Path(__file__).resolve().parents[1]
 # Ours, and pytest.importorskip's.
 MISSING = ("Skipped: missing:", "Skipped: could not import")
+# "missing: WHAT (HOW)"; "elsewhere: WHAT (HOW)" is what has an environment of its own, and CI does without it here.
+_NAMED = re.compile(r"(?:missing|elsewhere): (?P<what>.+?)(?: \((?P<how>.+)\))?$")
+_NOT_IMPORTED = re.compile(r"could not import '(?P<what>\w+)")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,6 +63,39 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     return report
 
 
+def _left_out(reason: str) -> tuple[str, str] | None:
+    """What a test was skipped for, and the command that brings it; None where nothing is missing."""
+    found = _NAMED.search(reason)
+    if found:
+        return found["what"], found["how"] or ""
+    found = _NOT_IMPORTED.search(reason)
+    return (found["what"], how_to_get(found["what"])) if found else None
+
+
+# Around pytest's own summary, so that these are the last lines.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
+    result = yield
+    reports = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    counts = Counter(filter(None, (_left_out(longrepr[-1]) for longrepr in reports)))
+    lines = [(what, f"{number} skipped", how) for (what, how), number in sorted(counts.items())]
+    if "not slow" in (config.getoption("markexpr") or ""):
+        lines.append(("slow tests", "deselected", "make test"))
+    if lines:
+        terminalreporter.section("left out, and how to get it")
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            row = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            terminalreporter.write_line(row.rstrip())
+    return result
+
+
+def _skip(component: str) -> None:
+    """Skip a test for a component, in the form that the summary reads."""
+    how = how_to_get(component)
+    pytest.skip(f"missing: {component}" + (f" ({how})" if how else ""))
+
+
 @pytest.fixture(scope="session")
 def require() -> Callable[[str], ModuleType]:
     """``require("openmm.app")``: that module, or a skip where the component is not installed.
@@ -67,11 +106,25 @@ def require() -> Callable[[str], ModuleType]:
     def _require(name: str) -> ModuleType:
         component = name.partition(".")[0]
         if importlib.util.find_spec(component) is None:
-            extra = EXTRA_OF.get(component)
-            pytest.skip(f"missing: {component}" + (f" (pip install 'fastegnn-md[{extra}]')" if extra else ""))
+            _skip(component)
         return importlib.import_module(name)
 
     return _require
+
+
+@pytest.fixture(scope="session")
+def cxx(require: Callable[[str], ModuleType]) -> None:
+    """What the C++ kernel is compiled with, or a skip."""
+    if find_compiler() is None:
+        _skip("C++ compiler")
+    require("ninja")
+
+
+@pytest.fixture(scope="session")
+def inductor(cxx: None) -> None:
+    """What ``torch.compile`` needs for the CPU, or a skip."""
+    if not has_headers():
+        _skip("headers of Python")
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +132,7 @@ def shared() -> Path:
     """The folder ``../shared`` beside the checkout, or a skip (a failure in CI) where there is none."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
-        pytest.skip(f"missing: {folder} (reference data beside the checkout)")
+        pytest.skip("missing: ../shared (reference data that the developers have beside the checkout)")
     return folder
 
 

@@ -6,7 +6,6 @@ import csv
 import logging
 import math
 import signal
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -361,42 +360,43 @@ def test_without_lightning_the_extra_to_install_is_named(
         quick(parts)
 
 
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-from fastegnn_md.data import TrajectoryPairs
-from fastegnn_md.training import TrainingConfig, fit
-
-train, validation, _ = TrajectoryPairs(sys.argv[1], lag=0.008, progress=False).split((0.6, 0.2, 0.2))
-config = TrainingConfig.from_yaml(sys.argv[2])
-result = fit(train, validation, config, sys.argv[3], progress=False)
-print(result.updates)
-"""
-
-
-@pytest.fixture
-def two_processes(tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    write_oscillators(tmp_path / "oscillators.h5md")
-    settings(devices=2, logger="csv", precision="64-true").to_yaml(tmp_path / "train.yaml")
-    (tmp_path / "script.py").write_text(TWO_PROCESSES)
-    names = ["script.py", "oscillators.h5md", "train.yaml", "two.safetensors"]
-    return subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", *names],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def test_two_processes_share_the_batches_and_give_the_weights_of_one(
-    two_processes: subprocess.CompletedProcess[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"batch_size": 9, "devices": 2}, "batch_size = 9 cannot be shared evenly by 2 devices; take a multiple of 2"),
+        ({"validation_pairs": 1, "devices": 2}, "1 validation pairs cannot be shared by 2 devices"),
+        ({"validation_pairs": 3, "num_nodes": 4}, "3 validation pairs cannot be shared by 4 devices"),
+        ({"accelerator": "gpu", "devices": 64}, "cannot train with accelerator = 'gpu', devices = 64, num_nodes = 1"),
+    ],
+)
+def test_what_devices_cannot_share_is_refused_before_there_are_more_processes(
+    parts: tuple[TrajectoryPairs, ...], keys: dict[str, Any], reason: str
 ) -> None:
-    assert two_processes.returncode == 0, two_processes.stderr
-    assert two_processes.stdout.split() == ["12", "12"]
-    together = Propagator.load(tmp_path / "two.safetensors")
-    alone = quick(load(tmp_path / "oscillators.h5md"), precision="64-true").propagator
-    # the mean of two half batches is that of the whole batch, up to the order of the sums
-    assert torch.allclose(weights(together), weights(alone), rtol=1e-9, atol=1e-12)
-    assert len((tmp_path / "two.training" / "history.csv").read_text().splitlines()) == 4
+    with pytest.raises(ConfigError, match=reason):
+        quick(parts, **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "parallel"),
+    [
+        ({}, False),
+        ({"devices": "auto", "accelerator": "cpu"}, False),
+        ({"devices": -1, "accelerator": "cpu"}, False),
+        ({"strategy": "ddp"}, True),
+        ({"devices": 2}, True),
+        ({"num_nodes": 2}, True),
+    ],
+)
+def test_a_strategy_is_chosen_where_none_is_named(keys: dict[str, Any], parallel: bool) -> None:
+    from fastegnn_md.training.runner import strategy_of
+
+    assert strategy_of(settings(**keys)) == ("ddp_find_unused_parameters_true" if parallel else "auto")
+
+
+def test_the_process_that_writes_is_the_first_of_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastegnn_md.training.processes import is_main_process
+
+    assert is_main_process(nodes=2)
+    monkeypatch.setenv("NODE_RANK", "1")  # Lightning takes it for the first one until there is a Trainer
+    assert not is_main_process(nodes=2)
+    assert is_main_process(), "a run on one node is not part of another"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
 
-from fastegnn_md.errors import CheckpointError, ConfigError, ConstraintError, DataError, StateError
-from fastegnn_md.integrators.guards import GuardSettings, check_finite, check_jump, report_of_error
+from fastegnn_md.errors import (
+    CheckpointError,
+    ConfigError,
+    ConstraintError,
+    DataError,
+    JumpError,
+    NotFiniteError,
+    StateError,
+)
+from fastegnn_md.integrators.guards import GuardReport, GuardSettings, check_finite, check_jump, report_of_error
 from fastegnn_md.mechanics.constraints import UnreachableLengthError
 from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State
@@ -121,9 +130,36 @@ def test_errors_of_a_prediction_become_reports():
         state.replace(velocities=torch.tensor([[0.0] * 3, [0.0] * 3, [torch.nan] * 3]).double())
     report = report_of_error(caught.value)
     assert (report.ok, report.guard, report.atom) == (False, "finite", 2)
-    assert report_of_error(StateError("something else")).atom is None
+    assert report.message == "its predicted velocities are not finite"
+    assert report_of_error(StateError("something else")) == GuardReport(False, "finite", None, "something else")
+    with pytest.raises(NotFiniteError) as caught:
+        state.replace(cell=torch.full((1, 3, 3), torch.nan).double())
+    assert report_of_error(caught.value).atom is None, "a cell is not of an atom"
     assert report_of_error(UnreachableLengthError("too far", (4, 5))).atom == 4
     assert report_of_error(ConstraintError("no")).guard == "constraints"
+
+
+def test_a_report_does_not_hang_on_the_wording_of_an_error():
+    report = report_of_error(NotFiniteError("whatever is written here", "positions", 3))
+    assert (report.guard, report.atom, report.message) == ("finite", 3, "its predicted positions are not finite")
+    wording = "positions has a NaN or infinite value at index 2; check the input of that atom"
+    assert report_of_error(StateError(wording)).atom is None
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (NotFiniteError("no number", "velocities", 3), {"field": "velocities", "atom": 3}),
+        (UnreachableLengthError("too far", (4, 5)), {"atoms": (4, 5)}),
+        (JumpError("refused", 6), {"atom": 6}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_errors_reach_other_processes_with_what_they_carry(error, attributes):
+    sent = ForkingPickler.loads(bytes(ForkingPickler.dumps(error)))
+    assert type(sent) is type(error)
+    assert str(sent) == str(error)
+    assert {name: getattr(sent, name) for name in attributes} == attributes
 
 
 @pytest.mark.parametrize(("factor", "margin"), [(0.0, 0.1), (float("nan"), 0.1), (1.5, -0.1), (1.5, 1.0)])

@@ -314,7 +314,7 @@ def test_a_kick_is_compiled_as_one_graph(monkeypatch):
     assert counter.frame_count <= 2
 
 
-def test_large_systems_have_the_kernel_after_compile(monkeypatch):
+def test_large_systems_have_the_kernel_after_compile(monkeypatch, inductor):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
     monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)
     propagator, state = network(periodic=True), copper()

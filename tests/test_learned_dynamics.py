@@ -221,7 +221,7 @@ class TestLangevin:
             assert abs(np.mean(p**2) / masses[element][0] / kt - 1) < bound
             assert abs(np.mean(x * p) / math.sqrt(kt / anchor * kt * masses[element][0])) < 3 / math.sqrt(3 * n)
 
-    def test_the_same_seed_repeats_and_a_drawn_seed_is_kept(self, capsys):
+    def test_the_same_seed_repeats_and_a_drawn_seed_is_kept_and_not_printed(self, capsys):
         def run(rng):
             atoms, propagator, _ = harmonic_molecule(anchor=1.0)
             dynamics = LearnedDynamics(atoms, propagator, temperature_K=300, friction=0.1, rng=rng)

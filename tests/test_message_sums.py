@@ -22,7 +22,7 @@ IMPLEMENTATIONS = ["pieces", "kernel"]
 
 
 @pytest.fixture(scope="module")
-def built():
+def built(cxx):
     before = cpu_kernel._loaded
     cpu_kernel.build()
     yield
@@ -222,8 +222,8 @@ def test_mixed_precision_is_torch_autocast_of_inference(implementation):
     assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
 
 
-def test_the_kernel_is_kept_for_the_next_process(tmp_path, monkeypatch, require):
-    require("ninja")
+@pytest.mark.slow
+def test_the_kernel_is_kept_for_the_next_process(tmp_path, monkeypatch, cxx):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     script = "import time; from fastegnn_md.nn import cpu_kernel; cpu_kernel.build(); cpu_kernel.build()"
     for _ in range(2):
@@ -246,9 +246,16 @@ def test_what_hinders_a_build_is_named(tmp_path, monkeypatch):
         patch.setitem(sys.modules, "ninja", None)
         with pytest.raises(MissingDependencyError, match=r"fastegnn-md\[compile\]"):
             cpu_kernel.build()
-    with monkeypatch.context() as patch:
-        patch.setattr(cpu_kernel, "_FLAGS", ["--no-such-flag"])
-        with pytest.raises(ConfigError, match="could not build the CPU kernel"):
-            cpu_kernel.build()
+    assert not cpu_kernel._loaded
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_compiler_that_fails_is_named(tmp_path, monkeypatch, cxx):
+    monkeypatch.setattr(cpu_kernel, "_loaded", False)
+    monkeypatch.setattr(cpu_kernel, "_registered", lambda: False)  # as in a new process
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpu_kernel, "_FLAGS", ["--no-such-flag"])
+    with pytest.raises(ConfigError, match="could not build the CPU kernel"):
+        cpu_kernel.build()
     assert not cpu_kernel._loaded
     assert not list(tmp_path.rglob("*.so"))

@@ -457,7 +457,7 @@ def test_temperature_counts_true_degrees_of_freedom_with_a_fixed_centre():
     assert deviation(np.array(temperatures[1:]), T) < 3
 
 
-def test_what_does_not_fit_is_refused(capsys):
+def test_what_does_not_fit_is_refused():
     for constraint in (FixAtoms([0]), FixBondLengths([(0, 1)])):
         atoms = cluster()
         atoms.set_constraint(constraint)
@@ -480,5 +480,15 @@ def test_what_does_not_fit_is_refused(capsys):
     strange.calc = Springs()
     with pytest.raises(CompatibilityError, match="79"):
         dynamics_of(strange)
-    dynamics_of(rng=None)
-    assert "MetropolizedDynamics: random seed" in capsys.readouterr().out
+
+
+def test_a_drawn_seed_is_kept_and_repeats_the_run(capsys):
+    def positions(rng):
+        dynamics = dynamics_of(rng=rng)
+        dynamics.run(2)
+        return dynamics.seed, dynamics.atoms.positions
+
+    seed, first = positions(None)
+    np.testing.assert_array_equal(positions(seed)[1], first)
+    assert np.abs(positions(seed + 1)[1] - first).max() > 1e-6
+    assert capsys.readouterr() == ("", "")

@@ -8,6 +8,7 @@ import io
 import threading
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import openmm_cases as cases
@@ -696,7 +697,8 @@ def test_an_unknown_back_end_is_refused():
 )
 def test_auto_takes_the_cheaper_back_end(platform, plugin, expected, monkeypatch):
     monkeypatch.setattr(jump_force, "plugin_has", lambda name: plugin)
-    assert jump_force.choose_backend("auto", openmm.Platform.getPlatformByName(platform)) == expected
+    named = SimpleNamespace(getName=lambda: platform)  # this machine need not have it
+    assert jump_force.choose_backend("auto", named) == expected
 
 
 def test_time_steps_that_do_not_fit_are_refused():

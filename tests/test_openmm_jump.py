@@ -309,3 +309,12 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
         worst = max(worst, float(np.abs(energy / reference - 1).max()))
     assert made.integrator.statistics.accepted == 20
     assert worst < 0.03  # without conversion 2 x 5 % per jump, growing
+
+
+def test_an_error_that_carries_more_than_words_is_given_its_step():
+    from fastegnn_md.integrators.openmm_jump import _named
+    from fastegnn_md.mechanics.constraints import UnreachableLengthError
+
+    named = _named(UnreachableLengthError("too far", (4, 5)), 7)
+    assert isinstance(named, UnreachableLengthError)
+    assert (str(named), named.atoms) == ("step 7: too far", (4, 5))

@@ -27,7 +27,7 @@ assert find_jump_force(system, topology, cases.StandIn()).backend == "torch"
 print("jumped")
 """
 
-pytestmark = pytest.mark.skipif(not cases.PLUGIN, reason="openmm-torch has an environment of its own")
+pytestmark = pytest.mark.skipif(not cases.PLUGIN, reason="elsewhere: openmm-torch (make test-openmm-torch)")
 
 
 def test_torchforce_works_where_openmm_was_imported_before_torch():

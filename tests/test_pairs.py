@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from fastegnn_md.data import NoiseFloorWarning, Store, TrajectoryPairs, load_uni
 from fastegnn_md.data.frames import find_overlap
 from fastegnn_md.data.unwrap import Unwrapper, make_whole, spanning_tree
 from fastegnn_md.errors import DataError, UnitError
+from fastegnn_md.training.batches import loader
 from fastegnn_md.units import BOLTZMANN, KJ_PER_MOL
 
 DT = 0.01  # ps
@@ -63,6 +65,20 @@ def vibration(n_frames: int, n_atoms: int = 3, seed: int = 0) -> tuple[np.ndarra
 def make_pairs(n_frames: int = 30, n_atoms: int = 3, **options: Any) -> TrajectoryPairs:
     x, v = vibration(n_frames, n_atoms)
     return TrajectoryPairs(make_universe(x, v), **({"lag": 2 * DT, "progress": False} | options))
+
+
+# Ways to get from pairs to something that reads the same store.
+DERIVED: dict[str, Callable[[TrajectoryPairs], Any]] = {
+    "sequences": lambda pairs: pairs.sequences(2),
+    "sequences of sequences": lambda pairs: pairs.sequences(3).sequences(1),
+    "split": lambda pairs: pairs.split((0.5, 0.5))[0],
+    "split of sequences": lambda pairs: pairs.sequences(2).split((0.5, 0.5))[0],
+    "sequences of a split": lambda pairs: pairs.split((0.5, 0.5))[0].sequences(2),
+    "copy": copy.copy,
+    "deep copy": copy.deepcopy,
+    "through a pickle": lambda pairs: ForkingPickler.loads(bytes(ForkingPickler.dumps(pairs))),
+    "subset": lambda pairs: torch.utils.data.Subset(pairs, [0, 1]),
+}
 
 
 class TestContent:
@@ -198,14 +214,35 @@ class TestStoreUse:
         again = TrajectoryPairs([tmp_path / "p.0.h5md", tmp_path / "p.1.h5md"], lag=DT)
         assert again.fingerprint == pairs.fingerprint
 
-    def test_a_temporary_store_is_deleted_with_its_last_user(self):
+    @pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
+    def test_a_temporary_store_lives_as_long_as_anything_made_from_it(self, derive):
+        pairs = make_pairs()
+        path, expected = pairs.stores[0].path, pairs[0][0]
+        derived = derive(pairs)
+        pairs.close()
+        del pairs
+        assert_equal(derived[0][0], expected)
+        del derived
+        assert not path.exists()
+        assert not path.parent.exists()
+
+    def test_a_store_alone_keeps_its_temporary_file(self):
+        (store,) = make_pairs().stores
+        path = store.path
+        longer = TrajectoryPairs(store, lag=3 * DT)
+        del store
+        assert len(longer[0]) == 2
+        del longer
+        assert not path.exists()
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_batches_under_way_keep_the_temporary_store(self, workers):
         pairs = make_pairs()
         path = pairs.stores[0].path
-        part = pairs.split((0.5, 0.5))[0]
+        under_way = iter(loader(pairs.sequences(2), [[0, 1], [2, 3]], workers))
         del pairs
-        assert len(part[0]) == 2
-        assert path.exists()
-        del part
+        assert [batch.start.n_systems for batch in under_way] == [2, 2]
+        del under_way
         assert not path.exists()
 
     def test_settings_of_writing_are_refused_for_a_store(self, tmp_path):
@@ -225,6 +262,7 @@ class TestStoreUse:
             warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about fork in a process with threads
             states = [start for batch in loader for start, _ in batch]
         assert len(states) == len(pairs)
+        pairs.close()  # what is read now was not deleted by the process that ended
         assert_equal(states[5], pairs[5][0])
 
     def test_read_only_folder_is_named(self, tmp_path):

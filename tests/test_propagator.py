@@ -332,7 +332,8 @@ def test_one_atom_moves_in_free_flight():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
-def test_a_compiled_jump_equals_the_plain_one():
+@pytest.mark.slow
+def test_a_compiled_jump_equals_the_plain_one(inductor):
     pairs = MemoryPairs()
     propagator = make(pairs, kind="force-start", layers=1)
     states = [pairs.batch(indices)[0] for indices in ([0], [1], [2, 3, 4], [5, 6])]
@@ -352,7 +353,7 @@ def test_a_compiled_jump_equals_the_plain_one():
 
 
 @pytest.mark.parametrize("kind", ["force-free", "position"])
-def test_large_systems_have_the_kernel_after_compile(kind, monkeypatch):
+def test_large_systems_have_the_kernel_after_compile(kind, monkeypatch, inductor):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
     monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)
     propagator = make(MemoryPairs(), kind=kind)
@@ -362,10 +363,15 @@ def test_large_systems_have_the_kernel_after_compile(kind, monkeypatch):
     torch.testing.assert_close(propagator._predict(state)[0], plain, rtol=1e-11, atol=1e-11)
 
 
-def test_what_cannot_be_compiled_says_so(monkeypatch):
+def test_what_cannot_be_compiled_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("fastegnn_md.nn.compiler.shutil.which", lambda name: name)
     with monkeypatch.context() as patch:
         patch.setattr("fastegnn_md.nn.compiler.locale.getencoding", lambda: "ANSI_X3.4-1968")
         with pytest.raises(ConfigError, match=r"needs a UTF-8 locale.*setlocale"):
+            make(MemoryPairs()).compile()
+    with monkeypatch.context() as patch:
+        patch.setattr("fastegnn_md.nn.compiler.sysconfig.get_path", lambda name: str(tmp_path))
+        with pytest.raises(ConfigError, match=r"needs the headers of Python.*python3-dev"):
             make(MemoryPairs()).compile()
     monkeypatch.setattr("fastegnn_md.nn.compiler.shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):

@@ -314,6 +314,20 @@ def test_a_run_begun_before_there_was_a_setting_had_its_default(
     assert stopped.read_bytes() == uninterrupted.read_bytes()
 
 
+def test_a_run_that_named_a_strategy_before_it_meant_anything_continues(
+    stopped: Path, parts: tuple[TrajectoryPairs, ...], uninterrupted: Path
+) -> None:
+    def earlier(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+        record["identity"]["strategy"] = "ddp"
+        del record["identity"]["num_nodes"]
+
+    rewrite(checkpoint_of(stopped), earlier)
+    with pytest.raises(ConfigError, match="num_nodes was 1, is now 2"):
+        train(parts, stopped, resume=True, num_nodes=2)
+    train(parts, stopped, resume=True)
+    assert stopped.read_bytes() == uninterrupted.read_bytes()
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 

@@ -50,6 +50,9 @@ def test_a_key_like_no_other_is_refused_with_the_list() -> None:
         ("accelerator", "abacus"),
         ("strategy", "fsdp"),
         ("devices", "many"),
+        ("devices", 0),
+        ("devices", -2),
+        ("num_nodes", 0),
         ("logger", "paper"),
         ("seed", -1),
         ("num_workers", -1),
@@ -62,6 +65,12 @@ def test_a_value_out_of_range_is_refused_in_one_line_that_names_it(key: str, val
         TrainingConfig.from_mapping({key: value})
     assert str(caught.value).startswith(key)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
+def test_strategies_that_spread_the_weights_are_refused_with_the_reason(strategy: str) -> None:
+    with pytest.raises(ConfigError, match=f"strategy = '{strategy}': .* take some MB, .* use 'ddp'"):
+        TrainingConfig.from_mapping({"strategy": strategy})
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +64,7 @@ def train(
     from ..training.one_step import error_table, one_step_errors, ratios
 
     with naming_extras("training"):
-        from ..training.runner import is_main_process
+        from ..training.processes import is_main_process
 
     flags = {
         "propagator.architecture": architecture,
@@ -75,6 +76,9 @@ def train(
     }
     overrides = [*(settings or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     chosen = TrainingConfig.from_yaml(config, overrides) if config else TrainingConfig.from_mapping({}, overrides)
+    main = is_main_process(chosen.num_nodes)
+    if not main:  # what the first process warns of is true of all
+        warnings.simplefilter("ignore")
     model = None if initial is None else Propagator.load(initial)
     if model is not None and "propagator" not in chosen.model_fields_set:
         chosen = TrainingConfig(**{**chosen.model_dump(), "propagator": model.config})
@@ -87,12 +91,12 @@ def train(
         velocities=velocities or ("stored" if chosen.propagator.predicts_velocities else "none"),
         store=store,
         stride=stride,
-        progress=is_main_process(),
+        progress=main,
         time_reversal=chosen.time_reversal and velocities != "forward",
     )
     training, validation, test = pairs.split(_fractions(split))
     result = fit(training, validation, chosen, output, initial=model, resume=resume)
-    if not is_main_process():
+    if not main:
         return
     errors = one_step_errors(result.propagator, test, progress=True)
     typer.echo(f"{result.propagator.describe()}, {result.updates} updates; {len(test)} test pairs:")

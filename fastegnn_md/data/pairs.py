@@ -8,7 +8,6 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -44,7 +43,8 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         MDAnalysis selection of the atoms to keep.
     store : path, optional
         Where the store is written; reused if it holds the same frames. Several universes get a number before the
-        suffix. Default: a temporary file that lives as long as this object and its splits.
+        suffix. Default: a temporary file that lives as long as its :attr:`stores`, so as long as this object and all
+        that is made from it: splits, sequences, copies.
     velocities : {"stored", "central", "forward", "none"}
         ``"stored"``: from the file. ``"central"``: (x(t+dt) − x(t−dt)) / 2dt between frames dt apart, an approximation
         whose error grows as dt². ``"forward"``: (x(t+dt) − x(t)) / dt, which **looks into the future** and is
@@ -114,7 +114,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.velocities = velocities
         self.time_reversal = time_reversal
         self.steps = 1
-        self.stores, self._scratch = open_stores(
+        self.stores = open_stores(
             source,
             store,
             need_velocities=velocities == "stored",
@@ -346,7 +346,6 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
 
     def _with_windows(self, windows: list[np.ndarray]) -> TrajectoryPairs:
         part = copy.copy(self)
-        part._scratch = self._scratch  # a view in this process keeps the folder alive
         part._set_windows(windows)
         return part
 
@@ -354,10 +353,6 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         """Release the memory maps; they open again when needed."""
         for store in self.stores:
             store.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # the process that made the scratch folder deletes it, a worker must not
-        return self.__dict__ | {"_scratch": None}
 
     def __repr__(self) -> str:
         return (

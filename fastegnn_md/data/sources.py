@@ -21,8 +21,8 @@ Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
 
 def open_stores(
     source: Source | Sequence[Source], store: str | os.PathLike | None, *, need_velocities: bool, **options: Any
-) -> tuple[tuple[Store, ...], Scratch | None]:
-    """The stores of one or more sources, and the folder of those that are temporary.
+) -> tuple[Store, ...]:
+    """The stores of one or more sources; those that are temporary keep their folder alive.
 
     Parameters
     ----------
@@ -49,8 +49,11 @@ def open_stores(
         path = Path(store) if scratch is None and store is not None else Path("pairs.h5md")
         if len(sources) > 1 or scratch is not None:
             path = path.with_name(f"{path.stem}.{index}{path.suffix or '.h5md'}")
-        stores.append(_open(one, path if scratch is None else scratch.folder / path, need_velocities, options))
-    return tuple(stores), scratch
+        opened = _open(one, path if scratch is None else scratch.folder / path, need_velocities, options)
+        if scratch is not None and opened.path.parent == scratch.folder:
+            opened.keep(scratch)
+        stores.append(opened)
+    return tuple(stores)
 
 
 def check_stored_velocities(stores: Sequence[Store]) -> None:

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from ..errors import DataError
+from .scratch import Scratch
 from .topology import Topology
 
 FORMAT_VERSION = 1
@@ -40,7 +41,8 @@ _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 class Store:
     """Read a store; arrays are memory maps that are opened when first used.
 
-    A store can be sent to other processes: only the path travels.
+    A store can be sent to other processes: only the path travels. One that is temporary lives as long as this object,
+    its copies in this process, and whatever refers to them.
 
     Parameters
     ----------
@@ -73,6 +75,7 @@ class Store:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self._maps: dict[str, np.memmap] = {}
+        self._folder: Scratch | None = None
         if not self.path.is_file():
             raise DataError(f"store {str(self.path)!r} does not exist")
         try:
@@ -179,6 +182,10 @@ class Store:
             except (OSError, ValueError) as error:
                 raise DataError(f"store {str(self.path)!r} was changed or removed while in use: {error}") from error
         return self._maps[name]
+
+    def keep(self, folder: Scratch) -> None:
+        """Let a temporary folder, in which the file lies, live as long as this object and its copies."""
+        self._folder = folder
 
     def close(self) -> None:
         """Release the memory maps; they open again when needed."""

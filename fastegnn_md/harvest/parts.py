@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,13 @@ def run_groups(
             assert runner is not None  # built above whenever something waits
             yield index, run_bursts(runner, starts(index), n_frames, steps_between)
         return
+    try:
+        ForkingPickler.dumps(recipe)
+    except Exception as error:  # whatever keeps something of the user's from being sent
+        raise DataError(
+            f"the engine cannot be sent to other processes ({error}); define the calculator factory at the top level "
+            "of a module, or use processes=1"
+        ) from error
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch or OpenMM threads can hang
     workers = min(processes, len(waiting))
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(recipe,))
@@ -157,13 +165,6 @@ def run_groups(
             "a worker process of the harvest ended at its start or in its work; a script that calls harvest with "
             "processes > 1 needs 'if __name__ == \"__main__\":', and an ASE calculator factory must be importable. "
             "Finished bursts are kept: the same call goes on from them"
-        ) from error
-    except (AttributeError, TypeError) as error:
-        if "pickle" not in str(error):
-            raise
-        raise DataError(
-            f"the engine cannot be sent to other processes ({error}); define the calculator factory at the top level "
-            "of a module, or use processes=1"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -9,7 +9,7 @@ because a jump is not a finite difference.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ class UnreachableLengthError(ConstraintError):
     def __init__(self, message: str, atoms: tuple[int, int]):
         super().__init__(message)
         self.atoms = atoms
+
+    def __reduce__(self) -> tuple[Any, ...]:  # or no worker process could hand it over
+        return type(self), (str(self), self.atoms)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, cutoff_envelope, one_hot
 from ..mechanics.motion import centre_of_mass
-from ..nn.compiler import require_compiler
+from ..nn.compiler import require_compiler, require_headers
 from ..nn.messages import cpu as cpu_kernel
 from ..segments import Segments
 from ..state import State
@@ -168,13 +168,15 @@ class Propagator(LearnedMap):
         Raises
         ------
         ConfigError
-            If there is no C++ compiler for a propagator on the CPU; or if the locale is not UTF-8.
+            If there is no C++ compiler for a propagator on the CPU, or no Python.h; or if the locale is not UTF-8.
         MissingDependencyError
             If ninja (extra ``compile``) is not installed, for a propagator on the CPU.
         """
         on_cpu = self.linear.scale.device.type == "cpu"
         require_compiler(on_cpu)
         if on_cpu:
+            if self.predicts_velocities:
+                require_headers()
             cpu_kernel.build()
         if self.predicts_velocities:
             self._compiled = CompiledMove(self._arithmetic(), self.config.cutoff, on_cpu=on_cpu)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import ConfigError
 from ..propagator.config import Kind, PropagatorConfig
@@ -73,9 +73,11 @@ class TrainingConfig(BaseModel):
         Updates between two training checkpoints.
     precision : {"32-true", "64-true", "bf16-mixed", "16-mixed"}
         Lightning's names.
-    accelerator, devices, strategy : str, int or "auto", {"auto", "ddp"}
-        As in Lightning's ``Trainer``. More than one device means "ddp": one process per device, each with its share of
-        every batch.
+    accelerator, devices, num_nodes : str, int or "auto", int
+        As in Lightning's ``Trainer``; ``devices`` are those of one node.
+    strategy : {"auto", "ddp"}
+        "ddp": one process per device, each with its share of every batch (docs/training.md). "auto": this where there
+        is more than one device, which is to be preferred. It does not change the result.
     seed : int
         Decides initial weights, order of the pairs, noise and MMD samples.
     logger : {"csv", "tensorboard", "none"}
@@ -116,10 +118,28 @@ class TrainingConfig(BaseModel):
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int | Literal["auto"] = 1
+    num_nodes: int = Field(default=1, ge=1)
     strategy: Literal["auto", "ddp"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     logger: Literal["csv", "tensorboard", "none"] = "csv"
     num_workers: int = Field(default=0, ge=0)
+
+    @field_validator("devices")
+    @classmethod
+    def _some_devices(cls, devices: int | str) -> int | str:
+        if isinstance(devices, int) and devices < 1 and devices != -1:  # -1 is Lightning's for all there are
+            raise ValueError('expected a number of devices >= 1, or "auto" for all of a node')
+        return devices
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _no_shards(cls, strategy: Any) -> Any:
+        if isinstance(strategy, str) and strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
+            raise ValueError(
+                "it spreads the weights of networks that do not fit on one device; those of a propagator take some MB, "
+                "so every process has them all: use 'ddp'"
+            )
+        return strategy
 
     @model_validator(mode="after")
     def _fits_kind(self) -> TrainingConfig:

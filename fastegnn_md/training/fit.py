@@ -90,8 +90,9 @@ def fit(
     DataError
         If there are no pairs, or the two sets do not belong together.
     ConfigError
-        If the run to resume had other settings, other data or another ``initial``, or would be overwritten; or if
-        ``config.propagator`` is not that of ``initial``.
+        If the run to resume had other settings, other data or another ``initial``, or would be overwritten; if
+        ``config.propagator`` is not that of ``initial``; or if the devices asked for are not there, cannot share the
+        batches evenly, or their processes were given different settings or data.
     CompatibilityError
         If ``initial`` has another lag, or does not know a system of the data.
     CheckpointError
@@ -103,14 +104,15 @@ def fit(
     """
     with naming_extras("training"):  # Lightning takes seconds to import
         from .module import PropagatorModule
-        from .runner import is_main_process, run_lightning
+        from .processes import is_main_process
+        from .runner import run_lightning
 
     _check_pairs(train, validation, config)
     if initial is not None:
         _check_initial(initial, train, config)
     files = None if output is None else TrainingFolder(Path(output), _run_identity(train, validation, config, initial))
-    found = None if files is None else files.open(resume)
-    main = is_main_process()
+    main = is_main_process(config.num_nodes)
+    found = None if files is None else files.open(resume, writes=main)
     progress = progress and main
     if files is not None and main:
         files.describe(config)
@@ -128,13 +130,18 @@ def fit(
     module = PropagatorModule(propagator, config, train, validation, chosen, lowest_baseline(baselines))
     if found is not None:
         module.restore(*found)
-    if not module.finished:
+    unfinished = not module.finished
+    if unfinished:
         run_lightning(module, files, baselines, progress=progress)
 
     trained = module.best_propagator().cpu()
     trained.metrics = _metrics(module, baselines)
-    if files is not None and main:
-        files.export(trained)
+    try:
+        if files is not None and main:
+            files.export(trained)
+    finally:
+        if unfinished:  # the other processes must find the file when they go on
+            module.trainer.strategy.barrier()
     history = None if files is None or config.logger == "none" else files.history
     return FitResult(trained, trained.metrics, history, module.progress.update)
 

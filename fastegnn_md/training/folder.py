@@ -15,8 +15,8 @@ from .config import TrainingConfig
 if TYPE_CHECKING:
     from ..propagator.full import Propagator
 
-# How often to save, how to read and what to log do not touch the weights; all other keys do.
-_FREE_KEYS = {"checkpoint_every", "num_workers", "logger"}
+# How often to save, how to read, what to log and how processes talk do not touch the weights; all other keys do.
+_FREE_KEYS = {"checkpoint_every", "num_workers", "logger", "strategy"}
 _WHY = {"updates": "the learning rate falls along the number of updates, so a longer run is another run"}
 
 
@@ -45,13 +45,15 @@ class TrainingFolder:
         self.history = self.folder / "history.csv"
         self.identity = identity
 
-    def open(self, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def open(self, resume: bool, writes: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Make the folder, and find the checkpoint to continue from.
 
         Parameters
         ----------
         resume : bool
             Continue if there is a checkpoint. Otherwise one of an unfinished run is an error, not lost.
+        writes : bool
+            Whether this process is the one that writes. The others make and delete nothing.
 
         Returns
         -------
@@ -67,15 +69,10 @@ class TrainingFolder:
         ConfigError
             If the checkpoint belongs to other settings or data, or is unfinished and not to be resumed.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for folder in (self.folder, self.output.parent):  # found out now, not after an hour of training
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-        except OSError as error:
-            raise TrainingError(f"cannot write to {error.filename or self.folder}: {error.strerror}") from None
-        for left in self.folder.glob(f".{self.checkpoint.name}.*"):  # of a run killed while it wrote
-            left.unlink(missing_ok=True)
+        if writes:
+            self._make()
+        elif not resume:
+            return None
         if not self.checkpoint.exists():
             return None
         tensors, record = read_checkpoint(self.checkpoint)
@@ -95,6 +92,17 @@ class TrainingFolder:
             )
         self.checkpoint.unlink()
         return None
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, self.output.parent):  # found out now, not after an hour of training
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+        except OSError as error:
+            raise TrainingError(f"cannot write to {error.filename or self.folder}: {error.strerror}") from None
+        for left in self.folder.glob(f".{self.checkpoint.name}.*"):  # of a run killed while it wrote
+            left.unlink(missing_ok=True)
 
     def describe(self, config: TrainingConfig) -> None:
         """Write the settings beside the history.

@@ -111,8 +111,9 @@ class UpdateBar(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance by one update."""
+        assert isinstance(pl_module, PropagatorModule)  # narrows the type
         if self._bar is not None:
-            self._loss = float(outputs["loss"])
+            self._loss = pl_module.last_loss
             self._bar.set_postfix_str(f"loss {self._loss:.3g}{self._ratios}", refresh=False)
             self._bar.update()
 

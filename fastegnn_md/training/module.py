@@ -21,6 +21,7 @@ from .batches import Batch, loader, shares
 from .config import TrainingConfig
 from .losses import force_loss, residual_loss, virtual_node_mmd
 from .one_step import over_baseline
+from .processes import check_agreement, total
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
 from .unrolling import perturbed, unrolled_residuals
 
@@ -68,6 +69,9 @@ class PropagatorModule(LightningModule):
     on_update, on_validated : callable
         Called with this module after each update that no validation follows, and, with the learned RMSE, after each
         validation.
+    last_loss, recent_loss : float
+        Loss of the last update, and its mean over the updates before the last validation; of whole batches, whatever
+        the number of processes.
     unrolled : dict
         RMSE of the last validation after ``unroll`` jumps, keys as ``baselines``; empty for one jump.
     """
@@ -92,7 +96,8 @@ class PropagatorModule(LightningModule):
         self.on_validated: Callable[[PropagatorModule, dict[str, float]], None] = lambda module, learned: None
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.recent_loss = math.nan
+        self.recent_loss = self.last_loss = math.nan
+        self._equal_sizes = len({store.n_atoms for store in train.stores}) == 1
         self._losses: list[float] = []
         self._optimizer_state: dict[str, Tensor] = {}
         self._precision_state: dict[str, Any] = {}
@@ -103,9 +108,7 @@ class PropagatorModule(LightningModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the current update to the next validation, this process' share of each."""
-        config, world = self.config, self.trainer.world_size
-        if config.batch_size % world:
-            raise ConfigError(f"batch_size = {config.batch_size} cannot be shared evenly by {world} devices")
+        config = self.config
         order = BatchOrder(len(self.train_pairs), config.batch_size, config.seed)
         sampler = UpdateSampler(
             order,
@@ -113,7 +116,7 @@ class PropagatorModule(LightningModule):
             config.validate_every,
             config.updates,
             rank=self.trainer.global_rank,
-            world=world,
+            world=self.trainer.world_size,
         )
         return loader(self.train_pairs, sampler, config.num_workers)
 
@@ -131,6 +134,18 @@ class PropagatorModule(LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch to the device and precision of the weights."""
         return batch.to(device, next(self.propagator.parameters()).dtype)
+
+    def on_fit_start(self) -> None:
+        """Compare what the processes of a run start from, before they wait for each other in vain.
+
+        Raises
+        ------
+        ConfigError
+            If their settings, data or checkpoints differ.
+        """
+        if self.trainer.world_size > 1:
+            data = [pairs.fingerprint for pairs in (self.train_pairs, self.validation_pairs)]
+            check_agreement(f"{self.config.model_dump_json()} {data} {asdict(self.progress)}", self.device)
 
     # training -------------------------------------------------------------------------------------------------------
 
@@ -160,42 +175,54 @@ class PropagatorModule(LightningModule):
             group["lr"] = rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of this process' share of the update.
+        """Loss of this process' share of the update; the mean over processes is the loss of the whole batch.
 
         Raises
         ------
         TrainingError
-            If the loss is not finite.
+            If the loss is not finite, in this process or in another.
         """
         try:
             loss = self._loss(batch)
         except StateError:  # positions between two kicks, or after a jump that others follow, are not finite
             loss = torch.tensor(math.nan)
         value = float(loss.detach())
+        if self.trainer.world_size > 1:
+            value = float(total([value], self.device)) / self.trainer.world_size
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at update {self.progress.update + 1} "
                 f"(learning rate {learning_rate(self.config, self.progress.update):.3g}); "
                 "the last checkpoint is kept; lower learning_rate or gradient_clip, or look for broken pairs"
             )
+        self.last_loss = value
         self._losses.append(value)
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
+        share = self._share_of_atoms(batch.start)
         if self.progress.update < self.config.force_updates:
-            return force_loss(self.propagator, batch.start)
+            return share * force_loss(self.propagator, batch.start)
         generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
         start = batch.start
         if self.config.noise:
             start = perturbed(self.propagator, start, self.config.noise, generator)
         residuals = unrolled_residuals(self.propagator, start, batch.ends)
         losses = [
-            self._step_loss(residual, end, generator) for residual, end in zip(residuals, batch.ends, strict=True)
+            self._step_loss(residual, end, share, generator)
+            for residual, end in zip(residuals, batch.ends, strict=True)
         ]
         return torch.stack(losses).mean()
 
-    def _step_loss(self, residual: Residual, end: State, generator: torch.Generator) -> Tensor:
-        loss = residual_loss(residual, self.config.velocity_weight)
+    def _share_of_atoms(self, state: State) -> float:
+        """Atoms of this process over those of the mean process: processes have as many systems, of any size."""
+        processes = self.trainer.world_size
+        if processes == 1 or self._equal_sizes:
+            return 1.0
+        return state.n_atoms * processes / float(total([state.n_atoms], self.device))
+
+    def _step_loss(self, residual: Residual, end: State, share: float, generator: torch.Generator) -> Tensor:
+        loss = share * residual_loss(residual, self.config.velocity_weight)
         if self.config.mmd_weight:
             loss = loss + self.config.mmd_weight * self._mmd(residual.z, end, generator)
         if self.config.connectivity_weight:
@@ -263,7 +290,7 @@ class PropagatorModule(LightningModule):
         """Compare with the baselines; keep the best average; tell the run."""
         sums = self._sums
         if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+            sums = total(sums.tolist(), self.device)
         learned = self._rms(sums[0])
         self.unrolled = self._rms(sums[1]) if self.config.unroll > 1 else {}
         score = sum(over_baseline(learned, self.baselines).values()) / len(learned)

@@ -10,18 +10,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from .._extras import naming_extras
 from ..errors import ConfigError
+from .batches import shares
+from .config import TrainingConfig
 from .folder import TrainingFolder
 from .history import HistoryLogger, UpdateBar
 from .module import PropagatorModule
 from .one_step import Errors, over_baseline
+from .processes import is_main_process
 from .schedule import learning_rate
 
 # Lightning's advice that does not apply here, by the beginning of its text.
@@ -48,16 +51,24 @@ def run_lightning(
         One-step errors of the baselines, written beside the learned ones.
     progress : bool
         Show a progress bar.
+
+    Raises
+    ------
+    ConfigError
+        If there are no such devices, or the batches or validation pairs cannot be shared by them; if the processes of
+        the run differ in their settings, data or checkpoint.
+    TrainingError
+        If the loss or the weights are not finite, or a file cannot be written.
     """
     config = module.config
-    several = _several_devices(config.devices, config.accelerator)
     interrupted = _Interrupted()
     callbacks: list[Callback] = [interrupted]
     bar = UpdateBar() if progress else None
     if bar is not None:
         callbacks.append(bar)
     with _quiet():
-        trainer = _trainer(module, files, callbacks, several)
+        trainer = _trainer(module, files, callbacks)
+        _check_shares(module, trainer.world_size)
         columns = {
             f"{key} {name}": value
             for name, errors in baselines.items()
@@ -99,11 +110,6 @@ def run_lightning(
                 bar.close()
 
 
-def is_main_process() -> bool:
-    """False in the further processes of a run on several devices, which write and print nothing."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
 class _Interrupted(Callback):
     """Remembers a Ctrl-C, which Lightning turns into ``sys.exit``."""
 
@@ -115,37 +121,41 @@ class _Interrupted(Callback):
             self.by = exception
 
 
-def _trainer(
-    module: PropagatorModule, files: TrainingFolder | None, callbacks: list[Callback], several: bool
-) -> Trainer:
+def _trainer(module: PropagatorModule, files: TrainingFolder | None, callbacks: list[Callback]) -> Trainer:
     config = module.config
     if config.precision == "16-mixed" and not _has_accelerator(config.accelerator):
         raise ConfigError("precision = '16-mixed' needs a GPU; use 'bf16-mixed' or '32-true' on the CPU")
-    return Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        # some weights of the last layer reach no output, which plain DDP takes for an error
-        strategy="ddp_find_unused_parameters_true" if several else "auto",
-        precision=config.precision,
-        max_epochs=-1,
-        max_steps=config.updates - module.progress.update,
-        gradient_clip_val=config.gradient_clip,
-        logger=_loggers(module, files),
-        log_every_n_steps=1,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=any(isinstance(callback, UpdateBar) for callback in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        # tensors that a propagator caches during validation are used in training too
-        inference_mode=False,
-    )
+    loggers = _loggers(module, files)
+    try:
+        return Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=strategy_of(config),
+            precision=config.precision,
+            max_epochs=-1,
+            max_steps=config.updates - module.progress.update,
+            gradient_clip_val=config.gradient_clip,
+            logger=loggers,
+            log_every_n_steps=1,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=any(isinstance(callback, UpdateBar) for callback in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            # tensors that a propagator caches during validation are used in training too
+            inference_mode=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        keys = ("accelerator", "devices", "num_nodes", "strategy")
+        given = ", ".join(f"{key} = {getattr(config, key)!r}" for key in keys)
+        raise ConfigError(f"cannot train with {given}: {error}") from error
 
 
 def _loggers(module: PropagatorModule, files: TrainingFolder | None) -> list[Logger] | bool:
     kind, update = module.config.logger, module.progress.update
-    if files is None or kind == "none":
+    if files is None or kind == "none" or not is_main_process(module.config.num_nodes):
         return False
     loggers: list[Logger] = [HistoryLogger(files.history, update)]
     if kind == "tensorboard":
@@ -158,10 +168,25 @@ def _has_accelerator(accelerator: str) -> bool:
     return accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def _several_devices(devices: int | str, accelerator: str) -> bool:
-    if devices == "auto":
-        return accelerator != "cpu" and torch.cuda.device_count() > 1
-    return int(devices) > 1
+def strategy_of(config: TrainingConfig) -> str:
+    """Lightning's name of the strategy: one process per device as soon as there are several devices."""
+    if config.devices in ("auto", -1):
+        devices = 1 if config.accelerator == "cpu" else torch.cuda.device_count()
+    else:
+        devices = int(config.devices)
+    if config.strategy == "ddp" or devices > 1 or config.num_nodes > 1:
+        return "ddp_find_unused_parameters_true"  # some weights of the last layer reach no output
+    return "auto"
+
+
+def _check_shares(module: PropagatorModule, processes: int) -> None:
+    """Refuse, before there are further processes, a batch that they cannot share evenly."""
+    size = module.config.batch_size
+    if size % processes:
+        raise ConfigError(
+            f"batch_size = {size} cannot be shared evenly by {processes} devices; take a multiple of {processes}"
+        )
+    shares(module.chosen, size, processes, 0)
 
 
 @contextlib.contextmanager

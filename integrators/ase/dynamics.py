@@ -74,6 +74,7 @@ class LearnedDynamics(JumpDynamics):
     statistics : JumpStatistics
     schedule : Schedule
     seed : int or None
+        Repeats the run as ``rng=``; None where a generator was given.
     rng : numpy.random.Generator
     log_energy : bool
         Evaluate the calculator after each step, so that logfile and trajectory hold energies; else they hold nan.

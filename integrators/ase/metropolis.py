@@ -57,6 +57,7 @@ class MetropolizedDynamics(JumpDynamics):
     ----------
     statistics : MetropolisStatistics
     seed : int or None
+        Repeats the run as ``rng=``; None where a generator was given.
     rng : numpy.random.Generator
 
     Raises

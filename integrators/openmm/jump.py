@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -259,7 +260,9 @@ def _named(error: Exception, step: int, part: JumpSystem) -> Exception:
         message, atom = as_particle(str(error), error.atom, part)
         return JumpError(f"step {step}: {message}. The Context is as it was before the step", atom)
     if isinstance(error, FastEGNNMDError):
-        return type(error)(f"step {step}: {error}")
+        named = copy.copy(error)
+        named.args = (f"step {step}: {error}",)
+        return named
     return JumpError(
         f"step {step}: the jump failed with {type(error).__name__}: {error}. The Context is as it was before the step"
     )

@@ -16,6 +16,7 @@ import torch
 from openmm import app, unit
 
 from fastegnn_md import Propagator
+from fastegnn_md._extras import how_to_get
 from fastegnn_md.graph import minimum_image
 from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule
 from fastegnn_md.propagator.config import Kind, PropagatorConfig
@@ -49,12 +50,27 @@ def pairs(platforms: list[str], backends: list[str]) -> list[tuple[str, str]]:
     return [(platform, backend) for platform in platforms for backend in backends if works(platform, backend)]
 
 
-def platform_of(name: str) -> tuple[openmm.Platform, dict[str, str]]:
-    """Platform and properties, or a skip where the machine has none (Debian: pocl-opencl-icd brings OpenCL)."""
-    platform, properties, _ = PLATFORMS[name]
+@cache
+def _platform_works(name: str) -> bool:
+    """OpenCL's library alone is not enough: without a driver there is the platform, and no Context on it."""
     known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
-    if platform not in known:
-        pytest.skip(f"missing: OpenMM's platform {platform}")
+    if name not in known:
+        return False
+    system = openmm.System()
+    system.addParticle(1.0)
+    try:
+        openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName(name))
+    except openmm.OpenMMException:
+        return False
+    return True
+
+
+def platform_of(name: str) -> tuple[openmm.Platform, dict[str, str]]:
+    """Platform and properties, or a skip where the machine has none."""
+    platform, properties, _ = PLATFORMS[name]
+    if not _platform_works(platform):
+        component = f"OpenMM platform {platform}"
+        pytest.skip(f"missing: {component} ({how_to_get(component)})")
     return openmm.Platform.getPlatformByName(platform), properties
 
 
