@@ -97,7 +97,7 @@ def rewrite(path, change):
             lambda m: m.update(format_version=1, config={"mode": "full"}),
             "not smooth where atoms cross the cutoff: train it again",
         ),
-        (lambda m: m.update(format="something"), "not that of a propagator"),
+        (lambda m: m.update(format="something"), "not a model file of fastegnn_md"),
         (lambda m: m.update(format_version=2, config={"mode": "position", "forces": True}), "names no kind"),
         (lambda m: m.update(format_version=2, config=None), "damaged"),
         (lambda m: m["config"].update(kind="force"), "damaged at 'config.kind'"),
@@ -108,7 +108,7 @@ def rewrite(path, change):
         (lambda m: m["config"].update(architecture="egnn3"), "cannot be loaded: unknown model 'egnn3'"),
         (lambda m: m["limits"].clear(), "displacement"),
         (lambda m: m.update(dtype="float16"), "cannot be loaded"),
-        (lambda m: [1, 2], "not that of a propagator"),
+        (lambda m: [1, 2], "not a model file of fastegnn_md"),
     ],
 )
 def test_a_changed_manifest_is_refused(saved, change, message):
@@ -134,7 +134,7 @@ def test_truncated_files_are_refused_at_every_length(saved, tmp_path):
     raw = saved.read_bytes()
     for length in (0, 4, 8, 100, len(raw) // 2, len(raw) - 1):
         (tmp_path / "short").write_bytes(raw[:length])
-        with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
             Propagator.load(tmp_path / "short")
 
 
@@ -142,13 +142,13 @@ def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no model file"):
         Propagator.load(tmp_path / "absent")
     (tmp_path / "text").write_text("not a model " * 20)
-    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+    with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
         Propagator.load(tmp_path / "text")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "pickle.pt")
-    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+    with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
         Propagator.load(tmp_path / "pickle.pt")
     save_file({"weights": torch.zeros(3)}, tmp_path / "plain.safetensors")
-    with pytest.raises(CheckpointError, match="it has no manifest"):
+    with pytest.raises(CheckpointError, match="not a model file of fastegnn_md"):
         Propagator.load(tmp_path / "plain.safetensors")
 
 

@@ -21,7 +21,7 @@ from fastegnn_md.cli import main
 from fastegnn_md.commands.forcefields import calculator_factory, openmm_system
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError
-from fastegnn_md.propagator.full import Propagator
+from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.training.calibration import one_step_calibration
 from fastegnn_md.training.one_step import one_step_errors
 

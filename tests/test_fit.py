@@ -17,7 +17,7 @@ import torch
 
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import ConfigError, DataError, MissingDependencyError, TrainingError
-from fastegnn_md.propagator.full import Propagator
+from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.training import FitResult, TrainingConfig, fit
 from fastegnn_md.training.one_step import error_table, one_step_errors
 from fastegnn_md.training.start import untrained_propagator

@@ -17,8 +17,8 @@ PACKAGE = "fastegnn_md"
 
 # From the ground up: a room imports from rows above its own in this table, and from itself.
 FLOORS = (
-    ("errors", "_files"),
-    ("_extras", "_random", "units", "state"),
+    ("errors",),
+    ("_extras", "_files", "_random", "units", "state"),
     ("segments",),
     ("graph", "nn"),
     ("mechanics", "models"),

@@ -21,10 +21,10 @@ from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError,
 from fastegnn_md.integrators import MetropolizedDynamics
 from fastegnn_md.integrators.metropolis import MetropolisStep
 from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
 from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
-from fastegnn_md.propagator.full import Propagator
 from fastegnn_md.propagator.kick_drift import KickDriftPropagator
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.units import BOLTZMANN

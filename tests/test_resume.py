@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import CheckpointError, ConfigError, TrainingError
 from fastegnn_md.training import FitResult, TrainingConfig, fit
-from fastegnn_md.training.checkpoints import VERSION, read_checkpoint
+from fastegnn_md.training.checkpoints import FORMAT, read_checkpoint
 from fastegnn_md.training.start import untrained_propagator
 
 pytestmark = pytest.mark.usefixtures("_lightning")
@@ -296,7 +296,6 @@ def test_other_data_are_refused(stopped: Path, tmp_path: Path) -> None:
 
 def rewrite(path: Path, change: Any) -> None:
     tensors, record = read_checkpoint(path)
-    record = {"format": "fastegnn_md training checkpoint", "version": VERSION, **record}
     change(tensors, record)
     save_file(tensors, path, {"fastegnn_md": json.dumps(record)})
 
@@ -345,7 +344,7 @@ def plain_tensors(path: Path) -> None:
 
 
 def newer(path: Path) -> None:
-    rewrite(path, lambda tensors, record: record.update(version=VERSION + 1))
+    rewrite(path, lambda tensors, record: record.update(format_version=FORMAT.version + 1))
 
 
 def another_shape(path: Path) -> None:

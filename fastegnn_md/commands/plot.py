@@ -35,7 +35,7 @@ def plot(
     """
     from ..data.topology import select_atoms
     from ..engines.mdanalysis import state_from_universe
-    from ..propagator.full import Propagator
+    from ..propagator.base import Propagator
     from ..report.structures import (
         cluster_figure,
         save_figure,

@@ -59,7 +59,7 @@ def train(
     trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3.
     """
     from .._extras import naming_extras
-    from ..propagator.full import Propagator
+    from ..propagator.base import Propagator
     from ..training import TrainingConfig, fit
     from ..training.one_step import error_table, one_step_errors, ratios
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .._extras import naming_extras
 from ..mechanics.thermal import temperature_per_element
-from ..propagator.full import Propagator
+from ..propagator.base import Propagator
 from ..state import State
 from ..training.one_step import one_step_errors, ratios
 from .records import DemoResult, DemoSettings, LearnedRun

@@ -1,24 +1,26 @@
 """The learned map State → State after Δt: what it is, what it is built from, where it is kept."""
 
+from .base import Propagator, load
 from .committee import Committee
 from .config import PropagatorConfig
 from .domain import Domain
 from .fake import FakePropagator, permissive_domain
-from .full import Propagator
+from .full import FullPropagator
 from .kick_drift import KickDriftPropagator
 from .learned_map import LearnedMap
 from .limits import JumpLimits
+from .position import PositionPropagator
 from .prediction import Prediction, Spread
-
-load = Propagator.load
 
 __all__ = [
     "Committee",
     "Domain",
     "FakePropagator",
+    "FullPropagator",
     "JumpLimits",
     "KickDriftPropagator",
     "LearnedMap",
+    "PositionPropagator",
     "Prediction",
     "Propagator",
     "PropagatorConfig",

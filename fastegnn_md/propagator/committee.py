@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..errors import CompatibilityError, ConfigError
 from ..state import State
 from ..units import format_time
+from .base import Propagator
 from .domain import MASS_TOLERANCE
-from .full import Propagator
 from .learned_map import LearnedMap
 from .limits import JumpLimits
 from .prediction import Prediction, Spread

@@ -1,12 +1,11 @@
 """Saved propagators: safetensors for the weights, a JSON manifest in its header for everything else.
 
-The manifest is checked against a schema before any tensor is read, and weights are loaded into a fresh model, so a file
-that is truncated, foreign, newer or tampered with gives an error and nothing half-loaded.
+The manifest is checked against a schema, and weights are loaded into a fresh model, so a file that is truncated,
+foreign, newer or tampered with gives an error and nothing half-loaded.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,19 +13,37 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from .._files import write_atomically
-from ..errors import CheckpointError, ConfigError
+from .._files import TensorFormat
+from ..errors import CheckpointError
 from .config import PropagatorConfig
 from .domain import MASS_TOLERANCE, Domain
 from .limits import JumpLimits
 from .migration import with_kind
 
-FORMAT_VERSION = 3
-FORMAT_NAME = "fastegnn_md propagator"
+
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    if content["config"].get("mode", "full") == "full":
+        raise CheckpointError(
+            f"was trained by fastegnn_md {content['package_version']}, whose propagators of positions and velocities "
+            "were not smooth where atoms cross the cutoff: train it again"
+        )
+    return content
+
+
+def _from_2(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "config": with_kind(content["config"])}
+
+
+FORMAT = TensorFormat(
+    name="fastegnn_md propagator",
+    version=3,  # 2: smooth at the cutoff; 3: config.kind
+    key="manifest",
+    what="model file",
+    advice="copy or train the model again",
+    migrations={1: _from_1, 2: _from_2},
+)
 
 
 class Manifest(BaseModel):
@@ -69,8 +86,8 @@ def manifest_of(
 ) -> Manifest:
     """Everything about a propagator but its weights."""
     return Manifest(
-        format=FORMAT_NAME,
-        format_version=FORMAT_VERSION,
+        format=FORMAT.name,
+        format_version=FORMAT.version,
         package_version=package_version(),
         config=config,
         timestep_ps=timestep,
@@ -107,9 +124,8 @@ def write_model(path: str | Path, manifest: Manifest, weights: Mapping[str, Tens
     CheckpointError
         If the folder is missing or read-only, or the disk is full.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     try:
-        write_atomically(path, save(tensors, {"manifest": manifest.model_dump_json()}))
+        FORMAT.write(path, weights, manifest.model_dump(mode="json"))
     except OSError as error:
         raise CheckpointError(f"cannot write the model to {path}: {error.strerror or error}") from error
 
@@ -122,58 +138,16 @@ def read_manifest(path: str | Path) -> Manifest:
     CheckpointError
         If the file is missing, truncated, not a propagator, of a newer format, or its manifest was changed.
     """
+    return _manifest(path, FORMAT.read_header(path))
+
+
+def _manifest(path: str | Path, header: dict[str, Any]) -> Manifest:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no model file at {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete safetensors file ({error}); copy or train the model again"
-        ) from error
-    if "manifest" not in metadata:
-        raise CheckpointError(f"{path} is a safetensors file but not a propagator of fastegnn_md: it has no manifest")
-    try:
-        content = json.loads(metadata["manifest"])
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"the manifest of {path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
-        raise CheckpointError(f"the manifest of {path} is not that of a propagator of fastegnn_md")
-    found = content.get("format_version")
-    if not isinstance(found, int) or found > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {found}, written by fastegnn_md {content.get('package_version')}; this version "
-            f"({package_version()}) reads up to {FORMAT_VERSION}: upgrade fastegnn-md"
-        )
-    try:
-        for version in range(found, FORMAT_VERSION):
-            content = _MIGRATIONS[version](content)
-        return Manifest.model_validate(content)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} {error}") from error
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the manifest of {path} is damaged: {error}") from error
+        return Manifest.model_validate(header)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"the manifest of {path} is damaged at {where!r}: {first['msg']}") from error
-
-
-def _from_1(content: dict[str, Any]) -> dict[str, Any]:
-    if content["config"].get("mode", "full") == "full":
-        raise CheckpointError(
-            f"was trained by fastegnn_md {content['package_version']}, whose propagators of positions and velocities "
-            "were not smooth where atoms cross the cutoff: train it again"
-        )
-    return content
-
-
-def _from_2(content: dict[str, Any]) -> dict[str, Any]:
-    return {**content, "config": with_kind(content["config"])}
-
-
-# What makes a manifest of one format version one of the next.
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -193,7 +167,8 @@ def read_model(path: str | Path, build: Callable[[PropagatorConfig, float, Domai
     CheckpointError
         As :func:`read_manifest`; or if names, shapes or types of the tensors are not those the manifest asks for.
     """
-    manifest = read_manifest(path)
+    tensors, header = FORMAT.read(path)
+    manifest = _manifest(path, header)
     try:
         domain = Domain(
             masses=manifest.masses_amu,
@@ -207,11 +182,9 @@ def read_model(path: str | Path, build: Callable[[PropagatorConfig, float, Domai
         )
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
         module = build(manifest.config, manifest.timestep_ps, domain).to(dtype)
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         _check_tensors(path, tensors, module.state_dict())
         module.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error

@@ -11,10 +11,10 @@ from ..graph import EdgeList, cutoff_envelope
 from ..segments import Segments
 from ..state import State
 from ..units import format_time
+from .base import Propagator
 from .compiled import Move
 from .config import PropagatorConfig
 from .domain import Domain
-from .full import Propagator
 from .prediction import Prediction
 
 # Å. Kicks look at nearly the same positions several times per jump, so a list of neighbours serves many of them.
@@ -107,9 +107,7 @@ class KickDriftPropagator(Propagator):
         """a_k in Å/ps², shape (N, 3), for the kick ``number`` (N,), counted from 0, of each atom."""
         assert state.batch is not None  # set by State
         edges = self._neighbours(state)
-        move: Move = self._kick
-        if self._compiled is not None and self._compiled.pays(edges):
-            move, edges = self._compiled, self._compiled.sized(edges, state.n_atoms)
+        move, edges = self._translated(self._kick, edges, state.n_atoms)
         (acceleration,) = move(
             state.positions,
             state.masses,

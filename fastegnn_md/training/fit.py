@@ -13,7 +13,7 @@ import torch
 
 from .._extras import naming_extras
 from ..errors import CompatibilityError, ConfigError, DataError
-from ..propagator.full import Propagator
+from ..propagator.base import Propagator
 from ..units import format_time
 from .config import TrainingConfig
 from .folder import TrainingFolder

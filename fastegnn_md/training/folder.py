@@ -13,7 +13,7 @@ from .checkpoints import read_checkpoint, write_checkpoint
 from .config import TrainingConfig
 
 if TYPE_CHECKING:
-    from ..propagator.full import Propagator
+    from ..propagator.base import Propagator
 
 # How often to save, how to read, what to log and how processes talk do not touch the weights; all other keys do.
 _FREE_KEYS = {"checkpoint_every", "num_workers", "logger", "strategy"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import CheckpointError, ConfigError, StateError, TrainingError
-from ..propagator.full import Propagator
+from ..propagator.base import Propagator
 from ..propagator.prediction import Residual
 from ..state import State
 from .batches import Batch, loader, shares

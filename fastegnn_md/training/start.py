@@ -7,9 +7,9 @@ import torch
 
 from ..data import TrajectoryPairs
 from ..errors import DataError
+from ..propagator.base import Propagator
 from ..propagator.config import PropagatorConfig
 from ..propagator.domain import Domain
-from ..propagator.full import Propagator
 from ..units import format_time
 
 # Atoms that ranges and linear predictors are measured on, for systems of any size.

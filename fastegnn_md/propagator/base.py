@@ -1,0 +1,316 @@
+"""What propagators of every kind share: a network, what it corrects, whom it is for, its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, one_hot
+from ..mechanics.motion import centre_of_mass
+from ..nn.compiler import require_compiler, require_headers
+from ..nn.messages import cpu as cpu_kernel
+from ..segments import Segments
+from ..state import State
+from ..units import format_time
+from .catalogue import find_model
+from .compiled import CompiledMove, Move
+from .config import PropagatorConfig
+from .domain import Domain
+from .file import manifest_of, read_model, write_model
+from .learned_map import LearnedMap
+from .linear import LinearPredictor
+from .network import build_network
+from .prediction import Prediction, Residual
+
+_CLASSES: dict[str, type[Propagator]] = {}  # by kind; a subclass enters itself when it is defined
+
+
+class Propagator(LearnedMap):
+    """A learned map that is one network: advances systems by the time step it was trained for.
+
+    Each kind has a class of its own, which :meth:`build` finds; :meth:`load` reads any.
+
+    Parameters
+    ----------
+    config : PropagatorConfig
+    timestep : float
+        Δt in ps.
+    domain : Domain
+    seed : int
+        Seed of the initial weights.
+
+    Attributes
+    ----------
+    fingerprint : str
+        SHA-256 of the training data, empty before training.
+    metrics : dict
+        Errors on held-out pairs, as reported at the end of training.
+    kinds : tuple of str
+        Kinds of a configuration that this class serves.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+    _more_features: ClassVar[int] = 0  # of a node, beside element and mass
+    _species_index: Tensor
+
+    def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
+        super().__init__()
+        if config.kind not in self.kinds:
+            raise ConfigError(
+                f"{type(self).__name__} has no kind {config.kind!r}, it has {', '.join(self.kinds) or 'none'}; make "
+                "propagators with Propagator.build"
+            )
+        self.config, self.timestep, self.domain = config, timestep, domain
+        self.species = domain.species
+        self.fingerprint = ""
+        self._checked: tuple[Tensor | None, ...] | None = None  # numbers, masses and pbc that were found fit
+        self._neighbours = NeighbourSearch(config.cutoff)
+        self._bond_distance: BondDistance | None = None  # of the last system
+        self._compiled: CompiledMove | None = None
+        self.metrics: dict[str, Any] = {}
+        self.linear = LinearPredictor(len(self.species), timestep)
+        with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
+            torch.manual_seed(seed)  # noqa: TID251 - nn.Module initialisers take no generator
+            self.network = build_network(
+                config,
+                domain,
+                node_features=len(self.species) + 1 + self._more_features,
+                edge_features=config.radial_functions + 4,
+            )
+        index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
+        index[list(self.species)] = torch.arange(len(self.species))
+        self.register_buffer("_species_index", index, persistent=False)
+
+    @property
+    def skin(self) -> float:
+        """Verlet skin of the neighbour list in Å; see :class:`~fastegnn_md.graph.NeighbourSearch`.
+
+        By default 0, for kind "kick-drift" 0.5.
+        """
+        return self._neighbours.skin
+
+    @skin.setter
+    def skin(self, skin: float) -> None:
+        self._neighbours = NeighbourSearch(self.config.cutoff, skin)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the network."""
+        return self.linear.scale.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.linear.scale.device
+
+    def check(self, state: State) -> None:
+        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`."""
+        # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
+        system = (state.numbers, state.masses, state.pbc)
+        lacking = (self.uses_bonds and state.bonds is None) or (
+            self.wants_forces is not None and self.forces_of(state) is None
+        )
+        if (
+            lacking
+            or self._checked is None
+            or any(one is not other for one, other in zip(system, self._checked, strict=True))
+        ):
+            super().check(state)
+            self._checked = system
+
+    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+        """What the network says of a state; see :meth:`LearnedMap.predict`."""
+        self.check(state)
+        return self._predict(state)
+
+    @torch.no_grad()
+    def virtual_nodes(self, state: State) -> Tensor | None:
+        """Where the virtual nodes come to lie at the end of a step, shape (B, C, 3), Å; None without such nodes.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        return self.predict(state).z
+
+    @torch.no_grad()
+    def clusters(self, state: State) -> Tensor | None:
+        """Share of each atom in each cluster, shape (N, P), for networks that pool; None for others.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        self.check(state)
+        seen: list[Tensor | None] = []
+        hook = self.network.register_forward_hook(lambda module, inputs, output: seen.append(output.clusters))
+        try:
+            self._predict(state)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def compile(self) -> None:
+        """Translate the jump; the first jump of a small system afterwards takes about half a minute.
+
+        The jump of a small system consists of the overhead of several hundred small operations: ``torch.compile``
+        translates it as a whole. On the CPU the edges of larger systems are left to a C++ kernel
+        (:func:`fastegnn_md.nn.messages.cpu.build`), which from then on serves every network in this process. For kind
+        "position" there is the kernel only.
+
+        Raises
+        ------
+        ConfigError
+            If there is no C++ compiler for a propagator on the CPU, or no Python.h; or if the locale is not UTF-8.
+        MissingDependencyError
+            If ninja (extra ``compile``) is not installed, for a propagator on the CPU.
+        """
+        on_cpu = self.linear.scale.device.type == "cpu"
+        require_compiler(on_cpu)
+        arithmetic = self._arithmetic()
+        if on_cpu:
+            if arithmetic is not None:
+                require_headers()
+            cpu_kernel.build()
+        if arithmetic is not None:
+            self._compiled = CompiledMove(arithmetic, self.config.cutoff, on_cpu=on_cpu)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has weights of its own to compile, and lists of neighbours are found anew.
+        return {
+            **super().__getstate__(),
+            "_compiled": None,
+            "_neighbours": NeighbourSearch(self.config.cutoff, self.skin),
+        }
+
+    def residual(self, start: State, end: State) -> Residual:
+        """Errors of a batch of training pairs, which are not checked; see :meth:`LearnedMap.residual`."""
+        return self._predict(start).residual(start, end, self.residual_scale(start))
+
+    def residual_scale(self, state: State) -> Tensor:
+        """Unit of :meth:`residual` for each atom, shape (N, 2): amu^½ Å and amu^½ Å/ps."""
+        return self.linear.scale.index_select(0, self._species_index[state.numbers])
+
+    def _predict(self, state: State) -> Prediction:
+        """What the network says of a state that was checked."""
+        raise NotImplementedError
+
+    def _arithmetic(self) -> Move | None:
+        """What is compiled: from tensors to tensors; None if nothing is."""
+        return None
+
+    def _translated(self, move: Move, edges: EdgeList, atoms: int) -> tuple[Move, EdgeList]:
+        """The arithmetic and its edges, or its translation where there is one that is faster."""
+        if self._compiled is None or not self._compiled.pays(edges):
+            return move, edges
+        return self._compiled, self._compiled.sized(edges, atoms)
+
+    def _invariants(
+        self, species: Tensor, masses: Tensor, systems: Segments, edges: EdgeList, hops: Tensor
+    ) -> dict[str, Any]:
+        """The inputs of the network that all kinds share."""
+        dtype = self.dtype
+        element = one_hot(species, len(self.species)).to(dtype)
+        radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
+        return {
+            "h": torch.cat([element, masses.log()[:, None].to(dtype)], dim=1),
+            "edge_index": edges.edge_index,
+            "edge_attr": torch.cat([radial, hops.to(dtype)], dim=1),
+            "batch": systems.index,
+            "systems": systems.size,
+        }
+
+    def _centred(self, positions: Tensor, systems: Segments) -> tuple[Tensor | None, Tensor]:
+        """Origin of each system (B, 3), None for periodic ones, and positions about it (N, 3).
+
+        Atoms of periodic systems all get the origin: the network then sees displacements and edge vectors only, and
+        nothing depends on the image an atom is given in.
+        """
+        if self.periodic:
+            return None, torch.zeros_like(positions, dtype=self.dtype)
+        origin = systems.mean(positions)
+        return origin, (positions - systems.spread(origin)).to(self.dtype)
+
+    def _hops(self, state: State, edges: EdgeList) -> Tensor:
+        """Distance along bonds, one-hot, shape (E, 4); zeros for propagators without bonds."""
+        index = edges.edge_index
+        if not self.uses_bonds or state.bonds is None:
+            return torch.zeros(index.shape[1], 4, dtype=torch.int64, device=index.device)
+        if self._bond_distance is None or not self._bond_distance.fits(state.bonds, state.n_atoms):
+            self._bond_distance = BondDistance(state.bonds, state.n_atoms)
+        return self._bond_distance(index)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and manifest to a safetensors file, replacing it only when the new one is complete.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is missing or read-only, or the disk is full.
+        """
+        about = (self.config, self.timestep, self.domain, self.dtype, self.fingerprint, self.metrics)
+        write_model(path, manifest_of(*about), self.state_dict())
+
+    @staticmethod
+    def load(path: str | Path, device: torch.device | str = "cpu") -> Propagator:
+        """Read a saved propagator; see :func:`fastegnn_md.load`."""
+        return load(path, device)
+
+    @staticmethod
+    def build(config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0) -> Propagator:
+        """An untrained propagator of the class that its kind asks for; parameters are those of the class."""
+        return _CLASSES[config.kind](config, timestep, domain, seed=seed)
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        _CLASSES.update(dict.fromkeys(cls.kinds, cls))
+
+    @torch.no_grad()
+    def measure(self, start: State, end: State) -> None:
+        """Fit the linear predictor, and with it the residual scale, to one batch of pairs."""
+        drift = centre_of_mass(start.velocities, start)
+        if not self.domain.conserves_momentum:
+            drift = torch.zeros_like(drift)
+        self.linear.fit(
+            start.replace(velocities=start.velocities - drift, forces=self.forces_of(start)),
+            end.replace(positions=end.positions - self.timestep * drift, velocities=end.velocities - drift),
+            self._species_index[start.numbers],
+            velocities=self.predicts_velocities,
+            forces=self.wants_forces is not None,
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        where = "periodic" if self.periodic else "isolated"
+        about = f"Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        return f"{self.kind} {self.config.architecture}, {about}"
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Propagator:
+    """Read a saved propagator.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, or the name of a model that comes with the package (``fastegnn-md models`` lists them).
+    device : torch.device or str
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such file or name, or the file is not a propagator.
+    """
+    propagator, manifest = read_model(find_model(path), Propagator.build)
+    propagator.fingerprint, propagator.metrics = manifest.training_data, manifest.metrics
+    return propagator.eval().to(device)
+
+
+def shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:
+    """Virtual nodes about the origins of their systems, where they belong."""
+    return None if z is None or origin is None else z + origin[:, None].to(z.dtype)
