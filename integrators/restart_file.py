@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from fastegnn_md._files import write_atomically
+from fastegnn_md._files import TensorFormat
 from fastegnn_md.errors import CheckpointError
 
-FORMAT_NAME = "fastegnn_md restart"
+
+def _as_it_is(header: dict[str, Any]) -> dict[str, Any]:
+    """Formats differ in the options of dynamics, which know of their own."""
+    return header
+
+
 # 2: stochastic velocity rescaling, conserved angular momentum and energy. 3: thermostat, schedule and what is conserved
 # are values; the place in a schedule.
-FORMAT_VERSION = 3
+FORMAT = TensorFormat(
+    name="fastegnn_md restart",
+    version=3,
+    key="header",
+    what="restart file",
+    advice="take an earlier one, or start anew",
+    migrations={1: _as_it_is, 2: _as_it_is},
+)
 
 # Bit generators of NumPy whose state can be put back.
 _BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
@@ -38,41 +47,21 @@ def save_restart(path: str | Path, arrays: dict[str, np.ndarray], header: dict[s
     CheckpointError
         If the folder is missing or read-only, or the disk is full.
     """
-    content = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **header}
-    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     try:
-        write_atomically(path, save(contiguous, {"header": json.dumps(content)}))
+        FORMAT.write(path, arrays, header)
     except OSError as error:
         raise CheckpointError(f"cannot write the restart file {path}: {error.strerror or error}") from error
 
 
 def load_restart(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what :func:`save_restart` wrote.
+    """Read what :func:`save_restart` wrote, with the format it was written in under ``format_version``.
 
     Raises
     ------
     CheckpointError
         If the file is missing, truncated, foreign or of a newer format.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read the restart file {path}: {error.strerror or error}") from error
-    try:
-        arrays = load(data)
-        # The safetensors layout: eight bytes of length, then a JSON object with the metadata.
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["header"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or not a restart file of fastegnn_md: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT_NAME:
-        raise CheckpointError(f"{path} is not a restart file of fastegnn_md")
-    found = header.get("format_version")
-    if not isinstance(found, int) or found > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has restart format {found}; this version reads up to {FORMAT_VERSION}: upgrade fastegnn-md"
-        )
-    return arrays, header
+    return FORMAT.read(path, numpy=True)
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
