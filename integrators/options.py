@@ -41,7 +41,7 @@ def guarded_step(
     temperature: Any = None,
     friction: Any = None,
     schedule: Schedule | None = None,
-    guard: bool | GuardSettings = True,
+    guard: bool | GuardSettings | None = True,
     conserve: Conserve | None = None,
     bath: Bath | None = None,
 ) -> GuardedStep:
@@ -72,7 +72,7 @@ def guarded_step(
             f"propagator is a {type(propagator).__name__}; expected a Propagator or a Committee, from "
             "fastegnn_md.load(name_or_path)"
         )
-    if isinstance(guard, bool):
+    if guard is None or isinstance(guard, bool):
         guard_settings = GuardSettings() if guard else None
     elif isinstance(guard, GuardSettings):
         guard_settings = guard

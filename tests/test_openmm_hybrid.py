@@ -260,7 +260,7 @@ def test_copies_of_an_integrator_jump_as_well():
         ends.append(phase_space(made))
     np.testing.assert_array_equal(ends[0][0], ends[1][0])
     alone = copy.deepcopy(LearnedIntegrator(StandIn(), seed=3, thermostat=Langevin(300, 1)))
-    assert int(alone.getGlobalVariableByName("seed")) == 3
+    assert alone.seed == 3
 
 
 # Contexts ----------------------------------------------------------------------------------------------------------
@@ -382,15 +382,13 @@ def test_an_atom_of_a_part_is_named_by_its_particle():
     assert caught.value.atom == 9
 
 
-@pytest.mark.parametrize("backend", ["host", "python"])
-def test_the_energy_guard_refuses_and_restores(backend):
+def test_the_energy_guard_refuses_and_restores():
     def clash(state):
         return state.replace(positions=0.7 * state.positions)
 
     made = simulation(
         cases.peptide(),
         StandIn(move=clash),
-        backend=backend,
         classical=langevin(),
         guard=GuardSettings(energy_change=50.0),
         jumps=None,

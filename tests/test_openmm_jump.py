@@ -198,7 +198,7 @@ def test_openmm_and_ase_give_the_same_numbers():
     from fastegnn_md.engines.ase.stepper import PICOSECOND
     from fastegnn_md.engines.openmm import OpenMMCalculator
     from fastegnn_md.integrators.ase.jump import AtomsJump
-    from fastegnn_md.integrators.openmm.options import step_generator
+    from fastegnn_md.integrators.openmm.classical import step_generator
 
     case = cases.peptide()
     propagator = cases.small_network("force-start")
@@ -295,7 +295,12 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
     positions = np.zeros((3, 3))
     positions[:, 0] = 0.1
     made = simulation(
-        (topology, springs.system, positions), propagator, "Reference", backend, started=False, conserve_momentum=False
+        (topology, springs.system, positions),
+        propagator,
+        "Reference",
+        backend,
+        started=False,
+        conserve=Conserve(momentum=False),
     )
     made.context.setVelocities(np.zeros((3, 3)))
     reference = 0.5 * 12.0 * springs.omegas**2 * 0.01
@@ -312,9 +317,9 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
 
 
 def test_an_error_that_carries_more_than_words_is_given_its_step():
-    from fastegnn_md.integrators.openmm_jump import _named
+    from fastegnn_md.integrators.openmm.jump import _named
     from fastegnn_md.mechanics.constraints import UnreachableLengthError
 
-    named = _named(UnreachableLengthError("too far", (4, 5)), 7)
+    named = _named(UnreachableLengthError("too far", (4, 5)), 7, part=None)
     assert isinstance(named, UnreachableLengthError)
     assert (str(named), named.atoms) == ("step 7: too far", (4, 5))

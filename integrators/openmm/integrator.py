@@ -159,6 +159,11 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         return self._guarded.statistics
 
     @property
+    def seed(self) -> int:
+        """Of jumps and their thermostat; a checkpoint brings its own."""
+        return int(self._custom.getGlobalVariableByName("seed"))
+
+    @property
     def group(self) -> int:
         """Force group of the jump force."""
         return self._jump.group
@@ -235,7 +240,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         self._follow_thermostat()
         self._read_energy()
         half = 0.5 * self._inner.getStepSize()._value if self._half_step and self._inner is not None else 0.0
-        rng = step_generator(int(self._custom.getGlobalVariableByName("seed")), count)
+        rng = step_generator(self.seed, count)
         try:
             report, done = self._jump.attempt(half, rng, replacing=self._inner is None)
         finally:
@@ -305,8 +310,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         schedule = self.schedule
         if schedule.engine is not None:
             schedule = dataclasses.replace(schedule, classical=copy.deepcopy(self._inner, memo))
-        seed = int(self._custom.getGlobalVariableByName("seed"))
-        copied = LearnedIntegrator(self.propagator, **self._options, schedule=schedule, seed=seed)
+        copied = LearnedIntegrator(self.propagator, **self._options, schedule=schedule, seed=self.seed)
         if self._guarded.conserve.energy:
             copied._custom.setGlobalVariableByName(_ENERGY, self._custom.getGlobalVariableByName(_ENERGY))
         return copied

@@ -65,12 +65,11 @@ class LearnedSimulation(app.Simulation):
                 f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a LearnedIntegrator "
                 "or a MetropolizedJumpIntegrator"
             )
-        if backend == "auto" and integrator.needs_host:
-            backend = "host"
         force = find_jump_force(system, topology, integrator.propagator)
         if force is None:
+            asked = "host" if backend == "auto" and integrator.needs_host else backend
             force = add_jump_force(
-                system, topology, integrator.propagator, atoms, backend, integrator.group, platform=platform
+                system, topology, integrator.propagator, atoms, asked, integrator.group, platform=platform
             )
         elif atoms is not None or backend not in ("auto", force.backend):
             raise ConfigError(
