@@ -278,6 +278,8 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
     """A jump by the exact solution between leap-frog steps: without the half-step conversion energy would jump, too."""
     from openmm import app
 
+    from fastegnn_md.integrators import Conserve
+
     springs = Oscillators((20.0, 35.0, 50.0))
     topology = app.Topology()
     residue = topology.addResidue("X", topology.addChain())
