@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from fastegnn_md.propagator import Propagator
 
 
-_ENERGY = "energy"  # to be conserved, amu Å²/ps²; nan before the first jump
-
-
 class HybridIntegrator(openmm.CompoundIntegrator):
     """Classical steps and learned jumps in turn.
 
