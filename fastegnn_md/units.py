@@ -13,7 +13,6 @@ from .errors import UnitError
 BOLTZMANN = 0.8314462618  # amu Å²/ps² per K
 KJ_PER_MOL = 100.0  # amu Å²/ps²
 EV = 9648.533212331  # amu Å²/ps²
-FEMTOSECOND = 1e-3  # ps
 
 _SCALES = {
     "time": {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6},

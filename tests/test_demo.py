@@ -59,6 +59,11 @@ def test_a_second_run_into_the_same_folder_replaces_the_first(demo):
     from fastegnn_md.demo import DemoSettings, run_demo
 
     _, output, report = demo
-    before = report.stat().st_mtime_ns
+    before = report.read_text(encoding="utf-8")
     settings = DemoSettings(updates=2, jumps=2, frames=60, equilibration=50)
-    assert run_demo(output, settings, progress=False).stat().st_mtime_ns > before
+    assert run_demo(output, settings, progress=False) == report
+    assert report.read_text(encoding="utf-8") != before
+    assert len(load_universe(output / "topology.pdb", output / "reference.dcd").trajectory) == 60
+    assert len(mda.Universe(str(output / "topology.pdb"), str(output / "learned.xtc")).trajectory) == 3
+    for name in ("force-free", "force-informed"):
+        assert Propagator.load(output / f"{name}.safetensors").metrics["updates"] == 2

@@ -51,16 +51,37 @@ def test_it_compiles_for_gpus_that_are_not_here(dtype, switches, require):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "hidden", "there"),
+    ("dtype", "hidden", "width", "fits"),
     [
-        (torch.float32, 64, True),
-        (torch.bfloat16, 32, True),
-        (torch.float64, 64, False),
-        (torch.float32, 48, False),
-        (torch.float32, 128, False),
+        (torch.float32, 64, 64, True),
+        (torch.float32, 16, 0, True),
+        (torch.bfloat16, 32, 32, True),
+        (torch.float16, 128, 128, True),
+        (torch.float64, 64, 64, False),
+        (torch.float32, 48, 48, False),
+        (torch.float32, 64, 48, False),
+        (torch.float32, 48, 64, False),
+        (torch.float32, 128, 128, False),
+        (torch.bfloat16, 256, 256, False),
     ],
 )
-def test_what_it_serves(dtype, hidden, there, require):
+def test_widths_and_precisions_it_was_written_for(dtype, hidden, width, fits):
+    inputs, _ = case(hidden, width, False, False, 2, 1, dtype=dtype)
+    assert gpu_kernel.fits(inputs) == fits
+
+
+def test_it_serves_what_fits_on_a_gpu_where_triton_is_installed(require, monkeypatch):
     require("triton")
-    inputs, _ = case(hidden, hidden, False, False, 2, 1, dtype=dtype)
-    assert gpu_kernel.serves(inputs) == (there and DEVICE == "cuda")
+    inputs, _ = case(64, 64, False, False, 2, 1)
+    assert gpu_kernel.serves(inputs) == (DEVICE == "cuda")
+
+    class OnGPU:
+        """The last matrix of the inputs, as it would look on a GPU."""
+
+        is_cuda, shape, dtype = True, inputs.head.shape, inputs.head.dtype
+
+    there = inputs._replace(head=OnGPU())
+    assert gpu_kernel.serves(there)
+    assert not gpu_kernel.serves(there._replace(second=torch.zeros(48, 48)))
+    monkeypatch.setattr(gpu_kernel, "find_spec", lambda name: None)
+    assert not gpu_kernel.serves(there)

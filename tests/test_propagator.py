@@ -15,7 +15,7 @@ from fastegnn_md.models import architectures_for, available_models, hyperparamet
 from fastegnn_md.nn.messages import cpu as cpu_kernel
 from fastegnn_md.propagator.compiled import CompiledMove
 from fastegnn_md.propagator.config import PropagatorConfig
-from fastegnn_md.training.one_step import BASELINES, baseline_errors, one_step_errors, ratios
+from fastegnn_md.training.one_step import BASELINES, one_step_errors, ratios
 from fastegnn_md.training.start import untrained_propagator
 from fastegnn_md.units import BOLTZMANN
 
@@ -233,17 +233,17 @@ def test_untrained_residual_is_that_of_the_linear_predictor():
 
 def test_baselines_on_motion_that_is_known():
     """Free particles: free flight and best linear are exact. Oscillators of one frequency: best linear v is cos(ωt)."""
-    pairs = MemoryPairs(forces=False)
-    start, _ = pairs.batch([0, 1, 2])
-    flown = start.replace(positions=start.positions + 0.01 * start.velocities)
-    errors = baseline_errors(start, flown, 0.01, velocities=True)
+    pairs, known = MemoryPairs(forces=False), MemoryPairs(forces=False)
+    propagator, start = make(pairs), pairs.batch(range(len(pairs)))[0]
+    known.pairs = [(one, one.replace(positions=one.positions + 0.01 * one.velocities)) for one, _ in pairs.pairs]
+    errors = one_step_errors(propagator, known)
     root = start.masses.sqrt()[:, None]
     assert errors["free flight"].x == pytest.approx(0, abs=1e-12)
     assert errors["best linear"].x == pytest.approx(0, abs=1e-10)
     assert errors["zero motion"].x == pytest.approx(float((root * 0.01 * start.velocities).square().mean().sqrt()))
-    assert tuple(errors) == BASELINES
-    turned = start.replace(velocities=0.3 * start.velocities)
-    errors = baseline_errors(start, turned, 0.01, velocities=True)
+    assert tuple(errors) == ("learned", *BASELINES)
+    known.pairs = [(one, one.replace(velocities=0.3 * one.velocities)) for one, _ in pairs.pairs]
+    errors = one_step_errors(propagator, known)
     assert errors["best linear"].v == pytest.approx(0, abs=1e-10)
     assert errors["zero motion"].v == pytest.approx(float((root * 0.7 * start.velocities).square().mean().sqrt()))
 

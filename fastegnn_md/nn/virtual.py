@@ -53,7 +53,7 @@ class VirtualNodes(nn.Module):
         tanh: bool = False,
     ):
         super().__init__()
-        self.channels, self.squared, self.geometry, self.ordered = channels, squared, geometry, ordered
+        self.channels, self.squared, self.ordered = channels, squared, ordered
         self.sizes = [hidden, hidden, 1, channels if ordered else 1] if geometry else [hidden, hidden]
         self.first = nn.Linear(sum(self.sizes), hidden)
         self.second = nn.Linear(hidden, hidden)

@@ -142,21 +142,6 @@ class _Baselines:
         return torch.searchsorted(self.species, state.numbers.cpu())
 
 
-def baseline_errors(
-    start: State, end: State, timestep: float, *, velocities: bool, forces: bool = False
-) -> dict[str, Errors]:
-    """Errors of the baselines on a batch of pairs; see :func:`one_step_errors`.
-
-    Without velocities free flight is zero motion, and the best linear predictor of a displacement from
-    nothing is zero motion too: all three are then the same number.
-    """
-    baselines = _Baselines(start.numbers.unique().tolist(), timestep, velocities=velocities, forces=forces)
-    sums: dict[str, _Sum] = {}
-    baselines.add(start, end)
-    baselines.compare(start, end, sums)
-    return {name: total.errors() for name, total in sums.items()}
-
-
 def lowest_baseline(errors: Mapping[str, Errors]) -> dict[str, float]:
     """Lowest RMSE of the three baselines, ``{"x": amu^½ Å, "v": amu^½ Å/ps}``; "v" only where there is one."""
     lowest = {"x": min(errors[name].x for name in BASELINES)}

@@ -19,11 +19,15 @@ _BLOCK = 32  # edges of a receiver that a program takes at once
 _WIDTHS = {torch.float32: {16, 32, 64}, torch.bfloat16: {16, 32, 64, 128}, torch.float16: {16, 32, 64, 128}}
 
 
+def fits(inputs: MessageInputs) -> bool:
+    """Whether widths and precision of inputs like these are those of the kernel, wherever they are."""
+    head = inputs.head
+    return {inputs.second.shape[0], head.shape[0]} <= _WIDTHS.get(head.dtype, set())
+
+
 def serves(inputs: MessageInputs) -> bool:
     """Whether the kernel is there for inputs like these."""
-    head = inputs.head
-    widths = {inputs.second.shape[0], head.shape[0]}
-    return head.is_cuda and widths <= _WIDTHS.get(head.dtype, set()) and find_spec("triton") is not None
+    return inputs.head.is_cuda and fits(inputs) and find_spec("triton") is not None
 
 
 def forward(inputs: MessageInputs, edge_index: Tensor, sums: Tensor) -> Tensor:
