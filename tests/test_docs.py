@@ -78,11 +78,15 @@ def folder(require, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_commands_make_what_they_promise(folder):
     for name in ("bursts.h5md", "model.safetensors", "learned.xtc"):
         assert (folder / name).stat().st_size > 0
 
 
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "containing", "made"),
     [
@@ -149,6 +153,7 @@ def test_data_sets_are_made_as_documented(require, tmp_path, containing, printed
     assert run_python(code, tmp_path).strip() == printed
 
 
+@pytest.mark.slow
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
     (simulation,) = blocks("docs/openmm.md", "python", "HybridIntegrator(")
@@ -158,6 +163,7 @@ def test_a_jump_without_a_simulation(folder):
     assert run_python("\n".join((before, given, code, after)), folder).strip() == "1"
 
 
+@pytest.mark.slow
 def test_stochastic_velocity_rescaling(folder):
     (code,) = blocks("docs/ase.md", "python", "taut")
     (before,) = blocks("docs/ase.md", "python", "LearnedDynamics.restart(")
@@ -165,6 +171,7 @@ def test_stochastic_velocity_rescaling(folder):
     assert re.fullmatch(r"\d+\.\d+ K", temperature)
 
 
+@pytest.mark.slow
 def test_ensembles_of_jumps_alone(folder):
     (code,) = blocks("docs/openmm.md", "python", "LearnedJumpIntegrator(")
     given = "from fastegnn_md import Propagator\npropagator = Propagator.load('model.safetensors')\n"
@@ -172,6 +179,7 @@ def test_ensembles_of_jumps_alone(folder):
     assert run_python("\n".join((given, code, after)), folder).strip() == "[0.008, 0.008, 0.008, 0.008]"
 
 
+@pytest.mark.slow
 def test_an_ensemble(folder):
     (code,) = blocks("docs/performance.md", "python", "LearnedEnsemble(")
     (single,) = blocks("README.md", "python", "LearnedDynamics(")

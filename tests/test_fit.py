@@ -389,6 +389,7 @@ def two_processes(tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batches_and_give_the_weights_of_one(
     two_processes: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:

@@ -407,6 +407,7 @@ fit(train, validation, TrainingConfig.from_yaml(sys.argv[2]), sys.argv[3], progr
 """
 
 
+@pytest.mark.slow
 @needs_lightning
 def test_two_processes_share_runs_and_give_the_weights_of_one(
     parts: tuple[TrajectoryPairs, ...], store: Path, tmp_path: Path
