@@ -10,6 +10,8 @@ import pytest
 from fastegnn_md import Propagator
 from fastegnn_md.data import load_universe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(require, tmp_path_factory):

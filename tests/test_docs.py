@@ -80,11 +80,15 @@ def folder(require, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_commands_make_what_they_promise(folder):
     for name in ("bursts.h5md", "model.safetensors", "learned.xtc"):
         assert (folder / name).stat().st_size > 0
 
 
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "containing", "made"),
     [
@@ -154,6 +158,7 @@ def test_data_sets_are_made_as_documented(require, tmp_path, containing, printed
     assert run_python(code, tmp_path).strip() == printed
 
 
+@pytest.mark.slow
 def test_a_box_of_water_is_written_as_documented(require, tmp_path):
     require("openmm")
     (code,) = blocks("docs/datasets.md", "python", "write_water_box(")
@@ -163,6 +168,7 @@ def test_a_box_of_water_is_written_as_documented(require, tmp_path):
     assert box.dimensions[:3] == pytest.approx([18.0] * 3, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_jump_without_a_simulation(folder):
     (code,) = blocks("docs/openmm.md", "python", "add_jump_force(")
     (simulation,) = blocks("docs/openmm.md", "python", "XTCReporter(")
@@ -172,6 +178,7 @@ def test_a_jump_without_a_simulation(folder):
     assert run_python("\n".join((before, given, code, after)), folder).strip() == "1"
 
 
+@pytest.mark.slow
 def test_stochastic_velocity_rescaling(folder):
     (code,) = blocks("docs/ase.md", "python", "VelocityRescaling(")
     (before,) = blocks("docs/ase.md", "python", "part.restart")
@@ -179,6 +186,7 @@ def test_stochastic_velocity_rescaling(folder):
     assert re.fullmatch(r"\d+\.\d+ K", temperature)
 
 
+@pytest.mark.slow
 def test_classical_steps_between_jumps(folder):
     (code,) = blocks("docs/ase.md", "python", "hybrid.restart")
     (before,) = blocks("docs/ase.md", "python", "part.restart")
@@ -187,6 +195,7 @@ def test_classical_steps_between_jumps(folder):
     assert run_python("\n".join((before, code, after)), folder).splitlines()[-1] == "6 11 1"
 
 
+@pytest.mark.slow
 def test_ensembles_of_jumps_alone(folder):
     (code,) = blocks("docs/openmm.md", "python", "rescaling = LearnedIntegrator(")
     given = "from fastegnn_md import Propagator\npropagator = Propagator.load('model.safetensors')\n"
@@ -194,6 +203,7 @@ def test_ensembles_of_jumps_alone(folder):
     assert run_python("\n".join((given, code, after)), folder).strip() == "[0.008, 0.008, 0.008, 0.008]"
 
 
+@pytest.mark.slow
 def test_an_ensemble(folder):
     (code,) = blocks("docs/performance.md", "python", "LearnedEnsemble(")
     (single,) = blocks("docs/ase.md", "python", "part.restart")

@@ -48,7 +48,7 @@ def test_a_working_installation_is_shown_and_ends_with_0(doctor):
     assert {"versions", "engines", "machine", "main path"} <= rows.keys()
 
 
-def test_columns_are_aligned(capsys, monkeypatch):
+def test_columns_are_aligned():
     sections = {"one": [command.Finding("a", "missing", "get a")], "two": [command.Finding("long name", "1.0.0.0.0")]}
     assert list(command._lines(sections)) == [
         "one",

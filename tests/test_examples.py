@@ -92,6 +92,7 @@ def errors(text: str) -> dict[str, list[float]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, tmp_path):
     for component in case.components:

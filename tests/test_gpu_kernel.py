@@ -15,6 +15,7 @@ from interpreted_kernel import DEVICE, case
 from fastegnn_md.nn.messages import gpu as gpu_kernel
 
 
+@pytest.mark.slow
 def test_numbers_equal_plain_ones(require):
     require("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "0" if DEVICE == "cuda" else "1"}
@@ -29,6 +30,7 @@ def test_numbers_equal_plain_ones(require):
         assert row["the same call gives the same bits"], row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switches", [(True, False, True), (False, True, False)])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_it_compiles_for_gpus_that_are_not_here(dtype, switches, require):

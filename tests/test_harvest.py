@@ -367,6 +367,7 @@ class TestResume:
         two = Store(harvest(universe, spring, store=tmp_path / "c.h5md", **FAST))
         assert one.content == two.content
 
+    @pytest.mark.slow
     def test_the_result_does_not_depend_on_processes_nor_on_a_kill(self, peptide, tmp_path):
         """Killed with SIGKILL in the middle, gone on with two processes: bit for bit the same store."""
         universe, system = peptide
@@ -550,6 +551,7 @@ class TestRefusals:
             harvest(universe, spring, store=tmp_path / "b.h5md", **FAST)
 
 
+@pytest.mark.slow
 def test_an_ase_calculator_runs_in_several_processes(require, tmp_path, monkeypatch):
     require("ase")
     from ase.calculators.lj import LennardJones

@@ -164,6 +164,7 @@ def test_the_thermostat_is_that_of_langevin_steps():
     )
 
 
+@pytest.mark.slow
 def test_the_canonical_distribution_survives_hybrid_stepping():
     """Springs with exact jumps and Langevin steps: ⟨½ k u²⟩ and ⟨½ m v²⟩ are 3/2 kT per atom."""
     atoms = ethanol()

@@ -296,6 +296,7 @@ def test_it_is_saved_and_loaded_as_what_it_is(tmp_path):
     torch.testing.assert_close(phase(twin(state)), phase(propagator(state)), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
 def test_a_kick_is_compiled_as_one_graph(monkeypatch):
     """Captured whole, and once for all kicks and sizes; what a compiler makes of the graph is left out here."""
@@ -314,6 +315,7 @@ def test_a_kick_is_compiled_as_one_graph(monkeypatch):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
 def test_large_systems_have_the_kernel_after_compile(monkeypatch, inductor):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
     monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)

@@ -18,7 +18,7 @@ from fastegnn_md.nn.messages.inputs import MessageInputs
 NODES, HIDDEN = 30, 16
 # hidden width of the head (0: a linear one), gate, weights, edge features
 KINDS = [(16, False, False, 2), (0, True, True, 5), (8, True, False, 0), (0, False, True, 13)]
-IMPLEMENTATIONS = ["pieces", "kernel"]
+IMPLEMENTATIONS = ["pieces", pytest.param("kernel", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +250,7 @@ def test_what_hinders_a_build_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_named(tmp_path, monkeypatch, cxx):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
     monkeypatch.setattr(cpu_kernel, "_registered", lambda: False)  # as in a new process

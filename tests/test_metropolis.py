@@ -358,6 +358,7 @@ def dynamics_of(atoms: Atoms | None = None, propagator=None, **options) -> Metro
     )
 
 
+@pytest.mark.slow
 def test_random_weights_sample_the_distribution_of_the_calculator():
     """⟨U⟩ = 3 (N - 1) kT / 2 for springs between all atoms; within 3 σ."""
     atoms = cluster()

@@ -184,6 +184,7 @@ def small(**options):
     return ChargedSystemsRecipe(recipe.compositions, recipe.systems, frames=(0, 1), seed=recipe.seed)
 
 
+@pytest.mark.slow
 def test_a_data_set_does_not_depend_on_the_number_of_processes():
     alone, shared = (charged_systems(small(), processes=count, progress=False) for count in (1, 2))
     for name in ("train", "valid", "test"):

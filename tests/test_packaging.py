@@ -175,6 +175,7 @@ def test_base_package_works_without_extras_and_using_one_names_it(tmp_path, bloc
         assert f"fastegnn-md[{extra}]" in messages.get(f"{module}: {use}", "no error"), f"{module}: {use}"
 
 
+@pytest.mark.slow
 def test_no_module_opens_a_connection_when_imported(tmp_path):
     code = f"""
 import importlib, socket

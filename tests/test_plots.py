@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import MDAnalysis as mda
@@ -19,8 +17,6 @@ from fastegnn_md.errors import DataError
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.domain import Domain
 from fastegnn_md.report.structures import write_clusters, write_virtual_nodes
-
-PROGRAM = Path(sys.executable).with_name("fastegnn-md")
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +75,42 @@ def test_coordinates_that_do_not_fit_leave_no_file(backbone, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_command_writes_both_files(backbone, state, tmp_path, require):
+def test_the_command_writes_both_files(backbone, state, tmp_path, monkeypatch, require, capfd):
     require("matplotlib")
+    from fastegnn_md.cli import main
+
     propagator_of(state, virtual_nodes=2).save(tmp_path / "model.safetensors")
-    command = [PROGRAM, "plot", "virtual-nodes", "model.safetensors", DCD, "--topology", PSF, "--select", "backbone"]
-    done = subprocess.run([*command, "-o", "v.png"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "v.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert len(load_universe(tmp_path / "v.pdb").select_atoms("resname VND")) == 2
-    for arguments, message in (
-        ((*command[:2], "clusters", *command[3:], "-o", "c.png"), "does not pool"),
-        ((*command, "-o", "v.gif"), "must end in .png"),
-        ((*command[:2], "weights", *command[3:], "-o", "v.png"), "cannot plot 'weights'"),
+    monkeypatch.chdir(tmp_path)
+
+    def plot(kind, output):
+        with pytest.raises(SystemExit) as ended:
+            main(
+                [
+                    "plot",
+                    kind,
+                    "model.safetensors",
+                    str(DCD),
+                    "--topology",
+                    str(PSF),
+                    "--select",
+                    "backbone",
+                    "-o",
+                    output,
+                ]
+            )
+        return ended.value.code, capfd.readouterr().err
+
+    assert plot("virtual-nodes", "v.png") == (0, "")
+    assert Path("v.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(load_universe("v.pdb").select_atoms("resname VND")) == 2
+    for kind, output, message in (
+        ("clusters", "c.png", "does not pool"),
+        ("virtual-nodes", "v.gif", "must end in .png"),
+        ("weights", "v.png", "cannot plot 'weights'"),
     ):
-        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert message in done.stderr
+        code, err = plot(kind, output)
+        assert code == 2
+        assert message in err
 
 
 def test_clusters_of_a_network_that_pools(backbone, state, tmp_path, require):

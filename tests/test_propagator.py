@@ -352,6 +352,7 @@ def test_a_compiled_jump_equals_the_plain_one(inductor):
     torch.testing.assert_close(propagator(states[0]).velocities, plain[0].velocities, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["force-free", "position"])
 def test_large_systems_have_the_kernel_after_compile(kind, monkeypatch, inductor):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)

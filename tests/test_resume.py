@@ -191,6 +191,7 @@ def start(store: Path, output: Path, fatal_write: int = 0) -> subprocess.Popen[b
     return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=environment)
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_a_random_moment_leaves_what_gives_the_same_files(
     store: Path, parts: tuple[TrajectoryPairs, ...], uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_process_killed_at_a_random_moment_leaves_what_gives_the_same_files(
     assert_same_run(output, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_a_checkpoint_leaves_the_one_before(
     store: Path, parts: tuple[TrajectoryPairs, ...], uninterrupted: Path, tmp_path: Path
 ) -> None:

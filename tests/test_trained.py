@@ -81,6 +81,7 @@ def test_roll_outs_of_copper_conserve_energy_where_asked(hot_copper, tmp_path, r
     assert change[True] < 1e-6 < 0.1 < change[False]  # kJ/mol
 
 
+@pytest.mark.slow
 def test_ethanol_goes_there_and_back_and_stays_a_molecule(require):
     require("ase")
     from ase import units
