@@ -7,6 +7,7 @@ import torch
 
 from fastegnn_md.models import build_model
 from fastegnn_md.nn import edge_sums
+from fastegnn_md.segments import Segments
 
 NODES, EDGES = 9, 50
 
@@ -39,7 +40,7 @@ def case(seed: int):
 
 def summed(index, layer, inputs, values):
     a, b, c, d = inputs
-    return edge_sums.sum_over_edges(values, index, NODES, [a], [b, c], [d], [layer])
+    return edge_sums.sum_over_edges(values, Segments(index[0], NODES), index[1], [a], [b, c], [d], [layer])
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -506,7 +506,7 @@ class HostReads(TorchDispatchMode):
 
 def test_a_jump_of_the_same_atoms_waits_three_times(monkeypatch):
     """For the number of neighbours, for their shortest distance, and to know whether all is finite."""
-    monkeypatch.setattr("fastegnn_md.segments._check", lambda *given: None)  # looks at values on the CPU only
+    monkeypatch.setattr("fastegnn_md.segments._check_range", lambda *given: None)  # looks at values on the CPU only
     pairs = MemoryPairs()
     propagator, state = make(pairs), pairs.batch([0, 1])[0]
     state = propagator(state)

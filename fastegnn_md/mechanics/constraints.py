@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ConstraintError
 from ..graph import minimum_image
+from ..segments import Segments
 from ..state import State
 
 # Newton's method converges quadratically from a predicted geometry: ten would be a bond that cannot be repaired.
@@ -72,7 +73,7 @@ class Constraints:
     lengths: Tensor
     frozen: Tensor
     fixed_com: bool = False
-    _ends: Tensor = field(init=False, repr=False)  # first atoms of all bonds, then second atoms
+    _ends: Segments = field(init=False, repr=False)  # first atoms of all bonds, then second atoms
     _mobility: Tensor = field(init=False, repr=False)  # of these: inverse masses, negative for second atoms, (2M, 1)
     _blocks: list[_Blocks] = field(init=False, repr=False, default_factory=list)
     _last_shifts: list[Tensor] = field(init=False, repr=False, default_factory=list)  # positions, cell, their shifts
@@ -104,7 +105,7 @@ class Constraints:
         signed = torch.cat((mobility[bonds[:, 0]], -mobility[bonds[:, 1]]))[:, None]
         object.__setattr__(self, "bonds", bonds)
         object.__setattr__(self, "lengths", self.lengths[free[order]].double())
-        object.__setattr__(self, "_ends", bonds.T.flatten())
+        object.__setattr__(self, "_ends", Segments(bonds.T.flatten(), n))
         object.__setattr__(self, "_mobility", signed)
 
     def __bool__(self) -> bool:
@@ -216,11 +217,11 @@ class Constraints:
         return self._differences(x) + shifts
 
     def _differences(self, x: Tensor) -> Tensor:
-        first, second = x.index_select(0, self._ends).chunk(2)
+        first, second = x.index_select(0, self._ends.index).chunk(2)
         return first - second
 
     def _push(self, x: Tensor, impulses: Tensor) -> Tensor:
-        return x.index_add(0, self._ends, self._mobility * impulses.repeat(2, 1))
+        return self._ends.add_to(x.clone(), self._mobility * impulses.repeat(2, 1))
 
     def _multipliers(self, vectors: Tensor, directions: Tensor, wanted: Tensor) -> Tensor:
         """Impulses along ``directions`` that change the bond vectors by ``wanted`` (M,) = r_k·Δr_k to first order."""

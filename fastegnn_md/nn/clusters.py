@@ -50,11 +50,10 @@ class Clusters:
 
     def connections(self, edges: Edges) -> Tensor:
         """sᵀ A s for the adjacency matrix A of the nodes, its ones weighted by the envelope; shape (B, P, P)."""
-        receiver, sender = edges.index
-        shares = self.shares.index_select(0, sender)
+        shares = self.shares.index_select(0, edges.index[1])
         for weight in edges.weight:
             shares = shares * weight
-        return self._sum(torch.zeros_like(self.shares).index_add_(0, receiver, shares))
+        return self._sum(edges.receivers.sum(shares))
 
     def edges(self, connections: Tensor, x: Tensor) -> Edges:
         """All pairs of clusters of a system, each with itself too, with their connections as attribute.

@@ -24,7 +24,7 @@ _BLOCK, _BLOCK_ON_GPU = 2**16, 2**22
 class EdgeBlock:
     """Some edges of a graph, or all; names as in :class:`Edges`."""
 
-    nodes: int
+    receivers: Segments
     index: Tensor  # (2, E)
     attributes: Tensor  # (E, D)
     weight: Tensor | None  # (E, 1)
@@ -33,16 +33,14 @@ class EdgeBlock:
 
     def difference(self, x: Tensor) -> Tensor:
         """x_i - x_j (E, 3) of positions (N, 3)."""
-        difference = x.index_select(0, self.index[0]) - x.index_select(0, self.index[1])
+        difference = self.receivers.gather(x) - x.index_select(0, self.index[1])
         return difference if self.shift is None else difference + self.shift
 
     def sum(self, values: Tensor, into: Tensor | None = None) -> Tensor:
         """Sums (N, ...) of values (E, ...) over the edges of each receiver, weighted; added to others if given."""
         if self.weight is not None:
             values = values * self.weight.view(-1, *[1] * (values.dim() - 1))
-        if into is None:
-            into = values.new_zeros((self.nodes, *values.shape[1:]))
-        return into.index_add_(0, self.index[0], values)
+        return self.receivers.sum(values) if into is None else self.receivers.add_to(into, values)
 
 
 class Edges:
@@ -77,7 +75,7 @@ class Edges:
         self.direction: tuple[Tensor, Tensor] | None = None
         difference = None
         if vector is None or positions_move:
-            difference = x.index_select(0, index[0]) - x.index_select(0, index[1])
+            difference = self.receivers.gather(x) - x.index_select(0, index[1])
         if positions_move:
             self.shift = [] if vector is None or difference is None else [vector - difference]
             return
@@ -90,7 +88,7 @@ class Edges:
         """At least one block: all edges, or where no gradient is recorded a part at a time."""
         direction = self.direction
         whole = EdgeBlock(
-            self.receivers.size,
+            self.receivers,
             self.index,
             self.attributes,
             self.weight[0] if self.weight else None,
@@ -101,10 +99,10 @@ class Edges:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or edges <= size:
             yield whole
             return
-        for begin in range(0, edges, size):
-            piece = slice(begin, begin + size)
+        pieces = [slice(begin, min(edges, begin + size)) for begin in range(0, edges, size)]
+        for piece, receivers in zip(pieces, self.receivers.parts(pieces), strict=True):
             yield EdgeBlock(
-                whole.nodes,
+                receivers,
                 whole.index[:, piece],
                 whole.attributes[piece],
                 None if whole.weight is None else whole.weight[piece],
@@ -153,9 +151,7 @@ class Edges:
             return tuple(value * rest[-1].view(-1, *[1] * (value.dim() - 1)) for value in found)
 
         edge = [self.attributes, *self.shift, *self.weight]
-        return sum_over_edges(
-            values, self.index, self.receivers.size, [*at_receiver, x], [*at_sender, x], edge, modules
-        )
+        return sum_over_edges(values, self.receivers, self.index[1], [*at_receiver, x], [*at_sender, x], edge, modules)
 
     def averaged(self, sums: Tensor, neighbours: float | None = None) -> Tensor:
         """Sums (N, ...) divided by the number of neighbours of each node, or by a constant."""

@@ -42,7 +42,9 @@ def pulls(
         if normalize:
             difference = difference / (square.sqrt().detach() + _NORMALIZE_EPSILON)
         features = torch.cat([square, block.attributes], dim=1)
-        received, coefficients = message_sums(edge, coordinate, at_nodes, features, block.weight, block.index, received)
+        received, coefficients = message_sums(
+            edge, coordinate, at_nodes, features, block.weight, block.index, block.receivers, received
+        )
         pull = block.sum(difference * coefficients, pull)
     assert received is not None and pull is not None  # there is at least one block
     return received, pull
@@ -82,9 +84,11 @@ def carried(edge: EdgeMessage, channels: VectorChannels, h: Tensor, u: Tensor, e
     for block in edges.blocks():
         assert block.direction is not None  # as the docstring asks
         direction, square = block.direction
-        receiver, sender = (u.index_select(0, one) for one in block.index)
+        receiver, sender = block.receivers.gather(u), u.index_select(0, block.index[1])
         features = torch.cat([square, channels.invariants(receiver, sender, direction), block.attributes], dim=1)
-        received, outputs = message_sums(edge, channels.edge, at_nodes, features, block.weight, block.index, received)
+        received, outputs = message_sums(
+            edge, channels.edge, at_nodes, features, block.weight, block.index, block.receivers, received
+        )
         vectors = block.sum(channels.carried(outputs, sender, direction), vectors)
     assert received is not None and vectors is not None  # there is at least one block
     return received, vectors

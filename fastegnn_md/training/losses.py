@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..propagator.kick_drift import KickDriftPropagator
+from ..segments import Segments
 
 if TYPE_CHECKING:
     from ..propagator.learned_map import LearnedMap
@@ -115,11 +116,11 @@ def virtual_node_mmd(
             raise ValueError("drawing real nodes needs a generator; give generator=torch.Generator()")
         drawn = _draw(batch, systems, samples * (channels if published else 1), generator)
         real, batch = real[drawn], batch[drawn]
-    count = torch.bincount(batch, minlength=systems).to(real.dtype)
+    of = Segments(batch, systems)
 
     among = _kernel(virtual[:, :, None] - virtual[:, None, :], sigma, published).sum(dim=(1, 2)) / channels**2
     cross = _kernel(real[:, None] - virtual[batch], sigma, published).sum(dim=1)
-    cross = torch.zeros_like(count).index_add(0, batch, cross) / (count * channels)
+    cross = of.mean(cross) / channels
     return (among - (2.0 if published else 1.0) * cross).mean()
 
 

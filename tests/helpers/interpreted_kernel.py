@@ -14,6 +14,7 @@ import torch
 from fastegnn_md.nn.messages import gpu as gpu_kernel
 from fastegnn_md.nn.messages import sums as message_sums
 from fastegnn_md.nn.messages.inputs import MessageInputs
+from fastegnn_md.segments import Segments
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NODES = 20
@@ -57,7 +58,7 @@ def compared(kind, dtype):
     before = torch.randn(NODES, kind[0], device=DEVICE)
     sums, again = before.clone(), before.clone()
     found, repeated = gpu_kernel.forward(inputs, index, sums), gpu_kernel.forward(inputs, index, again)
-    expected = message_sums._plain(exact, index)
+    expected = message_sums._plain(exact, index, Segments(index[0], NODES))
     pairs = ((sums - before, expected[0]), (found, expected[1]))
     return {
         "dtype": str(dtype),

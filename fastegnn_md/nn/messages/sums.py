@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ...segments import Segments
 from .. import edge_sums
 from ..message import EdgeMessage
 from ..mlp import MLP
@@ -36,6 +37,7 @@ def message_sums(
     features: Tensor,
     weight: Tensor | None,
     edge_index: Tensor,
+    receivers: Segments,
     into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum messages over the edges of each receiver, and apply a head to each message.
@@ -54,6 +56,8 @@ def message_sums(
         Factor of each message in the sum; the head sees messages without it.
     edge_index : Tensor of int64, shape (2, E)
         Row 0 the receiver, row 1 the sender; on a GPU sorted by receiver.
+    receivers : Segments
+        Row 0 among the N nodes.
     into : Tensor, shape (N, hidden), optional
         Sums over other edges to add to, where no gradient is recorded.
 
@@ -83,7 +87,7 @@ def message_sums(
         dtype = torch.float32 if torch.is_grad_enabled() else torch.get_autocast_dtype(device)
         inputs = MessageInputs(*(None if one is None else one.to(dtype) for one in inputs))  # type: ignore[arg-type]
     with _without_autocast(device):
-        sums, outputs = _compute(inputs, edge_index, into)
+        sums, outputs = _compute(inputs, edge_index, receivers, into)
     return sums, head.finish(outputs) if isinstance(head, MLP) else outputs
 
 
@@ -91,17 +95,21 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _compute(inputs: MessageInputs, edge_index: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor]:
+def _compute(
+    inputs: MessageInputs, edge_index: Tensor, receivers: Segments, into: Tensor | None
+) -> tuple[Tensor, Tensor]:
     gradient = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs)
     # A compiler fuses what pieces keep in the cache, and would repeat its code for each of them.
     if torch.compiler.is_compiling() or (gradient and edge_index.shape[1] <= edge_sums.KEPT):
-        return _plain(inputs, edge_index)
+        return _plain(inputs, edge_index, receivers)
     if gradient:
-        return _Recomputed.apply(edge_index, *inputs)
-    return _forward(inputs, edge_index, into)
+        return _Recomputed.apply(edge_index, receivers, *inputs)
+    return _forward(inputs, edge_index, receivers, into)
 
 
-def _forward(inputs: MessageInputs, edge_index: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _forward(
+    inputs: MessageInputs, edge_index: Tensor, receivers: Segments, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     sums = into
     if sums is None:
         dtype = torch.promote_types(inputs.head.dtype, torch.float32)
@@ -110,31 +118,34 @@ def _forward(inputs: MessageInputs, edge_index: Tensor, into: Tensor | None = No
         return sums, cpu_kernel.forward(inputs, edge_index, sums)
     if gpu_kernel.serves(inputs):
         return sums, gpu_kernel.forward(inputs, edge_index, sums)
-    return sums, _forward_in_pieces(inputs, edge_index, sums)
+    return sums, _forward_in_pieces(inputs, edge_index, receivers, sums)
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edge_index: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, edge_index: Tensor, receivers: Segments, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        ctx.receivers = receivers
         ctx.save_for_backward(edge_index, *tensors)
-        return _forward(MessageInputs(*tensors), edge_index)  # type: ignore[arg-type]
+        return _forward(MessageInputs(*tensors), edge_index, receivers)  # type: ignore[arg-type]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_sums: Tensor, of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         edge_index, *tensors = ctx.saved_tensors
         inputs = MessageInputs(*tensors)
-        backward = cpu_kernel.backward if cpu_kernel.serves(inputs.head) else _backward_in_pieces
+        of_sums, of_outputs = of_sums.contiguous(), of_outputs.contiguous()
         with _without_autocast(of_sums.device.type):  # of whoever calls backward()
-            return None, *backward(inputs, edge_index, of_sums.contiguous(), of_outputs.contiguous())
+            if cpu_kernel.serves(inputs.head):
+                return None, None, *cpu_kernel.backward(inputs, edge_index, of_sums, of_outputs)
+            return None, None, *_backward_in_pieces(inputs, edge_index, ctx.receivers, of_sums, of_outputs)
 
 
 class _Hidden:
     """Hidden values of some edges."""
 
-    def __init__(self, inputs: MessageInputs, index: Tensor, piece: slice):
-        first = inputs.at_receiver.index_select(0, index[0])
-        first = first.add_(inputs.at_sender.index_select(0, index[1]))
+    def __init__(self, inputs: MessageInputs, piece: slice, receivers: Segments, sender: Tensor):
+        first = receivers.gather(inputs.at_receiver)
+        first = first.add_(inputs.at_sender.index_select(0, sender))
         self.first_pre = first.addmm_(inputs.features[piece], inputs.column)
         self.first = nn.functional.silu(self.first_pre)
         self.second_pre = torch.addmm(inputs.second_bias, self.first, inputs.second)
@@ -149,29 +160,30 @@ class _Hidden:
             self.last = nn.functional.silu(self.third_pre)
 
 
-def _pieces(edge_index: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    for piece in edge_sums.pieces(edge_index):
-        yield piece, edge_index[:, piece]
+def _pieces(edge_index: Tensor, receivers: Segments) -> Iterator[tuple[slice, Segments, Tensor]]:
+    pieces = edge_sums.pieces(edge_index[1])
+    for piece, part in zip(pieces, receivers.parts(pieces), strict=True):
+        yield piece, part, edge_index[1, piece]
 
 
-def _forward_in_pieces(inputs: MessageInputs, edge_index: Tensor, sums: Tensor) -> Tensor:
+def _forward_in_pieces(inputs: MessageInputs, edge_index: Tensor, receivers: Segments, sums: Tensor) -> Tensor:
     """Add to the sums, and return the outputs of the head."""
     outputs = sums.new_empty(edge_index.shape[1], inputs.head.shape[1])
-    for piece, index in _pieces(edge_index):
-        hidden = _Hidden(inputs, index, piece)
+    for piece, part, sender in _pieces(edge_index, receivers):
+        hidden = _Hidden(inputs, piece, part, sender)
         weighted = hidden.message if inputs.weight is None else hidden.message * inputs.weight[piece]
-        sums.index_add_(0, index[0], weighted.to(sums.dtype))
+        part.add_to(sums, weighted.to(sums.dtype))
         outputs[piece] = hidden.last @ inputs.head
     return outputs
 
 
 def _backward_in_pieces(
-    inputs: MessageInputs, edge_index: Tensor, of_sums: Tensor, of_outputs: Tensor
+    inputs: MessageInputs, edge_index: Tensor, receivers: Segments, of_sums: Tensor, of_outputs: Tensor
 ) -> tuple[Tensor | None, ...]:
     found = MessageInputs(*(None if one is None else torch.zeros_like(one) for one in inputs))  # type: ignore[arg-type]
     silu_backward = torch.ops.aten.silu_backward
-    for piece, index in _pieces(edge_index):
-        hidden, given = _Hidden(inputs, index, piece), of_outputs[piece]
+    for piece, part, sender in _pieces(edge_index, receivers):
+        hidden, given = _Hidden(inputs, piece, part, sender), of_outputs[piece]
         found.head.addmm_(hidden.last.T, given)
         of_message = given @ inputs.head.T
         if inputs.third is not None and found.third is not None and found.third_bias is not None:
@@ -179,7 +191,7 @@ def _backward_in_pieces(
             found.third.addmm_(hidden.message.T, of_third)
             found.third_bias.add_(of_third.sum(0))
             of_message = of_third @ inputs.third.T
-        of_sum = of_sums.index_select(0, index[0])
+        of_sum = part.gather(of_sums)
         if inputs.weight is not None and found.weight is not None:
             found.weight[piece] = (of_sum * hidden.message).sum(1, keepdim=True)
             of_sum = of_sum.mul_(inputs.weight[piece])
@@ -196,16 +208,15 @@ def _backward_in_pieces(
         of_first = silu_backward(of_second @ inputs.second.T, hidden.first_pre)
         found.column.addmm_(inputs.features[piece].T, of_first)
         found.features[piece] = of_first @ inputs.column.T
-        found.at_receiver.index_add_(0, index[0], of_first)
-        found.at_sender.index_add_(0, index[1], of_first)
+        part.add_to(found.at_receiver, of_first)
+        found.at_sender.index_add_(0, sender, of_first)
     return found
 
 
-def _plain(inputs: MessageInputs, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+def _plain(inputs: MessageInputs, edge_index: Tensor, receivers: Segments) -> tuple[Tensor, Tensor]:
     """The formulas for all edges at once."""
-    receiver, sender = edge_index
     silu = nn.functional.silu
-    pre = inputs.at_receiver.index_select(0, receiver) + inputs.at_sender.index_select(0, sender)
+    pre = receivers.gather(inputs.at_receiver) + inputs.at_sender.index_select(0, edge_index[1])
     message = silu(silu(pre + inputs.features @ inputs.column) @ inputs.second + inputs.second_bias)
     if inputs.gate is not None and inputs.gate_bias is not None:
         message = message * (message @ inputs.gate + inputs.gate_bias).sigmoid()
@@ -213,4 +224,4 @@ def _plain(inputs: MessageInputs, edge_index: Tensor) -> tuple[Tensor, Tensor]:
     if inputs.third is not None and inputs.third_bias is not None:
         last = silu(message @ inputs.third + inputs.third_bias)
     weighted = message if inputs.weight is None else message * inputs.weight
-    return torch.zeros_like(inputs.at_receiver).index_add(0, receiver, weighted), last @ inputs.head
+    return receivers.sum(weighted), last @ inputs.head

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ...errors import CheckpointError, TrainingError
 from ...models import ModelOutput, build_model, hyperparameters_of
+from ...segments import segment_mean
 from ...training.checkpoints import read_checkpoint, write_checkpoint
 from ...training.losses import virtual_node_mmd
 from ...training.schedule import BatchOrder, draw_generator
@@ -217,8 +218,7 @@ class RowTraining:
             for begin in range(0, len(data), size):
                 batch = self._batch(split, range(begin, min(len(data), begin + size)))
                 square = (self.model(**batch.inputs).x - batch.target).square().mean(1)
-                sums = square.new_zeros(batch.systems).index_add_(0, batch.batch, square)
-                total += float((sums / torch.bincount(batch.batch, minlength=batch.systems)).sum())
+                total += float(segment_mean(square, batch.batch, batch.systems).sum())
         return total / len(data)
 
     def _save(self) -> None:
