@@ -98,7 +98,7 @@ def test_package_from_the_wheel_finds_its_integrators(wheel, tmp_path):
     )
     version, file = python(code, cwd=tmp_path).split()
     assert version == PROJECT["version"]
-    assert Path(file) == tmp_path / "site/fastegnn_md/integrators/ase.py"
+    assert Path(file) == tmp_path / "site/fastegnn_md/integrators/ase/dynamics.py"
 
 
 def test_version_is_that_of_pyproject():
