@@ -92,7 +92,7 @@ class MetropolisStep:
         if not (propagator.reversible and propagator.volume_preserving):
             raise CompatibilityError(
                 "the Metropolis test is right only for maps that are reversible and preserve volume, and this "
-                "propagator is not made so: train one with mode 'kick-drift'"
+                "propagator is not made so: train one of kind 'kick-drift'"
             )
         if not (self.temperature is not None and math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"temperature is {self.temperature}; expected a number of K > 0")

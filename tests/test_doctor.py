@@ -9,10 +9,12 @@ import subprocess
 import pytest
 import torch
 
-from fastegnn_md import Propagator, __version__, catalogue, compilers
+from fastegnn_md import Propagator, __version__
 from fastegnn_md._extras import EXTRA_OF, how_to_get
 from fastegnn_md.cli import main
 from fastegnn_md.commands import doctor as command
+from fastegnn_md.nn import compiler as compilers
+from fastegnn_md.propagator import catalogue
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ class MetropolizedDynamics(JumpDynamics):
     atoms : ase.Atoms
         With a calculator. ``FixCom`` is the one constraint that is allowed.
     propagator : LearnedMap
-        Reversible and volume preserving: one of mode "kick-drift".
+        Reversible and volume preserving: one of kind "kick-drift".
     temperature_K : float
         Of the canonical distribution.
     friction : float, optional

@@ -43,7 +43,7 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
     Parameters
     ----------
     propagator : LearnedMap
-        Reversible and volume preserving: one of mode "kick-drift".
+        Reversible and volume preserving: one of kind "kick-drift".
     temperature : Quantity or float
         Of the canonical distribution, K.
     friction : Quantity or float, optional
