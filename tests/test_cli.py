@@ -183,7 +183,7 @@ def test_settings_come_from_a_file_and_the_command_line_wins(cli: Cli, store: Pa
     arguments = ["--config", tmp_path / "train.yaml", "--batch-size", 2, "--kind", "force-start", "-o", path]
     assert cli("train", store, "--lag", "3 fs", *arguments)[0] == 0
     loaded = Propagator.load(path)
-    assert loaded.needs_forces
+    assert loaded.wants_forces == "start"
     assert loaded.metrics["updates"] == 3
     assert "batch_size: 2" in (tmp_path / "model.training" / "config.yaml").read_text()
 

@@ -50,7 +50,7 @@ def test_both_propagators_are_saved_with_their_errors(demo):
     _, output, _ = demo
     for name, forces in (("force-free", False), ("force-informed", True)):
         propagator = Propagator.load(output / f"{name}.safetensors")
-        assert propagator.needs_midpoint_forces is forces
+        assert (propagator.wants_forces == "midpoint") is forces
         assert propagator.timestep == pytest.approx(0.008)
         assert propagator.uses_bonds
         assert propagator.domain.conserves_momentum

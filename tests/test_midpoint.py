@@ -188,7 +188,7 @@ class TestPropagator:
         with pytest.raises(CompatibilityError, match="x \\+ v Δt/2, as midpoint_forces"):
             propagator(start.replace(midpoint_forces=None))
         propagator.save(tmp_path / "p.safetensors")
-        assert Propagator.load(tmp_path / "p.safetensors").needs_midpoint_forces
+        assert Propagator.load(tmp_path / "p.safetensors").wants_forces == "midpoint"
         assert "force-midpoint fastegnn" in propagator.describe()
         at_start = untrained_propagator(pairs, PropagatorConfig(kind="force-start", **SMALL)).double()
         with pytest.raises(

@@ -178,7 +178,9 @@ class LearnedMap(nn.Module, ABC):
         """
         if self.wants_forces is None:
             return None
-        return state.positions if self.wants_forces == "start" else self.midpoint(state)
+        if self.wants_forces == "start":
+            return state.positions
+        return state.positions + 0.5 * self.timestep * state.velocities
 
     def with_forces(self, state: State, forces: Tensor) -> State:
         """The state with forces (N, 3) in amu Å/ps² that were evaluated at :meth:`force_positions`."""
@@ -189,20 +191,6 @@ class LearnedMap(nn.Module, ABC):
         if self.wants_forces is None:
             return None
         return state.forces if self.wants_forces == "start" else state.midpoint_forces
-
-    @property
-    def needs_forces(self) -> bool:
-        """Whether a state must carry the forces at its positions."""
-        return self.wants_forces == "start"
-
-    @property
-    def needs_midpoint_forces(self) -> bool:
-        """Whether a state must carry the forces at its :meth:`midpoint`."""
-        return self.wants_forces == "midpoint"
-
-    def midpoint(self, state: State) -> Tensor:
-        """Where free flight over half a time step leads, x + v Δt/2, shape (N, 3), Å."""
-        return state.positions + 0.5 * self.timestep * state.velocities
 
     # weights ----------------------------------------------------------------------------------------------------------
 

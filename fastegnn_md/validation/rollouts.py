@@ -197,7 +197,7 @@ def _one(dynamics: LearnedDynamics, path: Path, group: AtomGroup, steps: int, ev
                 continue
             begun = time.perf_counter()
             potential.append(np.nan if atoms.calc is None else atoms.get_potential_energy() / unit)
-            if propagator.needs_forces:  # the same call gives the forces of the next jump
+            if propagator.wants_forces == "start":  # the same call gives the forces of the next jump
                 dynamics.jump.forces()
                 seconds += time.perf_counter() - begun
             kinetic.append(atoms.get_kinetic_energy() / unit)

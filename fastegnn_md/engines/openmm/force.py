@@ -92,7 +92,7 @@ def add_jump_force(
     check_version()
     if not (isinstance(group, int) and 0 <= group <= 31):
         raise ConfigError(f"group is {group!r}; OpenMM has the force groups 0 to 31")
-    if propagator.needs_midpoint_forces:
+    if propagator.wants_forces == "midpoint":
         if backend not in ("auto", "host"):
             raise ConfigError(midpoint_advice(backend))
         backend = "host"
