@@ -15,8 +15,9 @@ from ase.md.langevin import Langevin
 from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
-from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
-from fastegnn_md.integrators import Conserve, GuardSettings, LearnedDynamics, Schedule
+from fastegnn_md import integrators as values
+from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, JumpError
+from fastegnn_md.integrators import Conserve, GuardSettings, LearnedDynamics, LearnedEnsemble, Schedule
 from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
@@ -328,3 +329,136 @@ def test_dynamics_with_positions_of_their_own_would_undo_a_jump():
         atoms.positions += 1.0
         dynamics.run(1)
         assert (np.abs(atoms.positions - 2.5 * np.eye(4)[:, :3]).max() < 0.5) == deaf
+
+
+# Our own classical steps, and restarts --------------------------------------------------------------------------------
+
+
+def test_own_classical_steps_are_velocity_verlet():
+    """Without a thermostat: the steps of ASE's VelocityVerlet, to rounding."""
+    atoms, twin = ethanol(), ethanol()
+    dynamics = LearnedDynamics(atoms, StandIn(), schedule=Schedule(6, 1, classical="0.5 fs"), guard=False)
+    dynamics.run(6)
+    VelocityVerlet(twin, 0.5 * FS).run(6)
+    np.testing.assert_allclose(atoms.positions, twin.positions, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_momenta(), twin.get_momenta(), rtol=0, atol=1e-12)
+    assert dynamics.get_time() == pytest.approx(3 * FS)
+    calls = atoms.calc.calls
+    dynamics.run(7)
+    assert dynamics.get_time() == pytest.approx((3 + 8 + 3) * FS)
+    assert atoms.calc.calls == calls + 1 + 6  # forces after the jump, and one per step
+
+
+def test_own_classical_steps_have_the_temperature_of_the_thermostat():
+    """Harmonic atoms, jumps that stand still: kinetic energy within 4 σ, one sample per friction time."""
+    atoms = Atoms("C60", positions=np.random.default_rng(0).normal(size=(60, 3)))
+    atoms.calc = Anchors(atoms.positions, spring=1.0)
+    still = StandIn(lambda state: state)
+    dynamics = LearnedDynamics(
+        atoms, still, thermostat=values.Langevin(300, "200/ps"), schedule=Schedule(9, 1, classical="1 fs"), rng=1
+    )
+    dynamics.run(100)
+    kinetic = []
+    for _ in range(60):
+        dynamics.run(10)
+        kinetic.append(atoms.get_kinetic_energy())
+    expected = 0.5 * 180 * units.kB * 300
+    assert abs(np.mean(kinetic) / expected - 1) < 4 * np.sqrt(2 / 180 / 60)
+
+
+def test_a_refused_jump_of_own_steps_is_replaced_or_ends_the_run_as_the_schedule_says():
+    atoms = ethanol()
+    dynamics = LearnedDynamics(atoms, refuse_from(1), schedule=Schedule(2, 1, classical="1 fs"), rng=1)
+    dynamics.run(3)
+    assert dynamics.statistics.fallback_steps == 8
+    assert dynamics.get_time() == pytest.approx(10 * FS)
+    for classical in ("1 fs", "engine"):
+        atoms = ethanol()
+        engine = VelocityVerlet(atoms, 1 * FS) if classical == "engine" else classical
+        stopping = LearnedDynamics(
+            atoms, refuse_from(1), schedule=Schedule(2, 1, classical=engine, fallback="stop"), rng=1
+        )
+        stopping.run(2)
+        before = atoms.get_positions()
+        with pytest.raises(JumpError, match=r"step 3: .* with fallback='classical'"):
+            stopping.run(1)
+        np.testing.assert_array_equal(atoms.positions, before)
+
+
+SCHEDULES = {
+    "own steps": lambda atoms: Schedule(3, 2, classical="1 fs"),
+    "adaptive": lambda atoms: Schedule(3, None, classical="1 fs"),
+    "Langevin of ASE": lambda atoms: Schedule(3, 2, classical=langevin(atoms, 1 * FS, 300, 0.01 / FS)),
+    "RandomState": lambda atoms: Schedule(
+        3,
+        1,
+        classical=Langevin(
+            atoms, 1 * FS, temperature_K=300, friction=0.01 / FS, rng=np.random.RandomState(4), fixcm=False
+        ),
+    ),
+    "adaptive Verlet of ASE": lambda atoms: Schedule(3, None, classical=VelocityVerlet(atoms, 1 * FS)),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [0, 2, 4, 7])
+def test_hybrids_continue_bit_for_bit_in_mid_cycle(schedule, steps, tmp_path):
+    """Some jumps refused, by the place of an atom, so that both runs refuse the same ones."""
+    bath = schedule in ("own steps", "adaptive")
+    options = {"thermostat": values.Langevin(300, "10/ps")} if bath else {}
+
+    def sometimes(state):
+        ended = StandIn.fly(state)
+        if float(state.positions[0, 0] * 1e5) % 2 < 1:
+            ended.positions[4] += 50.0
+        return ended
+
+    def start():
+        atoms = ethanol()
+        return atoms, StandIn(sometimes, limits=JumpLimits({1: 2.0, 6: 2.0, 8: 2.0}))
+
+    atoms, propagator = start()
+    whole = LearnedDynamics(atoms, propagator, schedule=SCHEDULES[schedule](atoms), rng=3, **options)
+    whole.run(15)
+    assert 0 < whole.statistics.accepted < whole.statistics.tried
+    first, propagator = start()
+    begun = LearnedDynamics(first, propagator, schedule=SCHEDULES[schedule](first), rng=3, **options)
+    begun.run(steps)
+    begun.save_restart(tmp_path / "restart")
+    again, propagator = start()
+    again.rattle(0.2, seed=1)
+    engine = SCHEDULES[schedule](again).engine
+    second = LearnedDynamics.restart(tmp_path / "restart", again, propagator, classical=engine)
+    assert second.get_time() == begun.get_time()
+    second.run(15 - steps)
+    np.testing.assert_array_equal(again.positions, atoms.positions)
+    np.testing.assert_array_equal(again.get_momenta(), atoms.get_momenta())
+    assert second.statistics == whole.statistics
+    assert second.get_time() == whole.get_time()
+
+
+def test_a_restart_needs_the_dynamics_that_made_classical_steps_and_no_other(tmp_path):
+    atoms = ethanol()
+    LearnedDynamics(
+        atoms, StandIn(), schedule=Schedule(3, 1, classical=langevin(atoms, 1 * FS, 300, 0.01 / FS))
+    ).save_restart(tmp_path / "engine")
+    LearnedDynamics(ethanol(), StandIn(), schedule=Schedule(3, 1)).save_restart(tmp_path / "own")
+    with pytest.raises(CompatibilityError, match="make it anew and give it as classical="):
+        LearnedDynamics.restart(tmp_path / "engine", ethanol(), StandIn())
+    other = ethanol()
+    with pytest.raises(CompatibilityError, match="leave classical out"):
+        LearnedDynamics.restart(tmp_path / "own", other, StandIn(), classical=VelocityVerlet(other, FS))
+    other = ethanol()
+    with pytest.raises(CheckpointError, match="random numbers of its own"):
+        LearnedDynamics.restart(tmp_path / "engine", other, StandIn(), classical=VelocityVerlet(other, FS))
+
+
+def test_replicas_may_have_schedules():
+    propagator = StandIn()
+    alone = [LearnedDynamics(ethanol(k), propagator, schedule=Schedule(k, 1), guard=False) for k in range(3)]
+    together = [LearnedDynamics(ethanol(k), propagator, schedule=Schedule(k, 1), guard=False) for k in range(3)]
+    for one in alone:
+        one.run(5)
+    LearnedEnsemble(together).run(5)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(other.atoms.positions, one.atoms.positions, rtol=0, atol=1e-12)
