@@ -419,7 +419,7 @@ def test_hybrids_continue_bit_for_bit_in_mid_cycle(schedule, steps, tmp_path):
 
     atoms, propagator = start()
     whole = LearnedDynamics(atoms, propagator, schedule=SCHEDULES[schedule](atoms), rng=3, **options)
-    whole.run(15)
+    whole.run(31)
     assert 0 < whole.statistics.accepted < whole.statistics.tried
     first, propagator = start()
     begun = LearnedDynamics(first, propagator, schedule=SCHEDULES[schedule](first), rng=3, **options)
@@ -430,7 +430,7 @@ def test_hybrids_continue_bit_for_bit_in_mid_cycle(schedule, steps, tmp_path):
     engine = SCHEDULES[schedule](again).engine
     second = LearnedDynamics.restart(tmp_path / "restart", again, propagator, classical=engine)
     assert second.get_time() == begun.get_time()
-    second.run(15 - steps)
+    second.run(31 - steps)
     np.testing.assert_array_equal(again.positions, atoms.positions)
     np.testing.assert_array_equal(again.get_momenta(), atoms.get_momenta())
     assert second.statistics == whole.statistics
