@@ -186,13 +186,13 @@ def faster(state):
 
 def test_one_energy_is_computed_per_jump(monkeypatch):
     made = jumps_alone(StandIn(move=faster), **ENERGY)
-    calls, classical = [], Host._classical
+    calls, classical = [], Host.classical
 
     def counting(self, context):
         engine = classical(self, context)
         return dataclasses.replace(engine, energy=lambda positions: calls.append(1) or engine.energy(positions))
 
-    monkeypatch.setattr(Host, "_classical", counting)
+    monkeypatch.setattr(Host, "classical", counting)
     made.step(5)
     assert len(calls) == 6  # and one before the first
 
@@ -249,10 +249,10 @@ def test_copies_have_the_options_and_the_energy():
 def test_a_jump_whose_energy_is_not_finite_leaves_the_context_alone(monkeypatch):
     made = jumps_alone(StandIn(), schedule=Schedule(fallback="stop"), **ENERGY)
     before, found = phase_space(made), iter([10.0, float("nan")])
-    classical = Host._classical
+    classical = Host.classical
     monkeypatch.setattr(
         Host,
-        "_classical",
+        "classical",
         lambda self, context: dataclasses.replace(classical(self, context), energy=lambda positions: next(found)),
     )
     with pytest.raises(JumpError, match=r"step 1: the energy guard refused the jump: .* would go from 10\.0 to nan"):

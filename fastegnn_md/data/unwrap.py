@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 class JumpFound(Exception):
@@ -123,9 +125,16 @@ def make_whole(positions: np.ndarray, cell: np.ndarray, tree: np.ndarray) -> np.
         Positions equal to the given ones modulo the lattice; bonded atoms at their nearest images (bonds are shorter
         than half the distance between faces of the cell).
     """
-    fractional = positions @ np.linalg.inv(cell)
-    turns = np.zeros_like(fractional)
+    kind = np.result_type(positions, cell)
+    return whole(torch.from_numpy(positions.astype(kind)), torch.from_numpy(cell.astype(kind)), tree).numpy()
+
+
+def whole(positions: Tensor, cell: Tensor, tree: np.ndarray) -> Tensor:
+    """:func:`make_whole` on tensors in any unit of length, which may be on a GPU."""
+    fractional = positions @ torch.linalg.inv(cell)
+    turns = torch.zeros_like(fractional)
     for depth in range(1, int(tree[:, 0].max(initial=0)) + 1):
-        _, placed, other = tree[tree[:, 0] == depth].T
-        turns[other] = turns[placed] - np.round(fractional[other] - fractional[placed])
+        level = torch.from_numpy(tree[tree[:, 0] == depth]).to(positions.device)
+        placed, other = level[:, 1], level[:, 2]
+        turns[other] = turns[placed] - torch.round(fractional[other] - fractional[placed])
     return positions + turns @ cell

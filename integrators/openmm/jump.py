@@ -17,6 +17,7 @@ from fastegnn_md.engines.openmm.register import BACK_SHIFT, JUMP, RESTORE, TOKEN
 from fastegnn_md.engines.openmm.system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
+from fastegnn_md.state import State
 
 from ..guards import GuardReport
 from ..step import GuardedStep
@@ -72,7 +73,7 @@ class ContextJump:
         self._sites = any(system.isVirtualSite(i) for i in range(system.getNumParticles()))
         transport: Transport
         if force.backend == "host":
-            transport = Host(context, part, self.guarded, set(range(32)) - {self.group}, self._place_sites)
+            transport = _OnHost(Host(system, part, set(range(32)) - {self.group}), part, self.guarded)
         else:
             for what, asked in self.guarded.needs.items():
                 if asked:
@@ -171,6 +172,36 @@ class Transport(Protocol):
 
     def restore(self, context: openmm.Context) -> None:
         """Put back positions and velocities of before the jump."""
+
+
+class _OnHost:
+    """Read the Context, jump, write it."""
+
+    def __init__(self, host: Host, part: JumpSystem, guarded: GuardedStep):
+        self._host, self._constraints, self._guarded = host, part.constraints, guarded
+        self._prepared: State | None = None
+
+    def jump(self, context: openmm.Context, half_step: float, rng: np.random.Generator) -> GuardReport:
+        informed = self._guarded.propagator.wants_forces == "start"
+        state, classical = self._host.read(context, half_step, informed=informed), self._host.classical(context)
+        self._prepared = self._guarded.prepare(state, self._constraints, rng, classical)
+        ended, report = self._guarded.attempt(self._prepared, self._constraints, rng, classical)
+        if report.ok:
+            self._host.write(context, ended)
+        return report
+
+    def replace(self, context: openmm.Context, rng: np.random.Generator, report: GuardReport) -> None:
+        assert self._prepared is not None  # there was a jump
+        self._host.restore(context)
+        classical = self._host.classical(context)
+        ended = self._guarded.replace(self._prepared, self._constraints, rng, classical, report)
+        self._host.write(context, ended)
+
+    def back_shift(self, context: openmm.Context, half_step: float) -> None:
+        self._host.back_shift(context, half_step)
+
+    def restore(self, context: openmm.Context) -> None:
+        self._host.restore(context)
 
 
 class _Inside:

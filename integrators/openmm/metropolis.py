@@ -7,28 +7,28 @@ import dataclasses
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.force import DEFAULT_GROUP, JumpForce, bound_context, check_binding
-from fastegnn_md.engines.openmm.system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.propagator.learned_map import LearnedMap
-from fastegnn_md.state import State
-from fastegnn_md.units import KJ_PER_MOL
 
 from ..metropolis import MetropolisStatistics, MetropolisStep
 from ..thermostats import in_unit
 from .classical import check_timestep, checked_seed, step_generator
+from .host import Host
 
 with naming_extras(__name__):
     import openmm
     from openmm import unit
+
+
+# What an energy belongs to: positions and box in nm, parameters of the Context.
+_About = tuple[np.ndarray, np.ndarray, dict[str, float]]
 
 
 class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
@@ -86,7 +86,8 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         super().__init__(self._metropolis.timestep)
         self.addGlobalVariable("seed", checked_seed(seed))
         self.propagator, self.group, self.jump_seconds = propagator, group, 0.0
-        self._bound: tuple[Callable[[], openmm.Context | None], _Host] | None = None
+        self._bound: tuple[Callable[[], openmm.Context | None], Host, Constraints] | None = None
+        self._known: tuple[_About, float] | None = None  # energy in amu Å²/ps²
 
     @property
     def needs_host(self) -> bool:
@@ -113,11 +114,15 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
                 f"the jump force has the back-end {force.backend!r}; the Metropolis test needs energies during a step: "
                 "give backend='host'"
             )
-        system = context.getSystem()
+        system, part = context.getSystem(), force.part
         check_binding(system, force)
-        host = _Host(system, force, {i for i in range(32) if i != force.group})
-        self._metropolis.check(host.constraints)
-        self._bound = weakref.ref(context), host
+        constraints = part.constraints
+        rests = any(isinstance(one, openmm.CMMotionRemover) for one in system.getForces())
+        if rests and part.whole_system and not bool(constraints.frozen.any()):
+            constraints = dataclasses.replace(constraints, fixed_com=True)
+        self._metropolis.check(constraints)
+        host = Host(system, part, {i for i in range(32) if i != force.group})
+        self._bound, self._known = (weakref.ref(context), host, constraints), None
 
     @property
     def context(self) -> openmm.Context:
@@ -140,20 +145,37 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
             as it was before that step.
         """
         context = self.context
-        assert self._bound is not None  # the Context was found
-        host, seed = self._bound[1], int(self.getGlobalVariableByName("seed"))
         for _ in range(steps):
             begun = time.perf_counter()
             counted = dataclasses.replace(self.statistics)
             now, count = context.getTime(), context.getStepCount()
             try:
-                host.step(context, self._metropolis, step_generator(seed, count))
+                self._propose(context, count)
             except BaseException:
                 self._metropolis.statistics = counted
                 raise
             context.setTime(now + self._metropolis.timestep * unit.picosecond)
             context.setStepCount(count + 1)
             self.jump_seconds += time.perf_counter() - begun
+
+    def _propose(self, context: openmm.Context, count: int) -> None:
+        """Leave in the Context what was accepted; an error leaves it as it was."""
+        assert self._bound is not None  # the Context was found
+        _, host, constraints = self._bound
+        state = host.read(context)
+        rng = step_generator(int(self.getGlobalVariableByName("seed")), count)
+        about, known = (host.positions, host.box, dict(context.getParameters())), None
+        if self._known is not None and _same(self._known[0], about):
+            known = self._known[1]
+        try:
+            ended, energy = self._metropolis(state, host.classical(context).energy, rng, constraints, known)
+        except BaseException:
+            host.restore(context)
+            raise
+        host.write(context, ended)
+        # Read again: a platform in single precision does not hold what it is given.
+        held = context.getState(positions=True).getPositions(asNumpy=True)._value
+        self._known = (held, *about[1:]), energy
 
     def setStepSize(self, size: Any) -> None:
         """Refuse a step that is not that of the jumps."""
@@ -169,74 +191,5 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         )
 
 
-class _Known(NamedTuple):
-    """A potential energy (amu Å²/ps²) and what it belongs to."""
-
-    positions: np.ndarray
-    box: np.ndarray
-    parameters: dict[str, float]
-    energy: float
-
-
-class _Host:
-    """Read a Context, jump, and leave in it what was accepted."""
-
-    def __init__(self, system: openmm.System, force: JumpForce, groups: set[int]):
-        self._part: JumpSystem = force.part
-        self._groups, self._periodic = groups, system.usesPeriodicBoundaryConditions()
-        self._sites = any(system.isVirtualSite(i) for i in range(system.getNumParticles()))
-        self._known: _Known | None = None
-        part = force.part
-        rests = any(isinstance(one, openmm.CMMotionRemover) for one in system.getForces())
-        self.constraints: Constraints = part.constraints
-        if rests and part.whole_system and not bool(part.constraints.frozen.any()):
-            self.constraints = dataclasses.replace(part.constraints, fixed_com=True)
-
-    def step(self, context: openmm.Context, metropolis: MetropolisStep, rng: np.random.Generator) -> None:
-        """One step of Metropolis; an error leaves the Context as it was."""
-        part = self._part
-        read = context.getState(positions=True, velocities=True)
-        x, v = read.getPositions(asNumpy=True)._value, read.getVelocities(asNumpy=True)._value
-        box = read.getPeriodicBoxVectors(asNumpy=True)._value
-        cell = torch.tensor(box) if self._periodic else None
-        state = part.state(torch.tensor(x[part.atoms]), torch.tensor(v[part.atoms]), None, cell)
-
-        def moved(positions: Tensor) -> np.ndarray:
-            after = x.copy()  # displacements, as the state may hold another image of a molecule
-            after[part.atoms] += ((positions - state.positions) / NM).numpy()
-            return after
-
-        def potential(positions: Tensor) -> float:
-            self._place(context, moved(positions))
-            return context.getState(energy=True, groups=self._groups).getPotentialEnergy()._value * KJ_PER_MOL
-
-        parameters = dict(context.getParameters())
-        known = self._known
-        valid = (
-            known is not None
-            and np.array_equal(known.positions, x)
-            and np.array_equal(known.box, box)
-            and known.parameters == parameters
-        )
-        try:
-            ended, energy = metropolis(
-                state, potential, rng, self.constraints, known.energy if known is not None and valid else None
-            )
-        except BaseException:
-            self._place(context, x)
-            raise
-        self._write(context, x if ended.positions is state.positions else moved(ended.positions), v, ended)
-        # Read again: a platform in single precision does not hold what it is given.
-        held = context.getState(positions=True).getPositions(asNumpy=True)._value
-        self._known = _Known(held, box, parameters, energy)
-
-    def _write(self, context: openmm.Context, x: np.ndarray, v: np.ndarray, ended: State) -> None:
-        self._place(context, x)
-        after = v.copy()
-        after[self._part.atoms] = (ended.velocities / NM).numpy()
-        context.setVelocities(after)
-
-    def _place(self, context: openmm.Context, positions: np.ndarray) -> None:
-        context.setPositions(positions)
-        if self._sites:
-            context.computeVirtualSites()
+def _same(one: _About, other: _About) -> bool:
+    return np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]) and one[2] == other[2]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...data.topology import join_bonds
-from ...data.unwrap import spanning_tree
+from ...data.unwrap import spanning_tree, whole
 from ...errors import CompatibilityError
 from ...mechanics.constraints import Constraints
 from ...state import State
@@ -99,7 +99,7 @@ class JumpSystem:
             If a value is not finite.
         """
         if box is not None and self.tree is not None:
-            positions = _whole(positions, box, self.tree)
+            positions = whole(positions, box, self.tree)
         cell = (box * NM)[None] if self.periodic and box is not None else None
         moving = {
             "positions": positions * NM,
@@ -295,14 +295,3 @@ def _check(part: JumpSystem, propagator: LearnedMap, system: openmm.System) -> N
         if part.whole_system:
             raise
         raise CompatibilityError(f"{error} (atoms are counted among the {len(part.atoms)} that jump)") from error
-
-
-def _whole(positions: Tensor, box: Tensor, tree: np.ndarray) -> Tensor:
-    """:func:`~fastegnn_md.data.unwrap.make_whole` on tensors, which may be on a GPU."""
-    fractional = positions @ torch.linalg.inv(box)
-    turns = torch.zeros_like(fractional)
-    for depth in range(1, int(tree[:, 0].max(initial=0)) + 1):
-        level = torch.from_numpy(tree[tree[:, 0] == depth]).to(positions.device)
-        placed, other = level[:, 1], level[:, 2]
-        turns[other] = turns[placed] - torch.round(fractional[other] - fractional[placed])
-    return positions + turns @ box
