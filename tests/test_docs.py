@@ -191,7 +191,7 @@ def test_classical_steps_between_jumps(folder):
     (code,) = blocks("docs/ase.md", "python", "hybrid.restart")
     (before,) = blocks("docs/ase.md", "python", "part.restart")
     before, _, _ = before.partition("guard =")
-    after = "verlet.run(6)\nprint(verlet.nsteps, hybrid.nsteps, hybrid.statistics.tried)"
+    after = "verlet.run(6)\nhybrid.run(8)\nprint(verlet.nsteps, hybrid.nsteps, hybrid.statistics.tried)"
     assert run_python("\n".join((before, code, after)), folder).splitlines()[-1] == "6 11 1"
 
 
