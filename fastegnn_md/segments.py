@@ -197,6 +197,8 @@ class Segments:
         pieces : sequence of slice
             With start and stop, none of them empty.
         """
+        if len(pieces) == 1 and pieces[0] == slice(0, len(self.index)):
+            return [self]  # the time to cut it matters to small graphs
         bounds: Sequence[tuple[int, int] | None] = [None] * len(pieces)
         if pieces and self._rows is not None:  # one look at the index for all pieces: a GPU would be waited for at each
             ends = torch.tensor([(piece.start, piece.stop - 1) for piece in pieces], device=self.index.device)

@@ -161,9 +161,10 @@ class _Hidden:
 
 
 def _pieces(edge_index: Tensor, receivers: Segments) -> Iterator[tuple[slice, Segments, Tensor]]:
-    pieces = edge_sums.pieces(edge_index[1])
+    senders = edge_index[1]
+    pieces = edge_sums.pieces(senders)
     for piece, part in zip(pieces, receivers.parts(pieces), strict=True):
-        yield piece, part, edge_index[1, piece]
+        yield piece, part, senders[piece]
 
 
 def _forward_in_pieces(inputs: MessageInputs, edge_index: Tensor, receivers: Segments, sums: Tensor) -> Tensor:
