@@ -1,4 +1,4 @@
-"""Neighbour lists of every back-end against a sum over all periodic images, written here with NumPy."""
+"""Neighbour lists of every back-end against a sum over all periodic images."""
 
 from __future__ import annotations
 
@@ -8,36 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from all_images import CLOSED, OPEN, every_pair, heights
 
 from fastegnn_md import State
 from fastegnn_md.errors import GraphError, StateError
 from fastegnn_md.graph import EdgeList, NeighbourSearch, neighbour_list
 
-OPEN, CLOSED = (False,) * 3, (True,) * 3
 NO_CELL = np.zeros((3, 3))
-
-
-def heights(cell, pbc=CLOSED):
-    """Distances between opposite faces of the cell, of the periodic directions."""
-    return 1.0 / np.linalg.norm(np.linalg.pinv(cell[list(pbc)]), axis=0)
-
-
-def every_pair(x, cell, pbc, cutoff):
-    """Distance of each (i, j, shift) with |x_i - x_j - shift cell| < cutoff, by trying every shift that can be."""
-    difference = x[:, None] - x[None]
-    periodic = np.flatnonzero(pbc)
-    nearest = np.zeros_like(difference)
-    nearest[..., periodic] = np.round(difference @ np.linalg.pinv(cell[periodic]))
-    reach = np.zeros(3, dtype=int)
-    reach[periodic] = np.ceil(cutoff / heights(cell, pbc) + 0.5)
-    around = np.array(list(itertools.product(*(range(-most, most + 1) for most in reach))))
-    shifts = nearest[:, :, None] + around
-    distances = np.linalg.norm(difference[:, :, None] - shifts @ cell, axis=3)
-    near = distances < cutoff
-    near[np.eye(len(x), dtype=bool)[:, :, None] & ~shifts.any(axis=3)] = False
-    i, j, _ = near.nonzero()
-    keys = zip(i.tolist(), j.tolist(), *shifts[near].astype(int).T.tolist(), strict=True)
-    return dict(zip(keys, distances[near].tolist(), strict=True))
 
 
 def listed(edges, x, cell, pbc, *, first=0, accuracy=1e-9):

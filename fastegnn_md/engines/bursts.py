@@ -171,7 +171,13 @@ def burst_recipe(
         from .bursts_openmm import openmm_recipe
 
         return openmm_recipe(
-            engine, numbers=numbers, masses=masses, timestep=timestep, midpoint=midpoint, platform=platform
+            engine,
+            numbers=numbers,
+            masses=masses,
+            timestep=timestep,
+            midpoint=midpoint,
+            first=first,
+            platform=platform,
         )
     if callable(engine):
         if platform is not None:
