@@ -126,7 +126,7 @@ class State:
             return
         if self.cell is None:
             raise StateError("pbc is set but no cell was given; give cell with shape (B, 3, 3) in Å")
-        periodic = pbc.all(dim=1)
+        periodic = pbc.any(dim=1)
         volume = torch.linalg.det(self.cell[periodic]).abs()
         if bool((volume < 1e-6).any()):
             raise StateError("cell of a periodic system has no volume; give three independent cell vectors in Å")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import vesin
 from torch import Tensor
@@ -18,6 +21,10 @@ _OVERLAP = 1e-3  # Å
 # Up to this size comparing all pairs in one batched call is cheaper than one cell list per system.
 _DENSE_ATOMS = 64
 BACKENDS = ("dense", "vesin", "vesin_torch")
+# Periodic images of the cell within reach, from which a search would take seconds or longer: the cell is degenerate.
+_MAX_IMAGES = 100_000
+# vesin divides space into no more cells than this on the CPU.
+_VESIN_CELLS = 100_000
 
 
 class EdgeList(NamedTuple):
@@ -97,7 +104,8 @@ class NeighbourSearch:
         Raises
         ------
         GraphError
-            If the back-end is unfit for the systems, or two atoms lie on each other.
+            If the back-end is unfit for the systems, two atoms lie on each other, a cell is so flat that 100,000 of its
+            images are within reach, or the atoms are spread over a volume that cell lists cannot divide.
         """
         backend = self._backend_for(state)
         index, vector = _dense(state, self.cutoff) if backend == "dense" else self._cell_lists(state, backend)
@@ -127,7 +135,7 @@ class NeighbourSearch:
             which = (backend, system if self.skin else 0)
             if which not in self._systems:
                 self._systems[which] = _CellLists(backend, self.cutoff, self.skin)
-            index, vector = self._systems[which](x, cell, state.pbc[system])
+            index, vector = self._systems[which](x, cell, state.pbc[system], state.boundaries[system])
             indices.append(index + start)
             vectors.append(vector)
             start += count
@@ -187,34 +195,72 @@ class _CellLists:
     """Pairs of one system by vesin, which also keeps them while nobody has moved half the skin."""
 
     def __init__(self, backend: str, cutoff: float, skin: float):
-        self._finder: Any
+        self._cutoff, self._skin = cutoff, skin
         self._on_tensors = backend == "vesin_torch"
-        options = {"cutoff": cutoff, "full_list": True, "sorted": True, "skin": skin}
+        self._kind: Any = vesin.NeighborList
         if self._on_tensors:
             with naming_extras("the neighbour list 'vesin_torch'"):
                 import vesin_torch
-            self._finder = vesin_torch.NeighborList(**options)
-        else:
-            self._finder = vesin.NeighborList(**options)
+            self._kind = vesin_torch.NeighborList
+        self._finder: Any = None
+        self._coarser = 0.0  # Å, added to the skin of the finder
         self._images: Tensor | None = None
+        self._cell: Tensor | None = None
+        self._boundary: Sequence[bool] = ()
+        self._heights: list[float] = []  # Å, of the periodic directions
 
-    def __call__(self, x: Tensor, cell: Tensor | None, pbc: Tensor) -> tuple[Tensor, Tensor]:
-        """Edges (2, E) and x_i - x_j (E, 3) of positions (n, 3) in an optional cell (3, 3)."""
+    def __call__(self, x: Tensor, cell: Tensor | None, pbc: Tensor, boundary: Sequence[bool]) -> tuple[Tensor, Tensor]:
+        """Edges (2, E) and x_i - x_j (E, 3) of positions (n, 3) in an optional cell (3, 3); ``boundary`` is ``pbc``."""
         box = x.new_zeros(3, 3)
         if cell is not None:
+            self._notice(cell.detach(), boundary)
             box, x = cell, x - self._kept_images(x, cell, pbc) @ cell
         points, box = x.detach().double(), box.detach().double()
+        self._provide(points, boundary)
         if self._on_tensors:
             pairs, shifts = self._finder.compute(points, box, pbc, "PS")
         else:
             pairs, shifts = self._finder.compute(
-                points=points.cpu().numpy(), box=box.cpu().numpy(), periodic=pbc.tolist(), quantities="PS"
+                points=points.cpu().numpy(), box=box.cpu().numpy(), periodic=boundary, quantities="PS"
             )
         index = torch.as_tensor(pairs, device=x.device).long().T
         vector = x.index_select(0, index[0]) - x.index_select(0, index[1])
         if cell is not None:
             vector = vector - torch.as_tensor(shifts, dtype=x.dtype, device=x.device) @ cell
         return index, vector
+
+    def _notice(self, cell: Tensor, boundary: Sequence[bool]) -> None:
+        """Search another cell anew, if it is one that can be searched.
+
+        vesin keeps pairs while the corners of a cell have moved little. That is enough for the nearest images; the n-th
+        moves n times as far.
+        """
+        if self._cell is not None and torch.equal(cell, self._cell) and boundary == self._boundary:
+            return
+        reach = self._cutoff + self._skin
+        inverse = np.linalg.pinv(cell.double().cpu().numpy()[np.asarray(boundary)])
+        heights = (1.0 / np.linalg.norm(inverse, axis=0)).tolist()
+        images = math.prod(2 * math.ceil(reach / height) + 1 for height in heights)
+        if images > _MAX_IMAGES:
+            raise GraphError(
+                f"a cell {_show(heights)} Å high has {images} images within {reach:g} Å; give cell vectors that are "
+                "neither short nor nearly parallel (ase.geometry.minkowski_reduce finds others of the same lattice)"
+            )
+        self._cell, self._boundary, self._heights = cell.clone(), boundary, heights
+        if self._skin or self._coarser:
+            self._finder = None  # and with it what it keeps
+
+    def _provide(self, points: Tensor, boundary: Sequence[bool]) -> None:
+        """Have a finder that survives these points, in double precision."""
+        coarser = 0.0
+        if points.device.type == "cpu":
+            heights = iter(self._heights)
+            spread = [0.0, 0.0, 0.0] if all(boundary) else (points.amax(0) - points.amin(0)).tolist()
+            widths = [next(heights) if boundary[k] else 1.01 * spread[k] for k in range(3)]
+            coarser = _coarser(widths, self._cutoff + self._skin)
+        if self._finder is None or coarser != self._coarser:
+            self._coarser, skin = coarser, self._skin + coarser
+            self._finder = self._kind(cutoff=self._cutoff, full_list=True, sorted=True, skin=skin)
 
     def _kept_images(self, x: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
         """Which image of the cell each atom is in, (n, 3): far images would cost precision, and cell lists refuse them.
@@ -227,3 +273,40 @@ class _CellLists:
             kept = place.floor()
         self._images = kept.to(place)
         return self._images
+
+
+def _coarser(widths: Sequence[float], reach: float) -> float:
+    """What to add to a reach (Å) so that vesin (0.6) does not divide by zero, which would end the process.
+
+    Its grid has cells as wide as the reach. Where these are too many, their numbers along the axes are scaled down in
+    turn and rounded: along an axis hardly wider than the reach none may remain.
+
+    Raises
+    ------
+    GraphError
+        If twice the reach is not enough.
+    """
+    if math.prod(max(1.0, width / reach) for width in widths) <= _VESIN_CELLS:
+        return 0.0
+    for coarse in np.linspace(reach, 2 * reach, 9).tolist():
+        # a width that is a multiple of it may be rounded either way
+        if all(_divides(widths, coarse * factor) for factor in (1 - 1e-9, 1 + 1e-9)):
+            return coarse - reach
+    raise GraphError(
+        f"atoms spread over {_show(widths)} Å are more than cell lists with a reach of {reach:g} Å divide; look for "
+        "an atom that has flown away ('dense' takes a few isolated atoms however far apart they are)"
+    )
+
+
+def _divides(widths: Sequence[float], reach: float) -> bool:
+    """Whether the grid of vesin for this reach has a cell along each axis."""
+    x, y, z = (max(1.0, width // reach) for width in widths)
+    if x * y * z <= _VESIN_CELLS:
+        return True
+    fewer_z = math.cbrt(_VESIN_CELLS / ((x / y) * (y / z) ** 2)) // 1
+    fewer_y = y / z * fewer_z // 1
+    return x / y * fewer_y >= 1
+
+
+def _show(lengths: Sequence[float]) -> str:
+    return " × ".join(f"{length:.3g}" for length in lengths)

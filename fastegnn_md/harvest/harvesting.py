@@ -94,7 +94,8 @@ def harvest(
     constraints : sequence of ase.constraints.FixBondLengths
         Constraints for an ASE engine (an OpenMM System has its own).
     platform : str, optional
-        OpenMM platform. Default: Reference for up to 100 atoms, else CPU with one thread per process.
+        OpenMM platform. Default: Reference for up to 100 atoms, in boxes with right angles if in any, else CPU with one
+        thread per process.
     progress : bool
         Show progress bars.
 

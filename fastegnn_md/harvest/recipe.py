@@ -55,7 +55,13 @@ def burst_recipe(
         if len(constraints):
             raise DataError("an OpenMM System brings its own constraints; leave constraints out")
         return openmm_recipe(
-            engine, numbers=numbers, masses=masses, timestep=timestep, midpoint=midpoint, platform=platform
+            engine,
+            numbers=numbers,
+            masses=masses,
+            timestep=timestep,
+            midpoint=midpoint,
+            first=first,
+            platform=platform,
         )
     if callable(engine):
         if platform is not None:
