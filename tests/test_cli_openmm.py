@@ -86,7 +86,7 @@ def cli(capsys):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    cases.small_network(forces=True).save(path)
+    cases.small_network(kind="force-start").save(path)
     return path
 
 

@@ -126,9 +126,9 @@ def molecules():
 
 def test_a_jump(scatter):
     state = molecules()
-    config = PropagatorConfig(hidden=16, layers=2, forces=True)
+    config = PropagatorConfig(hidden=16, layers=2, kind="force-start")
     later = state.replace(positions=state.positions + 0.01 * state.velocities)
-    propagator = Propagator(config, 0.01, Domain.from_pairs(state, later, config)).double()
+    propagator = Propagator.build(config, 0.01, Domain.from_pairs(state, later, config)).double()
     native, other = both(lambda: propagator(state), scatter)
     alike(other.positions, native.positions)
     alike(other.velocities, native.velocities)
