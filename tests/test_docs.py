@@ -122,8 +122,8 @@ def test_code_on_architectures_runs(containing, printed, tmp_path):
 
 def test_other_backbones_of_a_propagator(tmp_path):
     (code,) = blocks("docs/models.md", "python", "positions_only")
-    after = "print(config.architecture, config.mode, positions_only.architecture, positions_only.mode)"
-    assert run_python(f"{code}\n{after}", tmp_path).split() == ["egnn", "full", "eghn", "position"]
+    after = "print(config.architecture, config.kind, positions_only.architecture, positions_only.kind)"
+    assert run_python(f"{code}\n{after}", tmp_path).split() == ["egnn", "force-free", "eghn", "position"]
 
 
 def test_the_table_of_architectures_is_what_they_are():

@@ -278,7 +278,8 @@ def test_it_is_a_propagator_like_others_for_guarded_steps():
 
     propagator, state = network(), molecule()
     none = Constraints(state.masses, torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0), torch.zeros(7).bool())
-    ended = GuardedStep(propagator, guard=None)(state, none, np.random.default_rng(0))
+    step, rng = GuardedStep(propagator, guard=None), np.random.default_rng(0)
+    ended = step.finish(step.prepare(state, none, rng), none, rng)
     torch.testing.assert_close(ended.positions, propagator(state).positions, rtol=0, atol=1e-10)
 
 

@@ -253,7 +253,7 @@ def test_what_hinders_a_build_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_kernel, "_registered", lambda: False)  # as in a new process
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("fastegnn_md.propagator.compiled.shutil.which", lambda name: None)
+        patch.setattr("fastegnn_md.nn.compiler.shutil.which", lambda name: None)
         with pytest.raises(ConfigError, match="found none; install g"):
             cpu_kernel.build()
     with monkeypatch.context() as patch:

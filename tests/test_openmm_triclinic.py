@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from all_images import CLOSED, every_pair
 
-from fastegnn_md.data import Store, harvest
+from fastegnn_md.data import Store
+from fastegnn_md.harvest import harvest
 from fastegnn_md.harvest.bursts import Start
 from fastegnn_md.harvest.recipe import burst_recipe
 
