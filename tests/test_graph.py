@@ -88,6 +88,19 @@ def test_a_search_with_a_skin_notices_another_system():
         assert as_set(search(state)) == as_set(neighbour_list(state, 3.0))
 
 
+@pytest.mark.parametrize("backend", ["vesin", "vesin_torch"])
+def test_a_search_without_a_skin_does_not_depend_on_what_was_searched_before(backend, require):
+    """To the last bit, also after atoms crossed a face of the cell: a continued simulation searches anew."""
+    if backend == "vesin_torch":
+        require(backend)
+    before = make(25, cell=TRICLINIC)
+    after = before.replace(positions=before.positions - 0.3)
+    search = NeighbourSearch(3.0, backend=backend)
+    search(before)
+    for found, fresh in zip(search(after), NeighbourSearch(3.0, backend=backend)(after), strict=True):
+        assert torch.equal(found, fresh)
+
+
 def test_vectors_do_not_change_when_an_atom_moves_by_lattice_vectors():
     state = make(20, cell=TRICLINIC)
     shifts = torch.randint(-3, 4, (20, 3), generator=torch.Generator().manual_seed(1)).double()

@@ -265,10 +265,11 @@ class _CellLists:
     def _kept_images(self, x: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
         """Which image of the cell each atom is in, (n, 3): far images would cost precision, and cell lists refuse them.
 
-        They are kept from call to call while atoms are near the cell: an atom that crosses a face has not moved far.
+        With a skin they are kept from call to call while atoms are near the cell: an atom that crosses a face has not
+        moved far. Without, edges and their order depend on nothing that was searched before.
         """
         place = torch.where(pbc, fractional(x.detach(), cell.expand(len(x), 3, 3)), 0.0)
-        kept = self._images
+        kept = self._images if self._skin else None
         if kept is None or kept.shape != place.shape or bool((place - kept.to(place) - 0.5).abs().gt(0.75).any()):
             kept = place.floor()
         self._images = kept.to(place)
