@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastegnn_md.errors import CompatibilityError, ConstraintError
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.state import State
@@ -32,6 +32,12 @@ class Conserve:
     momentum: bool | None = None
     angular_momentum: bool | None = None
     energy: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "angular_momentum", "energy"):
+            value = getattr(self, name)
+            if not (isinstance(value, bool) or (value is None and name != "energy")):
+                raise ConfigError(f"Conserve({name}={value!r}); expected True or False")
 
     def check(self, constraints: Constraints, periodic: bool, isolated: bool) -> None:
         """Refuse to conserve what a system does not.

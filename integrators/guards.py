@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,6 +105,10 @@ class GuardSettings:
     spread: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("displacement_factor", "bond_margin", "energy_change", "spread"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ConfigError(f"{name} is {value!r}; expected a number")
         if not self.displacement_factor > 0:
             raise ConfigError(f"displacement_factor is {self.displacement_factor}; expected a number > 0")
         if not 0 <= self.bond_margin < 1:

@@ -10,7 +10,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 
 from .conserve import Conserve
 from .guards import GuardSettings
-from .schedule import Schedule
+from .schedule import Schedule, schedule_of
 from .step import GuardedStep
 from .thermostats import Langevin, Thermostat, in_unit
 
@@ -78,6 +78,19 @@ def guarded_step(
         guard_settings = guard
     else:
         raise ConfigError(f"guard is {guard!r}; expected True, False or GuardSettings")
+    schedule = schedule_of(schedule)
+    if conserve is not None and not isinstance(conserve, Conserve):
+        raise ConfigError(f"conserve is {conserve!r}; expected a Conserve of fastegnn_md.integrators")
+    if thermostat is not None and (isinstance(thermostat, type) or not hasattr(thermostat, "half_step")):
+        raise ConfigError(
+            f"thermostat is {thermostat!r}; expected Langevin(…) or VelocityRescaling(…) of fastegnn_md.integrators"
+        )
+    own = 0.0 if schedule.classical is None or schedule.engine is not None else schedule.own_step
+    if own > 1.000001 * propagator.timestep:
+        raise ConfigError(
+            f"classical steps of {1e3 * own:g} fs are longer than the jumps of {1e3 * propagator.timestep:g} fs; a "
+            "bare number is in ps, a unit makes it clear: classical='0.5 fs'"
+        )
     kelvin = None if temperature is None else float(in_unit(temperature, "temperature"))
     if thermostat is not None and (kelvin is not None or friction is not None):
         raise ConfigError("a thermostat brings its temperature: give a thermostat, or temperature and friction")
@@ -98,7 +111,7 @@ def guarded_step(
         temperature=kelvin,
         guard=guard_settings,
         conserve=Conserve() if conserve is None else conserve,
-        schedule=Schedule() if schedule is None else schedule,
+        schedule=schedule,
         substep=None if bath is None else bath.timestep,
     )
 

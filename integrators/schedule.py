@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 from fastegnn_md.errors import CompatibilityError, ConfigError
@@ -56,12 +57,16 @@ class Schedule:
     minimize_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.jumps is not None and self.jumps < 1:
-            raise ConfigError(f"jumps is {self.jumps}; expected a number >= 1, or None to jump until a guard refuses")
-        least = {"classical_steps": 1 if self.adaptive else 0, "relax_steps": 0, "minimize_steps": 0}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a number >= {lowest}")
+        if self.jumps is not None and not (_whole(self.jumps) and self.jumps >= 1):
+            raise ConfigError(
+                f"jumps is {self.jumps!r}; expected a whole number >= 1, or None to jump until a guard refuses"
+            )
+        for name in ("classical_steps", "relax_steps", "minimize_steps"):
+            value = getattr(self, name)
+            if not (_whole(value) and value >= 0):
+                raise ConfigError(f"{name} is {value!r}; expected a whole number >= 0")
+        if self.adaptive and not self.classical_steps:
+            raise ConfigError("jumps=None takes classical steps after a refused jump: give classical_steps >= 1")
         if self.fallback not in ("classical", "stop"):
             raise ConfigError(f"fallback is {self.fallback!r}; expected 'classical' or 'stop'")
         if self.adaptive and self.fallback == "stop":
@@ -129,3 +134,16 @@ class Schedule:
                 f"{1e3 * step:g} fs do not add up to it; choose a classical step that divides it, or jumps=None"
             )
         return steps
+
+
+def schedule_of(given: Schedule | None) -> Schedule:
+    """The schedule that a user means: by default jumps alone; raises ConfigError for anything else."""
+    if given is None:
+        return Schedule()
+    if not isinstance(given, Schedule):
+        raise ConfigError(f"schedule is {given!r}; expected a Schedule of fastegnn_md.integrators")
+    return given
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -610,7 +610,7 @@ class TestOptions:
             ({"classical": 0.0}, r"classical time step is 0\.0 ps"),
             ({"relax_steps": -1}, "relax_steps is -1"),
             ({"jumps": 0}, "jumps is 0"),
-            ({"jumps": None, "classical_steps": 0}, "classical_steps is 0"),
+            ({"jumps": None, "classical_steps": 0}, "give classical_steps >= 1"),
             ({"jumps": None, "classical_steps": 3, "fallback": "stop"}, "leave fallback out"),
         ],
     )

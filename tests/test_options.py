@@ -103,3 +103,60 @@ def test_values_are_compared_as_values():
     assert Schedule(5, 1, classical="1 fs") == Schedule(5, 1, classical="1 fs")
     assert Conserve() == Conserve(None, None, False)
     assert cases.StandIn().kind == "force-free"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"conserve": True}, "conserve is True; expected a Conserve"),
+        ({"schedule": (5, 1)}, r"schedule is \(5, 1\); expected a Schedule"),
+        ({"thermostat": "langevin"}, "thermostat is 'langevin'; expected Langevin"),
+        ({"thermostat": Langevin}, "expected Langevin"),
+        (
+            {"schedule": Schedule(5, 1, classical="1 ps")},
+            "steps of 1000 fs are longer than the jumps of 8 fs",
+        ),
+    ],
+)
+@pytest.mark.parametrize("make", [in_ase, in_openmm])
+def test_other_things_than_values_are_refused_by_name(make, options, words):
+    with pytest.raises(ConfigError, match=words):
+        make(StandIn(), **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Schedule(2.5, 1), "classical_steps is 2.5; expected a whole number"),
+        (lambda: Schedule(1, True), "jumps is True; expected a whole number"),
+        (lambda: Schedule("5", 1), "classical_steps is '5'"),
+        (lambda: Schedule(jumps=None), "jumps=None takes classical steps after a refused jump: give classical_steps"),
+        (lambda: GuardSettings(displacement_factor="1"), "displacement_factor is '1'; expected a number"),
+        (lambda: Conserve(energy="yes"), r"Conserve\(energy='yes'\); expected True or False"),
+        (lambda: Conserve(energy=None), r"Conserve\(energy=None\)"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused_by_name(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+def test_friction_of_ase_may_have_its_unit():
+    atoms = Atoms("N2", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=EMT())
+    made = LearnedDynamics(atoms, StandIn(), temperature_K=300, friction="10/ps", bonds=[[0, 1]])
+    assert made.guarded.thermostat == Langevin(300, 10)
+    with pytest.raises(FastEGNNMDError, match="needs one of"):
+        LearnedDynamics(atoms, StandIn(), temperature_K=300, friction="10 ps", bonds=[[0, 1]])
+
+
+def test_own_classical_steps_of_openmm_follow_the_seed():
+    topology, _, positions = cases.peptide()
+    ends = []
+    for seed in (3, 3, 4):
+        integrator = LearnedIntegrator(StandIn(), Langevin(300, "10/ps"), schedule=Schedule(5, 1), seed=seed)
+        made = cases.LearnedSimulation(topology, cases.peptide()[1], integrator, cases.platform_of("Reference")[0])
+        made.context.setPositions(positions)
+        made.step(12)
+        ends.append(cases.phase_space(made)[0])
+    assert (ends[0] == ends[1]).all()
+    assert not (ends[0] == ends[2]).all()

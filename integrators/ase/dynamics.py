@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 from ..conserve import Conserve
 from ..guards import GuardSettings, JumpStatistics
 from ..options import guarded_step
-from ..schedule import Schedule
+from ..schedule import Schedule, schedule_of
 from ..thermostats import Thermostat
 from .base import JumpDynamics
 from .classical import bath_of, check_classical, random_state, restore_random_state
@@ -47,7 +48,8 @@ class LearnedDynamics(JumpDynamics):
     temperature_K : float, optional
         Of a Langevin thermostat, with ``friction``; alone, of the velocities that a position-only propagator redraws.
     friction : float, optional
-        Of the Langevin thermostat in 1/(ASE time), as in ``ase.md.langevin``: ``0.01 / ase.units.fs`` is 10/ps.
+        Of the Langevin thermostat in 1/(ASE time), as in ``ase.md.langevin``: ``0.01 / ase.units.fs`` is 10/ps; or
+        with its unit, ``"10/ps"``.
     thermostat : Thermostat, optional
         In place of the two: :class:`~fastegnn_md.integrators.Langevin` or
         :class:`~fastegnn_md.integrators.VelocityRescaling`. None of them is NVE.
@@ -99,7 +101,7 @@ class LearnedDynamics(JumpDynamics):
         propagator: LearnedMap,
         *,
         temperature_K: float | None = None,
-        friction: float | None = None,
+        friction: float | str | None = None,
         thermostat: Thermostat | None = None,
         schedule: Schedule | None = None,
         guard: bool | GuardSettings = True,
@@ -111,7 +113,7 @@ class LearnedDynamics(JumpDynamics):
         loginterval: int = 1,
         restart_file: str | Path | None = None,
     ):
-        self.schedule = Schedule() if schedule is None else schedule
+        self.schedule = schedule_of(schedule)
         self.classical = self.schedule.engine
         bath = None
         if self.classical is not None:
@@ -121,7 +123,7 @@ class LearnedDynamics(JumpDynamics):
             propagator,
             thermostat=thermostat,
             temperature=temperature_K,
-            friction=None if friction is None else friction * PICOSECOND,
+            friction=friction * PICOSECOND if isinstance(friction, Real) else friction,
             schedule=self.schedule,
             guard=guard,
             conserve=conserve,

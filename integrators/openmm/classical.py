@@ -34,7 +34,7 @@ def bath_of(classical: Any) -> Bath:
     return Bath(classical.getStepSize()._value, thermostat, temperature)
 
 
-def classical_integrator(thermostat: Thermostat | None, timestep: float, step: float) -> openmm.Integrator:
+def classical_integrator(thermostat: Thermostat | None, timestep: float, step: float, seed: int) -> openmm.Integrator:
     """An integrator of OpenMM for the classical steps that go with a thermostat.
 
     Parameters
@@ -42,6 +42,8 @@ def classical_integrator(thermostat: Thermostat | None, timestep: float, step: f
     thermostat : Thermostat or None
     timestep, step : float
         Of jumps and of classical steps, ps; the latter is rounded so that the former is a multiple.
+    seed : int
+        Its own follows from it.
 
     Raises
     ------
@@ -53,7 +55,9 @@ def classical_integrator(thermostat: Thermostat | None, timestep: float, step: f
         return openmm.VerletIntegrator(step * unit.picosecond)
     if isinstance(thermostat, Langevin):
         temperature, friction = thermostat.temperature * unit.kelvin, thermostat.friction / unit.picosecond
-        return openmm.LangevinMiddleIntegrator(temperature, friction, step * unit.picosecond)
+        integrator = openmm.LangevinMiddleIntegrator(temperature, friction, step * unit.picosecond)
+        integrator.setRandomNumberSeed(1 + seed % (2**31 - 2))  # zero means a random seed to OpenMM
+        return integrator
     raise ConfigError(
         f"OpenMM has no integrator for classical steps with {type(thermostat).__name__}; give one as "
         "Schedule(classical=...), or take Langevin"

@@ -18,7 +18,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 from ..conserve import Conserve
 from ..guards import GuardReport, GuardSettings, JumpStatistics
 from ..options import guarded_step
-from ..schedule import Schedule
+from ..schedule import Schedule, schedule_of
 from ..thermostats import Thermostat
 from .classical import bath_of, check_timestep, checked_seed, classical_integrator, half_step_of, step_generator
 from .jump import ContextJump, free_flight
@@ -108,7 +108,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
-        self.schedule = Schedule() if schedule is None else schedule
+        self.schedule = schedule_of(schedule)
         self._options = {
             "thermostat": thermostat,
             "temperature": temperature,
@@ -130,15 +130,15 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
             bath=None if given is None else bath_of(given),
         )
         self._half_step = half_step_of(given, self.schedule, half_step_velocities)
-        inner = given
+        inner, seed = given, checked_seed(seed)
         if given is None and self.schedule.hybrid:
-            inner = classical_integrator(guarded.thermostat, propagator.timestep, self.schedule.own_step)
+            inner = classical_integrator(guarded.thermostat, propagator.timestep, self.schedule.own_step, seed)
         self._inner, self._follows, self.propagator = inner, given is not None, propagator
         if inner is not None:
             self._replacement_steps()  # says now if they do not add up
         custom = openmm.CustomIntegrator(propagator.timestep)
         write_protocol(custom, group, propagator.wants_forces == "start", free_flight(propagator))
-        custom.addGlobalVariable("seed", checked_seed(seed))
+        custom.addGlobalVariable("seed", seed)
         custom.addGlobalVariable("pending", 0)
         if guarded.conserve.energy:
             custom.addGlobalVariable(_ENERGY, math.nan)
