@@ -396,7 +396,7 @@ SCRIPT = """
 import sys, time, warnings
 import MDAnalysis as mda, numpy as np, openmm
 import fastegnn_md.harvest.parts as parts
-from fastegnn_md.data import harvest
+from fastegnn_md.harvest import harvest
 
 if __name__ == "__main__":
     parts._PART_BURSTS = 10

@@ -1,6 +1,7 @@
 """Trajectories become a store, a store becomes pairs a propagator is trained on."""
 
 from .lags import LagSuggestion, suggest_lag
+from .mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
 from .pairs import TrajectoryPairs
 from .store import Store
@@ -9,6 +10,8 @@ from .topology import Topology, load_universe, read_topology
 
 __all__ = [
     "LagSuggestion",
+    "MirrorAsymmetry",
+    "MirrorWarning",
     "NoiseFloor",
     "NoiseFloorWarning",
     "Store",
@@ -16,6 +19,7 @@ __all__ = [
     "Topology",
     "TrajectoryPairs",
     "load_universe",
+    "mirror_asymmetry",
     "noise_floor",
     "read_topology",
     "suggest_lag",

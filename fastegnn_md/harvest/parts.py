@@ -16,7 +16,7 @@ import numpy as np
 from .._files import write_atomically
 from ..data.store import write_error
 from ..errors import DataError
-from .bursts import BurstRecipe, Start, run_bursts, start_worker, work
+from .bursts import BurstRecipe, BurstRunner, Start, run_bursts, start_worker, work
 
 Arrays = dict[str, np.ndarray]
 
@@ -107,6 +107,7 @@ def run_groups(
     n_frames: int,
     steps_between: int,
     processes: int,
+    runner: BurstRunner | None = None,
 ) -> Iterator[tuple[int, Arrays]]:
     """Run groups of bursts, in this process or in others.
 
@@ -121,6 +122,8 @@ def run_groups(
     n_frames, steps_between : int
         Frames of a burst, and engine steps between them.
     processes : int
+    runner : BurstRunner, optional
+        That of this process, if it was built before.
 
     Yields
     ------
@@ -133,7 +136,8 @@ def run_groups(
         If a worker ends or the engine cannot be sent to it.
     """
     if processes == 1 or len(waiting) < 2:
-        runner = recipe.build() if waiting else None
+        if waiting and runner is None:
+            runner = recipe.build()
         for index in waiting:
             assert runner is not None  # built above whenever something waits
             yield index, run_bursts(runner, starts(index), n_frames, steps_between)
