@@ -6,7 +6,7 @@ import pytest
 import torch
 from architecture_cases import CASES, CLOSE, SIZES, inputs, make, orthogonal
 
-from fastegnn_md.models import available_models, build_model
+from fastegnn_md.models import architectures_for, available_models, build_model
 from fastegnn_md.nn import edge_sums
 
 NOT_TRANSLATED = {"mpnn"}
@@ -57,6 +57,10 @@ def test_rotation(case):
 def test_reflection(case):
     error = moved(case, inputs(), turn=orthogonal(True))
     assert (error < 1e-10) == (case not in NOT_REFLECTED), error
+
+
+def test_what_is_not_reflected_is_listed_as_handed():
+    assert set(architectures_for("handed")) == NOT_REFLECTED - {"tfn of three degrees"}
 
 
 @pytest.mark.parametrize("case", CASES)

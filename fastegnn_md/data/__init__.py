@@ -2,6 +2,7 @@
 
 from .harvesting import harvest
 from .lags import LagSuggestion, suggest_lag
+from .mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
 from .pairs import TrajectoryPairs
 from .store import Store
@@ -10,6 +11,8 @@ from .topology import Topology, load_universe, read_topology
 
 __all__ = [
     "LagSuggestion",
+    "MirrorAsymmetry",
+    "MirrorWarning",
     "NoiseFloor",
     "NoiseFloorWarning",
     "Store",
@@ -18,6 +21,7 @@ __all__ = [
     "TrajectoryPairs",
     "harvest",
     "load_universe",
+    "mirror_asymmetry",
     "noise_floor",
     "read_topology",
     "suggest_lag",

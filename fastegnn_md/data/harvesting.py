@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from .. import units
 from ..errors import DataError
 from .frames import keeping_frame, read_frame
+from .mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from .parts import Arrays, Parts, run_groups
 from .starts import StartingPoints
 from .store import Store
@@ -32,7 +34,9 @@ from .topology import quiet, select_atoms
 if TYPE_CHECKING:
     from openmm import System
 
-    from ..engines.bursts import BurstRecipe, Start
+    from ..engines.bursts import BurstRecipe, BurstRunner, Start
+
+_MIRRORED = 4  # frames whose forces are compared with those of their mirror image
 
 
 def harvest(
@@ -111,6 +115,12 @@ def harvest(
         written.
     ConstraintError
         If a constraint is not supported.
+
+    Warns
+    -----
+    MirrorWarning
+        If the forces change under reflection, as those of CMAP terms do: see :func:`mirror_asymmetry`. Four frames are
+        looked at, at two force calls each.
     """
     plan = _Plan.make(burst, interval, timestep, temperature, seed)
     lag = None if midpoint is None else _positive_time("midpoint", midpoint)
@@ -126,8 +136,14 @@ def harvest(
             return _existing(path, fingerprint, energy_tolerance)
         per_atom = 36 if lag is None else 60  # bytes: vectors of three numbers in single precision
         parts = Parts(path, fingerprint, source.frames, per_atom * plan.n_frames * source.topology.n_atoms)
-        _run(parts, recipe, source, plan, processes, progress)
-        _merge(parts, recipe, source, plan, energy_tolerance, max_failed, fingerprint)
+        runner = recipe.build()
+        mirror = _compare_with_mirror_images(runner, source)
+        if mirror is not None and mirror.matters:
+            warnings.warn(mirror.message("forces of the engine"), MirrorWarning, stacklevel=2)
+        own = runner if processes == 1 else None
+        del runner  # workers build theirs, and a GPU has no memory to spare
+        _run(parts, recipe, source, plan, processes, progress, own)
+        _merge(parts, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror)
     return path
 
 
@@ -214,8 +230,23 @@ def _existing(path: Path, fingerprint: str, tolerance: float) -> Path:
     return path
 
 
+def _compare_with_mirror_images(runner: BurstRunner, source: StartingPoints) -> MirrorAsymmetry | None:
+    """At a few of the frames, spread over all; two force calls each."""
+    chosen = source.frames[:: -(-len(source.frames) // _MIRRORED)]
+    points = (source[frame] for frame in chosen)
+    found = mirror_asymmetry(runner.forces, ((point.positions, point.cell) for point in points))
+    runner.reset()
+    return found
+
+
 def _run(
-    parts: Parts, recipe: BurstRecipe, source: StartingPoints, plan: _Plan, processes: int, progress: bool
+    parts: Parts,
+    recipe: BurstRecipe,
+    source: StartingPoints,
+    plan: _Plan,
+    processes: int,
+    progress: bool,
+    runner: BurstRunner | None,
 ) -> None:
     """Run the groups that are not finished and keep each as it comes."""
     from ..engines.bursts import Start
@@ -232,7 +263,7 @@ def _run(
     with tqdm(
         total=len(source.frames), initial=done, desc="harvest", unit="burst", disable=not progress, delay=2
     ) as bar:
-        for index, arrays in run_groups(waiting, recipe, starts, plan.n_frames, plan.steps_between, processes):
+        for index, arrays in run_groups(waiting, recipe, starts, plan.n_frames, plan.steps_between, processes, runner):
             parts.write(index, arrays | {"times": np.array(times.pop(index))})
             bar.update(len(parts.groups[index]))
 
@@ -258,6 +289,7 @@ def _merge(
     tolerance: float,
     max_failed: float,
     fingerprint: str,
+    mirror: MirrorAsymmetry | None,
 ) -> None:
     kept, changes, complaints = [], [], set()
     for index in range(len(parts.groups)):
@@ -290,6 +322,7 @@ def _merge(
         "energy tolerance": tolerance,
     }
     provenance |= {f"{key} of atoms": note for key, note in source.topology.notes.items()}
+    provenance |= {} if mirror is None else mirror.provenance
     n_good = total - failed
     writer = StoreWriter(
         parts.store,

@@ -18,7 +18,7 @@ from ..files import write_atomically
 from .store import write_error
 
 if TYPE_CHECKING:
-    from ..engines.bursts import BurstRecipe, Start
+    from ..engines.bursts import BurstRecipe, BurstRunner, Start
 
 Arrays = dict[str, np.ndarray]
 
@@ -109,6 +109,7 @@ def run_groups(
     n_frames: int,
     steps_between: int,
     processes: int,
+    runner: BurstRunner | None = None,
 ) -> Iterator[tuple[int, Arrays]]:
     """Run groups of bursts, in this process or in others.
 
@@ -123,6 +124,8 @@ def run_groups(
     n_frames, steps_between : int
         Frames of a burst, and engine steps between them.
     processes : int
+    runner : BurstRunner, optional
+        That of this process, if it was built before.
 
     Yields
     ------
@@ -137,7 +140,8 @@ def run_groups(
     from ..engines.bursts import run_bursts, start_worker, work
 
     if processes == 1 or len(waiting) < 2:
-        runner = recipe.build() if waiting else None
+        if waiting and runner is None:
+            runner = recipe.build()
         for index in waiting:
             assert runner is not None  # built above whenever something waits
             yield index, run_bursts(runner, starts(index), n_frames, steps_between)

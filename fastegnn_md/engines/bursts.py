@@ -89,6 +89,14 @@ class BurstRunner(Protocol):
         """One burst of ``n_frames`` frames, the first being the start with its constraints satisfied."""
         ...
 
+    def forces(self, x: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
+        """Forces (N, 3) in amu Å/ps² without those of constraints, NaN where the engine gives up; x and cell in Å."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what was computed, so that the next burst is that of a new runner bit by bit."""
+        ...
+
 
 class BurstRecipe(Protocol):
     """All a worker needs to build a runner; sent to it by value.

@@ -125,6 +125,22 @@ class ASERunner:
             both = self._recipe.midpoint is not None
             return Burst.failed(n_frames, len(start.positions), start.cell, error, both)
 
+    def forces(self, x: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
+        """Forces at positions (N, 3) in Å; units and failures as :meth:`BurstRunner.forces`."""
+        from ase.calculators.calculator import CalculatorError
+
+        atoms = _atoms(self._recipe.numbers, self._recipe.masses, Start(x, np.zeros_like(x), cell))
+        atoms.calc = self._calculator
+        try:
+            return self._forces(atoms, x[None])[0]
+        except (CalculatorError, ArithmeticError):
+            return np.full(x.shape, np.nan)
+
+    def reset(self) -> None:
+        """Reset the calculator, if it is one of those that have results to forget."""
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
+
     def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         from ase.md.verlet import VelocityVerlet
 

@@ -148,17 +148,33 @@ class OpenMMRunner:
         DataError
             If the System is periodic and the start has no cell.
         """
-        context = self._context
-        cell = None
-        if self._periodic:
-            if start.cell is None:
-                raise DataError("the System is periodic but the frame has no cell; write the box with the trajectory")
-            cell = reduced_cell(start.cell)
-            context.setPeriodicBoxVectors(*(self._vec3(*(row / _NM)) for row in cell))
+        cell = self._set_cell(start.cell)
         try:
             return self._run(start, n_frames, steps_between, cell)
         except self._exception as error:  # coordinates became NaN, or constraints cannot be satisfied
             return Burst.failed(n_frames, len(start.positions), cell, error, self._midpoint is not None)
+
+    def forces(self, x: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
+        """Forces at positions (N, 3) in Å; units and failures as :meth:`BurstRunner.forces`."""
+        self._set_cell(cell)
+        try:
+            return self._forces(x[None] / _NM)[0]
+        except self._exception:
+            return np.full(x.shape, np.nan)
+
+    def reset(self) -> None:
+        """Make the Context anew: neighbour lists of before change how forces round."""
+        self._context.reinitialize()
+
+    def _set_cell(self, cell: np.ndarray | None) -> np.ndarray | None:
+        """Give the Context the cell of a frame (Å), in its own form, which is returned."""
+        if not self._periodic:
+            return None
+        if cell is None:
+            raise DataError("the System is periodic but the frame has no cell; write the box with the trajectory")
+        cell = reduced_cell(cell)
+        self._context.setPeriodicBoxVectors(*(self._vec3(*(row / _NM)) for row in cell))
+        return cell
 
     def _run(self, start: Start, n_frames: int, steps_between: int, cell: np.ndarray | None) -> Burst:
         context = self._context

@@ -25,11 +25,14 @@ class Architecture(nn.Module):
         Whether layers see the positions that layers before them have moved.
     isolated_only : bool
         Whether positions matter beside edge vectors, by themselves or by their mean, even without virtual geometry.
+    handed : bool
+        Whether the network tells a mirror image from its original: it is not equivariant under reflections.
     """
 
     edge_features: int | None = None
     positions_move: bool = True
     isolated_only: ClassVar[bool] = False
+    handed: ClassVar[bool] = False
 
     def forward(
         self,

@@ -42,6 +42,8 @@ class FastTFN(PullNetwork):
         If e3nn is not installed.
     """
 
+    handed = True
+
     @staticmethod
     def make_pull(hidden: int, edge_features: int, gaussians: int, cutoff: float) -> nn.Module:
         """See :meth:`PullNetwork.make_pull`."""

@@ -44,6 +44,7 @@ class MPNN(Architecture):
     """
 
     isolated_only = True
+    handed = True
 
     def __init__(self, *, node_features: int, edge_features: int = 0, hidden: int = 64, layers: int = 4):
         super().__init__()

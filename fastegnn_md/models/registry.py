@@ -44,17 +44,20 @@ def available_models() -> tuple[str, ...]:
     return tuple(sorted(_MODELS))
 
 
-def architectures_for(use: Literal["full", "periodic"]) -> tuple[str, ...]:
+def architectures_for(use: Literal["full", "periodic", "handed"]) -> tuple[str, ...]:
     """Names of the architectures that can be used in a certain way.
 
     Parameters
     ----------
-    use : {"full", "periodic"}
+    use : {"full", "periodic", "handed"}
         "full": with ``vector_channels`` they predict velocities as well. "periodic": they see positions through edge
         vectors alone (``virtual_geometry=False`` for those that have it), and so make sense for periodic systems.
+        "handed": they can learn forces that change under reflection.
     """
     if use == "full":
         return tuple(name for name in available_models() if "vector_channels" in hyperparameters_of(name))
+    if use == "handed":
+        return tuple(name for name in available_models() if _MODELS[name].handed)
     return tuple(name for name in available_models() if not _MODELS[name].isolated_only)
 
 

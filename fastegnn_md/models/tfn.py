@@ -46,6 +46,8 @@ class TFN(Architecture):
         If e3nn is not installed.
     """
 
+    handed = True
+
     def __init__(
         self,
         *,

@@ -49,6 +49,7 @@ class VNEGNN(Architecture):
     """
 
     isolated_only = True
+    handed = True
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..baselines import Errors, lowest_baseline, one_step_errors, over_baseline
+from ..data import MirrorAsymmetry, MirrorWarning
 from ..domain import representative
 from ..errors import CompatibilityError, ConfigError, DataError
+from ..models import architectures_for
 from ..optional import naming_extras
 from ..propagator import Propagator
 from ..units import format_time
@@ -101,6 +104,11 @@ def fit(
         If the loss is not finite, or a file cannot be written.
     MissingDependencyError
         If Lightning is not installed.
+
+    Warns
+    -----
+    MirrorWarning
+        If the forces behind the data change under reflection, as a harvest has found, and the network does not.
     """
     with naming_extras("training"):  # Lightning takes seconds to import
         from .module import PropagatorModule
@@ -113,6 +121,8 @@ def fit(
     found = None if files is None else files.open(resume)
     main = is_main_process()
     progress = progress and main
+    if main:
+        _warn_of_mirror_images(train, config)
     if files is not None and main:
         files.describe(config)
 
@@ -153,6 +163,16 @@ def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: Tr
             f"training pairs are {format_time(train.lag)} apart, validation pairs {format_time(validation.lag)}; "
             "give both the same lag"
         )
+
+
+def _warn_of_mirror_images(train: TrajectoryPairs, config: TrainingConfig) -> None:
+    """Say what a network that is symmetric under reflection cannot learn of forces that are not."""
+    if config.propagator.architecture in architectures_for("handed"):
+        return
+    measured = [MirrorAsymmetry.of_store(store.provenance) for store in train.stores]
+    worst = max((one for one in measured if one is not None and one.matters), key=lambda one: one.share, default=None)
+    if worst is not None:
+        warnings.warn(worst.message("forces behind the training data"), MirrorWarning, stacklevel=3)
 
 
 def _check_initial(initial: Propagator, train: TrajectoryPairs, config: TrainingConfig) -> None:
