@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Rounding of single precision and of PME stays below a hundredth of these.
+# Rounding of single precision and of PME stays below a fiftieth of these.
 _SHARE = 1e-3  # of the RMS force of all atoms
 _LARGEST = 1e-2  # of one atom: a peptide in much water is a small share
 _KEY, _KEY_LARGEST, _KEY_ATOM = ("mirror asymmetry" + rest for rest in ("", " of one atom", ", atom"))

@@ -119,7 +119,8 @@ def harvest(
     Warns
     -----
     MirrorWarning
-        If the forces change under reflection, as those of CMAP terms do: see :func:`mirror_asymmetry`.
+        If the forces change under reflection, as those of CMAP terms do: see :func:`mirror_asymmetry`. Four frames are
+        looked at, at two force calls each.
     """
     plan = _Plan.make(burst, interval, timestep, temperature, seed)
     lag = None if midpoint is None else _positive_time("midpoint", midpoint)
