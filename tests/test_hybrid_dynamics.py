@@ -448,9 +448,14 @@ def test_a_restart_needs_the_dynamics_that_made_classical_steps_and_no_other(tmp
     other = ethanol()
     with pytest.raises(CompatibilityError, match="leave classical out"):
         LearnedDynamics.restart(tmp_path / "own", other, StandIn(), classical=VelocityVerlet(other, FS))
+    for make in (lambda a: VelocityVerlet(a, FS), lambda a: langevin(a, 2 * FS, 300, 0.01 / FS)):
+        other = ethanol()
+        with pytest.raises(CompatibilityError, match=r"were those of .*Langevin.* make the same"):
+            LearnedDynamics.restart(tmp_path / "engine", other, StandIn(), classical=make(other))
     other = ethanol()
+    theirs = Langevin(other, FS, temperature_K=300, friction=0.01 / FS, fixcm=False)
     with pytest.raises(CheckpointError, match="random numbers of its own"):
-        LearnedDynamics.restart(tmp_path / "engine", other, StandIn(), classical=VelocityVerlet(other, FS))
+        LearnedDynamics.restart(tmp_path / "engine", other, StandIn(), classical=theirs)
 
 
 def test_replicas_may_have_schedules():

@@ -27,6 +27,7 @@ def to_json(guarded: GuardedStep, schedule: Schedule) -> dict[str, Any]:
         "thermostat": None if schedule.engine is not None else _described(guarded.thermostat),
         "temperature_K": guarded.temperature if guarded.thermostat is None else None,
         "schedule": values,
+        "engine": None if schedule.engine is None else _engine(schedule.engine),
         "guard": None if guarded.guard is None else dataclasses.asdict(guarded.guard),
         "conserve": dataclasses.asdict(guarded.conserve),
     }
@@ -44,7 +45,7 @@ def from_json(options: dict[str, Any], classical: Any) -> dict[str, Any]:
     Raises
     ------
     CompatibilityError
-        If a dynamics is needed and not given, or the reverse.
+        If a dynamics is needed and not given, or of another kind or time step, or the reverse.
     """
     schedule = dict(options["schedule"])
     if schedule["classical"] == _ENGINE:
@@ -52,6 +53,11 @@ def from_json(options: dict[str, Any], classical: Any) -> dict[str, Any]:
             raise CompatibilityError(
                 "the classical steps of the interrupted run were those of an ASE dynamics; make it anew and give it as "
                 "classical="
+            )
+        if _engine(classical) != options["engine"]:
+            raise CompatibilityError(
+                f"the classical steps of the interrupted run were those of {options['engine']}, this dynamics is "
+                f"{_engine(classical)}; make the same"
             )
         schedule["classical"] = classical
     elif classical is not None:
@@ -97,6 +103,11 @@ def migrated(options: dict[str, Any], version: int) -> dict[str, Any]:
         },
         "log_energy": options["log_energy"],
     }
+
+
+def _engine(classical: Any) -> dict[str, Any]:
+    """What tells a dynamics of ASE from another one; its thermostat may have been changed on purpose."""
+    return {"kind": type(classical).__name__, "timestep": float(classical.dt)}
 
 
 def _described(thermostat: Thermostat | None) -> dict[str, Any] | None:
