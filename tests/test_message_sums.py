@@ -240,7 +240,7 @@ def test_mixed_precision_is_torch_autocast_of_inference(implementation):
 @pytest.mark.slow
 def test_the_kernel_is_kept_for_the_next_process(tmp_path, monkeypatch, cxx):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    script = "import time; from fastegnn_md.nn import cpu_kernel; cpu_kernel.build(); cpu_kernel.build()"
+    script = "import time; from fastegnn_md.nn.messages import cpu; cpu.build(); cpu.build()"
     for _ in range(2):
         subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
         (file,) = (tmp_path / "fastegnn-md" / "kernels").iterdir()
