@@ -19,6 +19,8 @@ from fastegnn_md.harvest.bursts import Start
 from fastegnn_md.harvest.openmm import reduced_cell
 from fastegnn_md.harvest.recipe import burst_recipe
 
+pytestmark = pytest.mark.slow  # thorough: `make test` and CI run it
+
 PEPTIDE = str(Path(fastegnn_md.__file__).with_name("assets") / "ala2.pdb")
 MASSES = np.array([12.011, 1.008, 15.999, 14.007])
 FAST = {"progress": False, "temperature": 300.0}

@@ -14,6 +14,8 @@ from fastegnn_md import State
 from fastegnn_md.errors import GraphError, StateError
 from fastegnn_md.graph import EdgeList, NeighbourSearch, neighbour_list
 
+pytestmark = pytest.mark.slow  # thorough: `make test` and CI run it
+
 NO_CELL = np.zeros((3, 3))
 
 

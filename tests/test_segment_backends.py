@@ -15,6 +15,8 @@ from fastegnn_md.propagator.domain import Domain
 from fastegnn_md.segments import segment_backend
 from fastegnn_md.training.losses import virtual_node_mmd
 
+pytestmark = pytest.mark.slow  # thorough: `make test` and CI run it
+
 WITHOUT_SUMS = {"linear"}
 BOUND = 1e-12  # of the largest component
 
