@@ -119,11 +119,13 @@ class GuardSettings:
             raise ConfigError(f"spread is {self.spread}; expected a number > 0 (in residual scales), or None")
 
 
-def guard_settings(guard: bool | GuardSettings) -> GuardSettings | None:
-    """What ``guard=`` means to dynamics and integrators: True the defaults, False only what is not finite (None)."""
-    if guard is True:
-        return GuardSettings()
-    return guard or None
+def guard_settings(guard: bool | GuardSettings | None) -> GuardSettings | None:
+    """What ``guard=`` means: True the defaults, False only what is not finite (None); raises ConfigError for others."""
+    if guard is None or isinstance(guard, bool):
+        return GuardSettings() if guard else None
+    if not isinstance(guard, GuardSettings):
+        raise ConfigError(f"guard is {guard!r}; expected True, False or GuardSettings")
+    return guard
 
 
 def check_finite(positions: Tensor, velocities: Tensor) -> GuardReport:

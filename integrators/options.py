@@ -9,7 +9,7 @@ from fastegnn_md.errors import ConfigError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 from .conserve import Conserve
-from .guards import GuardSettings
+from .guards import GuardSettings, guard_settings
 from .schedule import Schedule, schedule_of
 from .step import GuardedStep
 from .thermostats import Langevin, Thermostat, in_unit
@@ -72,12 +72,7 @@ def guarded_step(
             f"propagator is a {type(propagator).__name__}; expected a Propagator or a Committee, from "
             "fastegnn_md.load(name_or_path)"
         )
-    if guard is None or isinstance(guard, bool):
-        guard_settings = GuardSettings() if guard else None
-    elif isinstance(guard, GuardSettings):
-        guard_settings = guard
-    else:
-        raise ConfigError(f"guard is {guard!r}; expected True, False or GuardSettings")
+    settings = guard_settings(guard)
     schedule = schedule_of(schedule)
     if conserve is not None and not isinstance(conserve, Conserve):
         raise ConfigError(f"conserve is {conserve!r}; expected a Conserve of fastegnn_md.integrators")
@@ -104,12 +99,12 @@ def guarded_step(
             )
         thermostat, kelvin = Langevin(kelvin, friction), None
     if bath is not None:
-        thermostat, kelvin = _taken_over(bath, thermostat, kelvin, propagator, guard_settings)
+        thermostat, kelvin = _taken_over(bath, thermostat, kelvin, propagator, settings)
     return GuardedStep(
         propagator,
         thermostat=thermostat,
         temperature=kelvin,
-        guard=guard_settings,
+        guard=settings,
         conserve=Conserve() if conserve is None else conserve,
         schedule=schedule,
         substep=None if bath is None else bath.timestep,
