@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, brief
 
 Header = dict[str, Any]
+_CHECKSUM = "sha256"  # key of the header
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -52,7 +54,7 @@ def _umask() -> int:
 class TensorFormat:
     """A kind of safetensors file whose header says, as JSON, what it is and of which version.
 
-    Files hold tensors and text only, so that reading one runs no code.
+    Files hold tensors and text only, so that reading one runs no code, and a checksum over both.
 
     Parameters
     ----------
@@ -93,16 +95,10 @@ class TensorFormat:
         OSError
             If it cannot be written; what stood there before is untouched.
         """
-        import numpy as np
-        from safetensors import numpy as arrays
-        from safetensors import torch as torches
-
-        text = {self.key: json.dumps({"format": self.name, "format_version": self.version, **header})}
-        if all(isinstance(value, np.ndarray) for value in tensors.values()):
-            content = arrays.save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, text)
-        else:
-            content = torches.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, text)
-        write_atomically(path, content)
+        header = {"format": self.name, "format_version": self.version, **header}
+        checksum = _digest(header, _encoded(tensors))
+        # One key only: safetensors writes several in any order, and equal files should be equal byte for byte.
+        write_atomically(path, _encoded(tensors, {self.key: json.dumps({**header, _CHECKSUM: checksum})}))
 
     def read(self, path: str | Path, *, numpy: bool = False) -> tuple[dict[str, Any], Header]:
         """Tensors, or NumPy arrays, and the header in the words of the present version.
@@ -110,52 +106,111 @@ class TensorFormat:
         Raises
         ------
         CheckpointError
-            If the file is missing, truncated, of another kind or of a newer version, or its header is damaged.
+            If the file is missing, truncated, of another kind or of a newer version, its header is damaged, or its
+            content does not have the checksum it was written with (files of earlier versions have none).
         """
-        return self._open(path, "np" if numpy else "pt", tensors=True)
+        return self._open(path, numpy=numpy)
 
     def read_header(self, path: str | Path) -> Header:
-        """The header alone; raises as :meth:`read`."""
-        return self._open(path, "np", tensors=False)[1]
+        """The header alone, of a file that was checked as a whole; raises as :meth:`read`."""
+        return self._open(path, numpy=False)[1]
 
-    def _open(self, path: str | Path, framework: str, *, tensors: bool) -> tuple[dict[str, Any], Header]:
-        from safetensors import SafetensorError, safe_open
+    def _open(self, path: str | Path, *, numpy: bool) -> tuple[dict[str, Any], Header]:
+        from safetensors import SafetensorError
+        from safetensors import numpy as arrays
+        from safetensors import torch as torches
 
+        content = self._content(Path(path))
+        tensors: dict[str, Any]
         try:
-            with safe_open(str(path), framework=framework) as file:
-                header = self._present(path, file.metadata() or {})
-                names = file.keys() if tensors else ()
-                # Copied: the file may be replaced while these are in use.
-                found = {name: file.get_tensor(name) for name in names}
-                return {name: one.copy() if framework == "np" else one.clone() for name, one in found.items()}, header
+            # Copied: what is read may be written to.
+            if numpy:
+                tensors = {name: one.copy() for name, one in arrays.load(content).items()}
+            else:
+                tensors = {name: one.clone() for name, one in torches.load(content).items()}
+            metadata = json.loads(content[8 : 8 + _header_size(content)]).get("__metadata__") or {}
+        except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            # after the first: types of numbers that NumPy or PyTorch has not
+            raise self._not_tensors(path, brief(error, quoted=False)) from error
+        header = self._present(path, metadata)
+        if _CHECKSUM in header and header.pop(_CHECKSUM) != _digest(header, content):
+            raise CheckpointError(
+                f"{path} is damaged: its content does not have the checksum it was written with; {self.advice}"
+            )
+        return tensors, self._migrated(path, header)
+
+    def _content(self, path: Path) -> bytes:
+        try:
+            if path.exists() and not path.is_file():
+                raise CheckpointError(f"{path} is not a file; give the path of a {self.what}")
+            with open(path, "rb") as file:
+                start, size = file.read(8), os.fstat(file.fileno()).st_size
+                if len(start) < 8 or _header_size(start) > size - 8:  # before a large foreign file is read
+                    raise self._not_tensors(path, f"{size} bytes")
+                return start + file.read()
         except FileNotFoundError as error:
             raise CheckpointError(f"no {self.what} at {path}") from error
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}): {self.advice}") from error
         except OSError as error:
             raise CheckpointError(f"cannot read the {self.what} {path}: {error.strerror or error}") from error
+        except ValueError as error:  # a path with a null character
+            raise CheckpointError(f"cannot read the {self.what} {str(path)!r}: {error}") from error
+
+    def _not_tensors(self, path: str | Path, why: str) -> CheckpointError:
+        return CheckpointError(f"{path} is truncated or not a safetensors file ({why}): {self.advice}")
 
     def _present(self, path: str | Path, metadata: Mapping[str, str]) -> Header:
         try:
             header = json.loads(metadata[self.key])
             known = isinstance(header, dict) and header.get("format") == self.name
-        except (KeyError, json.JSONDecodeError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             known = False
         if not known:
             raise CheckpointError(f"{path} is a safetensors file but not a {self.what} of fastegnn_md")
-        found = header.get("format_version", header.get("version"))  # training checkpoints of version 1 say "version"
+        found = _version(header)
         if not isinstance(found, int) or found > self.version:
             raise CheckpointError(
-                f"{path} has format version {found}, this version of fastegnn-md reads up to {self.version}: upgrade "
-                "fastegnn-md"
+                f"{path} has format version {brief(found)}, this version of fastegnn-md reads up to {self.version}: "
+                "upgrade fastegnn-md"
             )
+        return header
+
+    def _migrated(self, path: str | Path, header: Header) -> Header:
         try:
-            for version in range(found, self.version):
+            for version in range(_version(header), self.version):
                 header = self.migrations[version](header)
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from error
-        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"the header of the {self.what} {path} is damaged ({error}): {self.advice}"
+                f"the header of the {self.what} {path} is damaged ({brief(error, quoted=False)}): {self.advice}"
             ) from error
         return header
+
+
+def _version(header: Header) -> Any:
+    return header.get("format_version", header.get("version"))  # training checkpoints of version 1 say "version"
+
+
+def _encoded(tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> bytes:
+    import numpy as np
+    from safetensors import numpy as arrays
+    from safetensors import torch as torches
+
+    if all(isinstance(value, np.ndarray) for value in tensors.values()):
+        return arrays.save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+    return torches.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+
+
+def _header_size(content: bytes) -> int:
+    return int.from_bytes(content[:8], "little")
+
+
+def _digest(header: Header, content: bytes) -> str:
+    """SHA-256 of a header and of the tensors of a file: names, types, shapes and values."""
+    from safetensors import deserialize
+
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for name, one in sorted(deserialize(content)):
+        digest.update(json.dumps([name, one["dtype"], one["shape"]]).encode())
+        digest.update(one["data"])
+    return digest.hexdigest()

@@ -6,6 +6,31 @@ script (and the command line) can catch the whole family, and from the built-in 
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_LONGEST = 200  # characters of what a message quotes
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _LONGEST
+
+
+def brief(value: Any, *, quoted: bool = True) -> str:
+    """What was given, as a message can quote it: one line of at most some hundred characters, whatever it is.
+
+    Parameters
+    ----------
+    value : any
+        A string, a number, or what a file held: nested, with millions of values.
+    quoted : bool
+        As Python writes it; else as text, for words of others.
+    """
+    try:
+        text = _REPR.repr(value) if quoted else str(value)
+    except (ValueError, RecursionError):  # Python does not print an int of more than 4,300 digits
+        text = f"<{type(value).__name__} that is too large to print>"
+    text = " ".join(text.split())
+    return text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]} ... {text[-_LONGEST // 2 :]}"
+
 
 class FastEGNNMDError(Exception):
     """Base class of every error this package raises on purpose."""

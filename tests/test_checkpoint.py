@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -77,11 +80,12 @@ def test_manifest_names_units_and_versions(saved):
 
 
 def rewrite(path, change):
-    """Change the manifest of a saved file and nothing else."""
+    """Change the manifest of a saved file and nothing else, as one who knows the format would: without the checksum."""
     raw = path.read_bytes()
     (size,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + size])
     manifest = json.loads(header["__metadata__"]["manifest"])
+    manifest.pop("sha256", None)
     replacement = change(manifest)  # most changes work in place
     header["__metadata__"]["manifest"] = json.dumps(replacement if isinstance(replacement, list) else manifest)
     encoded = json.dumps(header).encode()
@@ -105,6 +109,17 @@ def rewrite(path, change):
         (lambda m: m.update(timestep_ps="soon"), "damaged at 'timestep_ps'"),
         (lambda m: m["config"].update(hidden=16), "tensor .* has shape"),
         (lambda m: m["config"].update(layers=2), "is missing"),
+        (lambda m: m["config"].update(layers=10**9), "damaged at 'config.layers'"),
+        (lambda m: m["config"].update(virtual_nodes=10**40), "damaged at 'config.virtual_nodes'"),
+        (lambda m: m["config"].update(cutoff=float("inf")), "damaged at 'config.cutoff'"),
+        (lambda m: m["units"].update(length="nm"), "is in the units .*'nm'.*; this package reads .*'Å'"),
+        (lambda m: m.update(species=[1, 6]), r"elements are \[1, 6\], masses are given of \[1, 8\]"),
+        (lambda m: m.update(species=[8, 1]), r"elements are \[8, 1\]"),
+        (lambda m: m["masses_amu"].update({"1000000000000": [1.0, 1.0]}), "damaged at 'masses_amu"),
+        (lambda m: m["masses_amu"].update({"6": [12.0, 12.0]}) or m.update(species=[1, 6, 8]), "tensor .* has shape"),
+        (lambda m: m["masses_amu"].update({"8": [-1.0, 1.0]}), "damaged at 'masses_amu.8.0'"),
+        (lambda m: m.update(timestep_ps=float("nan")), "damaged at 'timestep_ps'"),
+        (lambda m: m.update({"x" * 10**6: 1}), "damaged at 'xxx"),
         (lambda m: m["config"].update(architecture="egnn3"), "cannot be loaded: unknown model 'egnn3'"),
         (lambda m: m["limits"].clear(), "displacement"),
         (lambda m: m.update(dtype="float16"), "cannot be loaded"),
@@ -115,6 +130,81 @@ def test_a_changed_manifest_is_refused(saved, change, message):
     rewrite(saved, change)
     with pytest.raises(CheckpointError, match=message):
         Propagator.load(saved)
+
+
+def test_a_manifest_that_asks_for_gigabytes_is_refused_before_any_is_taken(saved):
+    """20,000 wide: 3 GB, and half a minute; what was taken is the peak of a process that does nothing else."""
+    rewrite(saved, lambda manifest: manifest["config"].update(hidden=20_000, layers=100))
+    script = f"""
+import resource, fastegnn_md
+from fastegnn_md.errors import CheckpointError
+from fastegnn_md.propagator import load
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load({str(saved)!r})
+except CheckpointError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    taken, message = done.stdout.split(maxsplit=1)
+    assert int(taken) < 300_000  # kB; 3 GB with one layer
+    assert "has shape" in message or "is missing" in message
+
+
+def loaded_or_refused(path):
+    """What makes a model what it is, or the message of why it is none: an error of ours, in one line."""
+    try:
+        return Propagator.load(path).identity()
+    except CheckpointError as error:
+        message = str(error)
+    assert len(message) < 1000
+    assert "\n" not in message
+    return message
+
+
+def test_every_flipped_bit_of_the_tensors_and_the_manifest_is_noticed(saved):
+    """The file is flipped one bit at a time, at places all over; what loads holds what was saved."""
+    raw = saved.read_bytes()
+    (size,) = struct.unpack("<Q", raw[:8])
+    rng = random.Random(0)
+    places = [rng.randrange(8 + size, len(raw)) for _ in range(60)] + [rng.randrange(8 + size) for _ in range(60)]
+    before, refused = Propagator.load(saved).identity(), 0
+    for place in places:
+        flipped = bytearray(raw)
+        flipped[place] ^= 1 << rng.randrange(8)
+        saved.write_bytes(flipped)
+        found = loaded_or_refused(saved)
+        if isinstance(found, dict):  # in the name of the checksum, or in white space
+            assert found == before
+            assert place < 8 + size
+        refused += isinstance(found, str)
+    assert refused >= 100
+
+
+def test_the_checksum_is_that_of_the_file_and_files_without_are_read(saved):
+    rewrite(saved, lambda manifest: None)
+    assert Propagator.load(saved).timestep == 0.004
+    rewrite(saved, lambda manifest: manifest.update(timestep_ps=0.005))
+    assert Propagator.load(saved).timestep == 0.005  # nothing holds them together
+    Propagator.load(saved).save(saved)
+    raw = saved.read_bytes()
+    saved.write_bytes(raw.replace(rb"\"timestep_ps\": 0.005", rb"\"timestep_ps\": 0.006"))
+    with pytest.raises(CheckpointError, match="does not have the checksum it was written with; copy or train"):
+        read_manifest(saved)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format_version": ' + "9" * 5000 + "}", "{" * 10**5, "NaN", '""'])
+def test_manifests_that_break_readers_of_json_are_refused(text, saved):
+    save_file({"a": torch.zeros(1)}, saved, {"manifest": text})
+    with pytest.raises(CheckpointError, match="not a model file of fastegnn_md"):
+        Propagator.load(saved)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(CheckpointError, match="is not a file"):
+            Propagator.load(path)
 
 
 def test_position_only_files_of_format_1_are_read(propagator, saved):
@@ -156,7 +246,8 @@ def test_tampered_tensors_are_refused(saved):
     from safetensors import safe_open
 
     with safe_open(saved, "pt") as file:
-        metadata = file.metadata()
+        manifest = json.loads(file.metadata()["manifest"])
+    del manifest["sha256"]
     tensors = load_file(saved)
     name = "network.embedding.weight"
     for change, message in (
@@ -165,7 +256,7 @@ def test_tampered_tensors_are_refused(saved):
         ({name: tensors[name] * float("nan")}, "not finite"),
         ({"extra": torch.zeros(1)}, "'extra' is unknown"),
     ):
-        save_file({**tensors, **change}, saved, metadata)
+        save_file({**tensors, **change}, saved, {"manifest": json.dumps(manifest)})
         with pytest.raises(CheckpointError, match=message):
             Propagator.load(saved)
 

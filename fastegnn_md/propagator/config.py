@@ -14,6 +14,7 @@ WantedForces = Literal["start", "midpoint"]
 # Options that one kind alone has.
 _OPTIONS = {"kicks": "kick-drift", "edge_dropping": "position"}
 _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint"}
+_WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
 
 
 class PropagatorConfig(BaseModel):
@@ -23,7 +24,7 @@ class PropagatorConfig(BaseModel):
     the short cutoff mattered most. Other systems and longer lags may want a longer one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Kind = Field(
         default="force-free",
@@ -35,11 +36,15 @@ class PropagatorConfig(BaseModel):
     architecture_options: dict[str, Any] = Field(
         default={}, description="further keywords of that architecture, see models.hyperparameters_of()"
     )
-    hidden: int = Field(default=64, ge=1, description="width of messages and node features")
-    layers: int = Field(default=4, ge=1, description="number of message-passing layers")
-    virtual_nodes: int = Field(default=3, ge=1, description="virtual nodes per system (C in the paper)")
-    vector_channels: int = Field(default=4, ge=2, description="equivariant vectors per atom, not in kind 'position'")
-    radial_functions: int = Field(default=12, ge=1, description="Bessel functions of the distance as edge features")
+    hidden: int = Field(default=64, ge=1, le=_WIDEST, description="width of messages and node features")
+    layers: int = Field(default=4, ge=1, le=_MOST, description="number of message-passing layers")
+    virtual_nodes: int = Field(default=3, ge=1, le=_MOST, description="virtual nodes per system (C in the paper)")
+    vector_channels: int = Field(
+        default=4, ge=2, le=_MOST, description="equivariant vectors per atom, not in kind 'position'"
+    )
+    radial_functions: int = Field(
+        default=12, ge=1, le=_MOST, description="Bessel functions of the distance as edge features"
+    )
     cutoff: float = Field(default=3.5, gt=0, description="radius of the real graph, Å")
     edge_dropping: float = Field(
         default=0.0,
@@ -47,7 +52,7 @@ class PropagatorConfig(BaseModel):
         le=1,
         description="share of the longest edges dropped, kind 'position': elsewhere a map would be discontinuous",
     )
-    kicks: int = Field(default=4, ge=1, description="learned kicks per jump, kind 'kick-drift'")
+    kicks: int = Field(default=4, ge=1, le=_MOST, description="learned kicks per jump, kind 'kick-drift'")
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
     @property

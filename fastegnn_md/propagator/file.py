@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from .._files import TensorFormat
-from ..errors import CheckpointError
+from ..errors import CheckpointError, brief
 from .config import PropagatorConfig
 from .domain import MASS_TOLERANCE, Domain
 from .limits import JumpLimits
@@ -46,27 +46,31 @@ FORMAT = TensorFormat(
 )
 
 
+_Positive = Annotated[float, Field(gt=0)]
+_Element = Annotated[int, Field(ge=0, le=999)]  # beyond the periodic table: beads of a coarse model
+
+
 class Manifest(BaseModel):
     """The JSON header of a saved propagator."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     format: str
     format_version: int
     package_version: str
     config: PropagatorConfig
-    timestep_ps: float
+    timestep_ps: _Positive
     units: dict[str, str]
-    species: list[int]
-    masses_amu: dict[int, tuple[float, float]]
+    species: list[_Element]
+    masses_amu: dict[_Element, tuple[_Positive, _Positive]]
     masses_policy: str
     limits: dict[str, Any]
     periodic: bool
     bonds: bool
     conserves_momentum: bool
-    average_neighbours: float
-    velocity_scale: float
-    force_scale: float
+    average_neighbours: _Positive
+    velocity_scale: _Positive
+    force_scale: _Positive
     dtype: str
     training_data: str
     metrics: dict[str, Any]
@@ -143,11 +147,21 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def _manifest(path: str | Path, header: dict[str, Any]) -> Manifest:
     try:
-        return Manifest.model_validate(header)
+        manifest = Manifest.model_validate(header)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"the manifest of {path} is damaged at {where!r}: {first['msg']}") from error
+        raise CheckpointError(
+            f"the manifest of {path} is damaged at {brief(where)}: {brief(first['msg'], quoted=False)}"
+        ) from error
+    if manifest.units != _UNITS:
+        raise CheckpointError(f"{path} is in the units {brief(manifest.units)}; this package reads {_UNITS}")
+    if manifest.species != sorted(manifest.masses_amu):
+        raise CheckpointError(
+            f"the manifest of {path} is damaged: the elements are {brief(manifest.species)}, masses are given of "
+            f"{brief(sorted(manifest.masses_amu))}"
+        )
+    return manifest
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -181,19 +195,22 @@ def read_model(path: str | Path, build: Callable[[PropagatorConfig, float, Domai
             force_scale=manifest.force_scale,
         )
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
+        with torch.device("meta"):  # shapes without memory: the manifest may ask for any size
+            shapes = build(manifest.config, manifest.timestep_ps, domain).to(dtype).state_dict()
+        _check_tensors(path, tensors, shapes)
         module = build(manifest.config, manifest.timestep_ps, domain).to(dtype)
-        _check_tensors(path, tensors, module.state_dict())
         module.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        # RuntimeError: sizes that PyTorch cannot count
+        raise CheckpointError(f"{path} cannot be loaded: {brief(error, quoted=False)}") from error
     return module, manifest
 
 
 def _check_tensors(path: str | Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name in sorted(set(expected) ^ set(tensors)):
-        raise CheckpointError(f"{path}: tensor {name!r} is {'missing' if name in expected else 'unknown'}")
+        raise CheckpointError(f"{path}: tensor {brief(name)} is {'missing' if name in expected else 'unknown'}")
     for name, value in tensors.items():
         if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
             raise CheckpointError(
