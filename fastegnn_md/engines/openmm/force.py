@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..._extras import naming_extras
 from ...errors import CompatibilityError, ConfigError, MissingDependencyError
 from .backends import make_force, plugin_has, read_force
+from .register import FORCE_NAME
 from .system import JumpSystem, read_system
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 with naming_extras(__name__):
     import openmm
 
-FORCE_NAME = "LearnedJump"
 DEFAULT_GROUP = 31
 BACKENDS = ("host", "python", "torch", "python_torch")
 _OLDEST = (8, 6)  # earlier releases hold their CUDA context while Python runs, and lack parts of PythonForce

@@ -39,6 +39,7 @@ _DOUBLE = ("Reference", "CPU")
 # GPU platforms sum forces in steps of 2⁻³² kJ/mol/nm.
 SCALE = 1024.0
 
+FORCE_NAME = "LearnedJump"  # of the jump force
 PHASE, TOKEN = "learned_jump_phase", "learned_jump_context"
 IDLE, VELOCITIES, FORCES, POSITIONS, KICK = -1, 1, 2, 3, 4
 
