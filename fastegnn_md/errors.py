@@ -88,6 +88,10 @@ class ConstraintError(FastEGNNMDError, ValueError):
     """A constraint of the engine cannot be combined with learned jumps."""
 
 
+class EngineError(FastEGNNMDError, RuntimeError):
+    """What computes forces and energies failed, or answered something that is neither."""
+
+
 class JumpError(FastEGNNMDError, RuntimeError):
     """A guarded jump was refused and nothing could take its place.
 

@@ -13,7 +13,7 @@ import torch
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.data import Store, TrajectoryPairs
-from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
+from fastegnn_md.errors import CompatibilityError, ConfigError, DataError, EngineError
 from fastegnn_md.harvest import harvest
 from fastegnn_md.propagator.committee import Committee
 from fastegnn_md.propagator.config import PropagatorConfig
@@ -324,7 +324,7 @@ class TestASE:
         expected.run(6)
         cluster.calc = Failing()
         found = LearnedDynamics(cluster, DriftKickDrift(0.002), **options)
-        with pytest.raises(CalculationFailed):
+        with pytest.raises(EngineError, match="no convergence"):
             found.run(6)
         assert found.nsteps == 3
         found.run(3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._extras import naming_extras
-from ..errors import ConstraintError, DataError
+from ..errors import ConstraintError, DataError, EngineError, NotFiniteError
 from .bursts import Burst, Start, midpoint_mark
 
 if TYPE_CHECKING:
@@ -103,42 +103,42 @@ class ASERunner:
             from ase.constraints import FixBondLengths
 
             from ..engines.ase.atoms import PICOSECOND
+            from ..engines.ase.calculated import CheckedCalculator
         self._ps = PICOSECOND
         self._recipe = recipe
-        self._calculator = recipe.factory()
-        if not hasattr(self._calculator, "get_property"):
+        calculator = recipe.factory()
+        if not hasattr(calculator, "get_property"):
             raise DataError(
-                f"the engine factory returned a {type(self._calculator).__name__}; expected an ASE calculator with "
+                f"the engine factory returned a {type(calculator).__name__}; expected an ASE calculator with "
                 "energy and forces"
             )
+        self._calculator = CheckedCalculator(calculator)
         self._constraints = []
         if len(recipe.pairs):
             self._constraints = [FixBondLengths(recipe.pairs, bondlengths=recipe.lengths)]
 
     def run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         """One burst."""
-        from ase.calculators.calculator import CalculatorError
-
         try:
             return self._run(start, n_frames, steps_between)
-        except (CalculatorError, ArithmeticError) as error:  # no convergence, overflow
+        except (EngineError, NotFiniteError) as error:
+            cause = _gave_up(error)
             both = self._recipe.midpoint is not None
-            return Burst.failed(n_frames, len(start.positions), start.cell, error, both)
+            return Burst.failed(n_frames, len(start.positions), start.cell, cause, both)
 
     def forces(self, x: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
         """Forces at positions (N, 3) in Å; units and failures as :meth:`BurstRunner.forces`."""
-        from ase.calculators.calculator import CalculatorError
-
         atoms = _atoms(self._recipe.numbers, self._recipe.masses, Start(x, np.zeros_like(x), cell))
         atoms.calc = self._calculator
         try:
             return self._forces(atoms, x[None])[0]
-        except (CalculatorError, ArithmeticError):
+        except (EngineError, NotFiniteError) as error:
+            _gave_up(error)
             return np.full(x.shape, np.nan)
 
     def reset(self) -> None:
         """Reset the calculator, if it is one of those that have results to forget."""
-        if hasattr(self._calculator, "reset"):
+        if hasattr(self._calculator.calculator, "reset"):
             self._calculator.reset()
 
     def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
@@ -190,6 +190,17 @@ def _atoms(numbers: np.ndarray, masses: np.ndarray, start: Start) -> Atoms:
     from ase import Atoms
 
     return Atoms(numbers, start.positions, masses=masses, cell=start.cell, pbc=start.cell is not None)
+
+
+def _gave_up(error: EngineError | NotFiniteError) -> BaseException:
+    """Why a calculator gave up on a geometry; raises the error anew if it is about more than this geometry."""
+    from ase.calculators.calculator import CalculatorError
+
+    if isinstance(error, NotFiniteError):
+        return error
+    if isinstance(error.__cause__, (CalculatorError, ArithmeticError)):  # no convergence, overflow
+        return error.__cause__
+    raise error
 
 
 def _describe(factory: Any) -> str:

@@ -260,7 +260,9 @@ class _Engine:
     def forces(self, positions: torch.Tensor) -> torch.Tensor:
         """In amu Å/ps² at positions (N, 3) in Å."""
         self._atoms.set_positions(positions.numpy())
-        return torch.tensor(self._atoms.get_forces() * self._unit)
+        from ..engines.ase.calculated import forces_of
+
+        return torch.tensor(forces_of(self._atoms) * self._unit)
 
     def milliseconds(self) -> float:
         """Median time of a force call."""

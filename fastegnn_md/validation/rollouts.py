@@ -179,6 +179,8 @@ def roll_out(
 def _one(dynamics: LearnedDynamics, path: Path, group: AtomGroup, steps: int, every: int, progress: bool) -> Record:
     from ase import units
 
+    from ..engines.ase.calculated import energy_of
+
     atoms, propagator = dynamics.atoms, dynamics.propagator
     unit = units.kJ / units.mol
     seconds, stopped = 0.0, ""
@@ -196,7 +198,7 @@ def _one(dynamics: LearnedDynamics, path: Path, group: AtomGroup, steps: int, ev
             if step % every:
                 continue
             begun = time.perf_counter()
-            potential.append(np.nan if atoms.calc is None else atoms.get_potential_energy() / unit)
+            potential.append(np.nan if atoms.calc is None else energy_of(atoms) / unit)
             if propagator.wants_forces == "start":  # the same call gives the forces of the next jump
                 dynamics.jump.forces()
                 seconds += time.perf_counter() - begun

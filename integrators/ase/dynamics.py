@@ -10,7 +10,8 @@ from typing import IO, Any
 import numpy as np
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import PICOSECOND
+from fastegnn_md.engines.ase.atoms import PICOSECOND, unchanged_on_error
+from fastegnn_md.engines.ase.calculated import checked_calculator, energy_of
 from fastegnn_md.errors import CompatibilityError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
@@ -169,29 +170,38 @@ class LearnedDynamics(JumpDynamics):
         return self.jump.temperature()
 
     def step(self) -> None:
-        """One jump, or what replaces it; or one classical step.
+        """One jump, or what replaces it; or one classical step. Whatever fails, a step is made whole or not at all.
 
         Raises
         ------
         JumpError
             If a guard refuses the jump and nothing can replace it. Atoms and random numbers are as before the step.
+        EngineError
+            If the calculator fails, with atoms and random numbers as before the step.
+        NotFiniteError
+            If it answers forces that are not finite in a classical step; atoms and random numbers as above.
         """
-        if not self.jumps_next:
-            self._classical_step()
-            self._pending = max(0, self._pending - 1)
-            return
-        before = self.jump.before(self.rng)
+        before, own, place = self.jump.before(self.rng), random_state(self.classical), (self._pending, self._time)
         try:
-            if self.schedule.adaptive or self.classical is not None:
-                self._jump_or_engine()
-            else:
-                self.jump.step(self.rng)
-                self._time += self.propagator.timestep * PICOSECOND
+            with unchanged_on_error(self.atoms):
+                self._step()
         except BaseException as error:
             self.jump.undo(before, self.rng)
+            restore_random_state(self.classical, own)
+            self._pending, self._time = place
             if isinstance(error, JumpError):
                 raise JumpError(f"step {self.nsteps + 1}: {error}", error.atom) from error
             raise
+
+    def _step(self) -> None:
+        if not self.jumps_next:
+            self._classical_step()
+            self._pending = max(0, self._pending - 1)
+        elif self.schedule.adaptive or self.classical is not None:
+            self._jump_or_engine()
+        else:
+            self.jump.step(self.rng)
+            self._time += self.propagator.timestep * PICOSECOND
 
     def _jump_or_engine(self) -> None:
         """A jump; where it is refused, steps of the classical dynamics now or, in an adaptive schedule, next."""
@@ -201,7 +211,7 @@ class LearnedDynamics(JumpDynamics):
             self._time += self.propagator.timestep * PICOSECOND
         elif self.schedule.adaptive:
             self._pending = self.schedule.classical_steps
-            self.step()
+            self._step()
         elif self.schedule.fallback == "stop":
             raise self.jump.refusal(report, "with fallback='classical' classical steps would replace it")
         else:
@@ -213,7 +223,8 @@ class LearnedDynamics(JumpDynamics):
         if self.classical is None:
             self.jump.classical_step(self.rng)
         else:
-            self.classical.step()
+            with checked_calculator(self.atoms):
+                self.classical.step()
         self._time += self.dt if self.classical is None else self.classical.dt
 
     def todict(self) -> dict[str, Any]:
@@ -264,8 +275,8 @@ class LearnedDynamics(JumpDynamics):
             if self.atoms.calc is None:
                 raise CompatibilityError("log_energy=True needs a calculator; attach one: atoms.calc = ...")
             self.jump.forces()
-            self.atoms.get_potential_energy()
+            energy_of(self.atoms)
 
     def logged_energy(self) -> float:
         """See :class:`JumpDynamics`."""
-        return self.atoms.get_potential_energy() if self.log_energy else float("nan")
+        return energy_of(self.atoms) if self.log_energy else float("nan")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, read_constraints, state_from_atoms, write_state
+from fastegnn_md.engines.ase.calculated import CheckedCalculator, energy_of, forces_of
 from fastegnn_md.errors import CompatibilityError, JumpError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.state import State
@@ -153,7 +154,7 @@ class AtomsJump:
         """Forces at the present positions (N, 3) in eV/Å, without those of constraints."""
         forces = self.known_forces()
         if forces is None:
-            forces = self.atoms.get_forces(apply_constraint=False)
+            forces = forces_of(self.atoms)
             self.remember_forces(forces)
         return forces
 
@@ -184,14 +185,14 @@ class AtomsJump:
             return copy
 
         def forces(positions: Tensor) -> Tensor:
-            return torch.tensor(at(positions).get_forces() * FORCE)
+            return torch.tensor(forces_of(at(positions)) * FORCE)
 
         def energy(positions: Tensor) -> float:
-            return at(positions).get_potential_energy() * FORCE
+            return energy_of(at(positions)) * FORCE
 
         def minimise(positions: Tensor, steps: int) -> Tensor:
             held = self.atoms.copy()
-            held.calc = self.atoms.calc
+            held.calc = CheckedCalculator(self.atoms.calc)
             held.set_positions(positions.numpy(), apply_constraint=False)
             FIRE(held, logfile=None).run(fmax=_MINIMUM, steps=steps)
             return torch.tensor(held.get_positions())

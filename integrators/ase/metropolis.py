@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
+from fastegnn_md.engines.ase.calculated import energy_of
 from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
@@ -117,8 +118,8 @@ class MetropolizedDynamics(JumpDynamics):
 
         Raises
         ------
-        Exception
-            What the calculator raises. Atoms and random numbers are then as before the step.
+        EngineError
+            If the calculator fails; its own error is the cause. Atoms and random numbers are then as before the step.
         """
         drawn, counted = self.rng.bit_generator.state, dataclasses.replace(self.statistics)
         try:
@@ -179,7 +180,7 @@ class MetropolizedDynamics(JumpDynamics):
 
         def energy(positions: Tensor) -> float:
             copy.set_positions(positions.numpy())
-            return float(copy.get_potential_energy()) * FORCE
+            return energy_of(copy) * FORCE
 
         return energy
 

@@ -6,7 +6,8 @@ that a simulation here and one by ASE's own dynamics obey the same equation of m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..._extras import naming_extras
 from ...errors import ConstraintError, StateError
 from ...mechanics.constraints import Constraints
 from ...state import State
+from .calculated import forces_of
 
 with naming_extras(__name__):
     from ase import Atoms, units
@@ -61,13 +63,15 @@ def state_from_atoms(
     StateError
         If a value is not finite, a mass is zero, a periodic direction has no cell vector, or forces are asked for and
         no calculator is attached.
+    EngineError
+        If forces are asked for and the calculator fails.
     """
     masses = atoms.get_masses()
     if not np.all(masses > 0):
         atom = int(np.flatnonzero(~(masses > 0))[0])
         raise StateError(f"atom {atom} ({atoms.symbols[atom]}) has mass {masses[atom]} amu; give every atom a mass > 0")
     if forces is True:
-        forces = _with_calculator(atoms).get_forces(apply_constraint=False)
+        forces = forces_of(atoms)
 
     def tensor(values: np.ndarray, kind: torch.dtype = dtype) -> torch.Tensor:
         return torch.tensor(np.asarray(values), dtype=kind)
@@ -95,16 +99,27 @@ def forces_at(atoms: Atoms, positions: torch.Tensor) -> torch.Tensor:
     StateError
         If no calculator is attached.
     """
-    elsewhere = _with_calculator(atoms).copy()
+    elsewhere = atoms.copy()
     elsewhere.calc = atoms.calc
     elsewhere.set_positions(positions.numpy(), apply_constraint=False)
-    return torch.tensor(elsewhere.get_forces(apply_constraint=False) * FORCE)
+    return torch.tensor(forces_of(elsewhere) * FORCE)
 
 
-def _with_calculator(atoms: Atoms) -> Atoms:
-    if atoms.calc is None:
-        raise StateError("forces are needed but the atoms have no calculator; attach one: atoms.calc = ...")
-    return atoms
+@contextmanager
+def unchanged_on_error(atoms: Atoms) -> Iterator[None]:
+    """Put positions, momenta and cell back where what is done inside raises, whatever it raises."""
+    positions, cell = atoms.positions.copy(), np.array(atoms.cell)
+    momenta = atoms.get_momenta() if atoms.has("momenta") else None
+    try:
+        yield
+    except BaseException:
+        atoms.positions[:] = positions
+        atoms.cell[:] = cell
+        if momenta is None:
+            atoms.arrays.pop("momenta", None)
+        else:
+            atoms.set_momenta(momenta, apply_constraint=False)
+        raise
 
 
 def update_atoms(atoms: Atoms, state: State) -> None:
