@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._extras import naming_extras
-from ..errors import ConfigError, DataError, MissingDependencyError
+from ..errors import ConfigError, DataError, MissingDependencyError, brief
 from ..units import parse_quantity
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ ForceField = Annotated[
 ]
 SystemFile = Annotated[
     Path | None, typer.Option("--system", help="A serialised OpenMM System (.xml) instead of a force field.")
+]
+TrustSystem = Annotated[
+    bool,
+    typer.Option(
+        "--trust-system", help="Read a --system or --forcefield file even if it runs code (PythonForce, scripts)."
+    ),
 ]
 Constraints = Annotated[
     str, typer.Option("--constraints", help="Of the force field: none, HBonds, AllBonds or HAngles.")
@@ -86,9 +92,17 @@ def calculator_factory(name: str) -> Callable[[], Calculator]:
         raise MissingDependencyError(
             f"calculator {name!r} needs the module {error.name!r}, which is not installed"
         ) from error
+    except Exception as error:  # of code that is not ours
+        raise ConfigError(
+            f"the module of calculator {name!r} cannot be imported, {type(error).__name__}: "
+            f"{brief(error, quoted=False)}"
+        ) from error
     factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise ConfigError(f"module {module_name!r} has no callable {attribute!r} that makes a calculator")
+    if not callable(factory) or (isinstance(factory, type) and not hasattr(factory, "get_property")):
+        raise ConfigError(
+            f"module {module_name!r} has no callable {attribute!r} that makes an ASE calculator; give a class of ASE "
+            "calculators, or a function without arguments that returns one"
+        )
     return partial(factory, **arguments) if arguments else factory
 
 
@@ -99,6 +113,8 @@ def openmm_system(
     constraints: str,
     cutoff: str,
     box: np.ndarray | None = None,
+    *,
+    trust: bool = False,
 ) -> openmm.System:
     """An OpenMM System for a structure file.
 
@@ -117,21 +133,26 @@ def openmm_system(
         Of PME where there is a box; without one there is no cutoff.
     box : ndarray, shape (3, 3), nm, optional
         In place of that of the structure, in the form OpenMM asks for.
+    trust : bool
+        Read files that run code: a serialised System with a PythonForce or a force of a plugin, a force field with
+        scripts. Force fields that OpenMM brings always are.
 
     Raises
     ------
     ConfigError
         If neither a force field nor a System is given, or the constraints have another name.
     DataError
-        If a file cannot be read, or the force field does not know the molecule.
+        If a file cannot be read or would run code, or the force field does not know the molecule.
     """
     if constraints not in _CONSTRAINTS:
         raise ConfigError(f"unknown constraints {constraints!r}; expected one of {', '.join(_CONSTRAINTS)}")
     with naming_extras("a force field of OpenMM"):
         from openmm import app, unit
 
+        from ..engines.openmm.xml_files import check_forcefield
+
     if system is not None:
-        return _read_system(system)
+        return _read_system(system, trust)
     suffix = structure.suffix.lower()
     amber = suffix in _AMBER
     if suffix in _STRUCTURES and not amber and not forcefield:
@@ -141,6 +162,11 @@ def openmm_system(
         "rigidWater": constraints != "none",
         "removeCMMotion": False,  # bursts and jumps conserve momentum by themselves
     }
+    if not trust:
+        for local in filter(Path.is_file, map(Path, forcefield or [])):
+            if local.suffix.lower() == ".xml":
+                with _naming_trust():
+                    check_forcefield(local)
     file = openmm_structure(structure)
     with _explaining(structure):
         vectors = file.topology.getPeriodicBoxVectors() if box is None else box * unit.nanometer
@@ -197,15 +223,32 @@ def _explaining(structure: Path) -> Iterator[None]:
         raise DataError(f"OpenMM cannot build a System for {structure}: {' '.join(str(error).split())}") from error
 
 
-def _read_system(path: Path) -> openmm.System:
+@contextmanager
+def _naming_trust() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; if you know who wrote it, add --trust-system") from error
+
+
+def _read_system(path: Path, trust: bool) -> openmm.System:
     import openmm
+
+    from ..engines.openmm.xml_files import check_serialized
 
     if not path.exists():
         raise DataError(f"{path} does not exist; give a serialised OpenMM System")
     try:
-        loaded = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
-    except (openmm.OpenMMException, ValueError) as error:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
         raise DataError(f"{path} is not a serialised OpenMM System: {error}") from error
+    if not trust:
+        with _naming_trust():
+            check_serialized(text, path, "System")
+    try:
+        loaded = openmm.XmlSerializer.deserialize(text)
+    except (openmm.OpenMMException, ValueError) as error:
+        raise DataError(f"{path} is not a serialised OpenMM System: {brief(error, quoted=False)}") from error
     if not isinstance(loaded, openmm.System):
         raise DataError(f"{path} holds a {type(loaded).__name__}, expected a serialised OpenMM System")
     return loaded

@@ -9,7 +9,16 @@ import typer
 
 from ..errors import ConfigError
 from ..units import parse_quantity
-from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, calculator_factory, openmm_system
+from .forcefields import (
+    CalculatorName,
+    Constraints,
+    Cutoff,
+    ForceField,
+    SystemFile,
+    TrustSystem,
+    calculator_factory,
+    openmm_system,
+)
 from .inputs import Dt, Topology, Trajectories, open_universe
 
 
@@ -20,6 +29,7 @@ def harvest(
     engine: Annotated[str, typer.Option("--engine", help="openmm or ase.")] = "openmm",
     forcefield: ForceField = None,
     system: SystemFile = None,
+    trust_system: TrustSystem = False,
     constraints: Constraints = "none",
     cutoff: Cutoff = "10 A",
     calculator: CalculatorName = None,
@@ -49,7 +59,7 @@ def harvest(
 
     source: Any
     if engine == "openmm":
-        source = openmm_system(topology, forcefield, system, constraints, cutoff)
+        source = openmm_system(topology, forcefield, system, constraints, cutoff, trust=trust_system)
     elif engine == "ase":
         if calculator is None:
             raise ConfigError("--engine ase needs a calculator; use --calculator emt, or module:callable")

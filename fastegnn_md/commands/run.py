@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
-from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, set_velocities
@@ -67,6 +67,7 @@ def run(
     frame: Annotated[int, typer.Option("--frame", help="Frame of START; -1 is the last.")] = 0,
     forcefield: ForceField = None,
     system: SystemFile = None,
+    trust_system: TrustSystem = False,
     constraints: Constraints = "none",
     cutoff: Cutoff = "10 A",
     calculator: CalculatorName = None,
@@ -158,6 +159,7 @@ def run(
             timestep=timestep,
             forcefield=forcefield,
             system=system,
+            trust=trust_system,
             constraints=constraints,
             cutoff=cutoff,
             platform=platform,
@@ -172,7 +174,9 @@ def run(
     if bonds is None and propagator.uses_bonds and not (forcefield or system):
         bonds = guess_bonds(atoms)
         typer.echo(f"{topology or start} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
-    bonds = attach_engine(atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator)
+    bonds = attach_engine(
+        atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
+    )
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")

@@ -39,6 +39,7 @@ def run_openmm(
     timestep: str,
     forcefield: list[str] | None,
     system: Path | None,
+    trust: bool,
     constraints: str,
     cutoff: str,
     platform: str | None,
@@ -64,7 +65,7 @@ def run_openmm(
     if start.cell is not None:
         box, turn = reduced_box(start.cell[0].numpy())
         box = box / NM
-    built = openmm_system(structure, forcefield, system, constraints, cutoff, box)
+    built = openmm_system(structure, forcefield, system, constraints, cutoff, box, trust=trust)
     topology = openmm_structure(structure).topology
     if built.getNumParticles() != start.n_atoms:
         raise DataError(

@@ -41,6 +41,8 @@ def attach_engine(
     constraints: str,
     cutoff: str,
     calculator: str | None,
+    *,
+    trust: bool = False,
 ) -> np.ndarray | None:
     """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known."""
     from ase.constraints import FixBondLengths
@@ -48,13 +50,15 @@ def attach_engine(
     if calculator is not None and (forcefield or system):
         raise ConfigError("--calculator and --forcefield (or --system) exclude each other; give one of them")
     if calculator is not None:
-        atoms.calc = calculator_factory(calculator)()
+        from ..engines.ase.calculators import new_calculator
+
+        atoms.calc = new_calculator(calculator_factory(calculator))
     elif forcefield or system:
         from ..data.topology import join_bonds
         from ..engines.openmm import OpenMMCalculator
         from ..engines.openmm.system import system_bonds
 
-        built = openmm_system(structure, forcefield, system, constraints, cutoff)
+        built = openmm_system(structure, forcefield, system, constraints, cutoff, trust=trust)
         if built.getNumParticles() != len(atoms):
             raise DataError(
                 f"the force field describes {built.getNumParticles()} particles, {len(atoms)} atoms are selected; "

@@ -11,7 +11,7 @@ import typer
 from .._extras import naming_extras
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
-from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
 from .stepping import ase_atoms, attach_engine, set_velocities
 
@@ -65,6 +65,7 @@ def validate(
     dt: Dt = None,
     forcefield: ForceField = None,
     system: SystemFile = None,
+    trust_system: TrustSystem = False,
     constraints: Constraints = "none",
     cutoff: Cutoff = "10 A",
     calculator: CalculatorName = None,
@@ -124,7 +125,7 @@ def validate(
         select_atoms(open_universe(reference, file, dt), select)
         for file in ([[path] for path in trajectories] if trajectories else [None])
     ]
-    atoms, bonds = _engine(groups[0], reference, forcefield, system, constraints, cutoff, calculator)
+    atoms, bonds = _engine(groups[0], reference, forcefield, system, constraints, cutoff, calculator, trust_system)
     for group in groups:
         _inform(group, atoms.get_masses(), bonds)
     if learned:
@@ -180,6 +181,7 @@ def _engine(
     constraints: str,
     cutoff: str,
     calculator: str | None,
+    trust: bool,
 ) -> tuple[Atoms, np.ndarray | None]:
     """The first frame as Atoms with the engine asked for, and all bonds known; guessed ones where there are none."""
     from ..engines.ase.stepper import guess_bonds
@@ -192,7 +194,9 @@ def _engine(
     if bonds is None and not (forcefield or system or state.periodic):
         bonds = guess_bonds(atoms)
         typer.echo(f"{structure} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
-    return atoms, attach_engine(atoms, bonds, structure, forcefield, system, constraints, cutoff, calculator)
+    return atoms, attach_engine(
+        atoms, bonds, structure, forcefield, system, constraints, cutoff, calculator, trust=trust
+    )
 
 
 def _inform(group: AtomGroup, masses: np.ndarray, bonds: np.ndarray | None) -> None:

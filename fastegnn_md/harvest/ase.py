@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._extras import naming_extras
-from ..errors import ConstraintError, DataError, EngineError, NotFiniteError
+from ..errors import ConstraintError, EngineError, NotFiniteError
 from .bursts import Burst, Start, midpoint_mark
 
 if TYPE_CHECKING:
@@ -104,15 +104,10 @@ class ASERunner:
 
             from ..engines.ase.atoms import PICOSECOND
             from ..engines.ase.calculated import CheckedCalculator
+            from ..engines.ase.calculators import new_calculator
         self._ps = PICOSECOND
         self._recipe = recipe
-        calculator = recipe.factory()
-        if not hasattr(calculator, "get_property"):
-            raise DataError(
-                f"the engine factory returned a {type(calculator).__name__}; expected an ASE calculator with "
-                "energy and forces"
-            )
-        self._calculator = CheckedCalculator(calculator)
+        self._calculator = CheckedCalculator(new_calculator(recipe.factory))
         self._constraints = []
         if len(recipe.pairs):
             self._constraints = [FixBondLengths(recipe.pairs, bondlengths=recipe.lengths)]
