@@ -1,17 +1,24 @@
-"""Writing files so that a kill or a full disk never leaves a damaged one, and files of tensors with a header."""
+"""Writing files so that a kill, a full disk or a second writer never leaves a damaged one, and files of tensors."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import importlib.util
 import json
 import os
+import socket
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, brief
+from .errors import CheckpointError, OutputError, brief
+
+_LOCKS = importlib.util.find_spec("fcntl") is not None  # Windows: two writers of one output are not told apart
 
 Header = dict[str, Any]
 _CHECKSUM = "sha256"  # key of the header
@@ -31,23 +38,121 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         If the folder is missing or read-only or the disk is full; a previous file of that name is then untouched.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    remove_left(path)
+    temporary, handle = held_partial(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files for the owner alone
-        os.replace(temporary, path)
+            name_finally(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def held_partial(path: Path) -> tuple[Path, int]:
+    """Create a file beside ``path`` for what is not complete yet, locked while its descriptor is open.
+
+    Returns
+    -------
+    Path, int
+        Its name, ``.<name>.<random>.partial``, and an open descriptor.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        _flock(handle)
+        if os.fstat(handle).st_nlink:  # nobody took it for one that was left
+            return Path(name), handle
+        os.close(handle)
+
+
+def remove_left(path: Path) -> None:
+    """Remove what :func:`held_partial` made for ``path`` and a killed process left."""
+    for left in path.parent.glob(f".{_literal(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDWR)
+            try:
+                if _flock(handle):
+                    left.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+@contextlib.contextmanager
+def only_writer(path: str | Path) -> Iterator[None]:
+    """Keep others from writing an output as long as the block lasts.
+
+    The lock is that of the operating system on ``.<name>.lock`` beside the output: it ends with the process, however
+    that ends. It holds for all processes that use this function, on network drives too where these have locks.
+
+    Raises
+    ------
+    OutputError
+        If another process is writing it, or its folder is missing or cannot be written to.
+    """
+    path = Path(os.path.realpath(path))
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OutputError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another") from error
+        if not _flock(handle):
+            owner = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            raise OutputError(
+                f"{path} is being written by another process{owner and f' ({owner})'}; wait for it, or choose another "
+                "output"
+            )
+        if _is_at(handle, lock):
+            break
+        os.close(handle)  # its owner removed it just now
+    try:
+        with contextlib.suppress(OSError):  # of a full disk: who writes is only told in a message
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _flock(handle: int) -> bool:
+    """Lock an open file for this process; False if another one has it."""
+    if not _LOCKS:
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        warnings.warn("the file system has no locks: give no output to two processes at once", stacklevel=4)
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern that matches nothing else."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def name_finally(partial: Path, path: Path) -> None:
+    """Give a complete file its name, and the rights of any new file: those of :func:`held_partial` are the owner's."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(partial, 0o666 & ~mask)
+    os.replace(partial, path)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,10 @@ class CheckpointError(FastEGNNMDError, ValueError):
     """A model or training file is truncated, foreign, tampered with or too new."""
 
 
+class OutputError(FastEGNNMDError, OSError):
+    """An output is there already, is an input too, is being written by another process, or cannot be written."""
+
+
 class ConstraintError(FastEGNNMDError, ValueError):
     """A constraint of the engine cannot be combined with learned jumps."""
 

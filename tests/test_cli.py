@@ -147,6 +147,7 @@ def test_the_architecture_is_an_option_of_training(cli: Cli, mistake: Any, store
     assert code == 0, err
     assert "position schnet" in out
     assert type(Propagator.load(path).network).__name__ == "SchNet"
+    arguments.append("--overwrite")
     assert "schnet predicts no velocities: set kind='position'" in mistake(*arguments, "--architecture", "schnet")
     assert "unknown model 'schnett'" in mistake(*arguments, "--architecture", "schnett")
 
@@ -204,8 +205,9 @@ def test_fine_tuning_takes_the_network_over(
     assert tuned.config == first.config
     assert tuned.metrics["unrolled"]["jumps"] == 2
     assert torch.equal(tuned.linear.coefficients, first.linear.coefficients)
-    assert "hidden is 8, not 12" in mistake(*arguments, "--set", "propagator.hidden=12", "-o", path)
-    assert "no model file at" in mistake(*arguments[:4], "--from", tmp_path / "none.safetensors", "-o", path)
+    other = tmp_path / "other.safetensors"
+    assert "hidden is 8, not 12" in mistake(*arguments, "--set", "propagator.hidden=12", "-o", other)
+    assert "no model file at" in mistake(*arguments[:4], "--from", tmp_path / "none.safetensors", "-o", other)
 
 
 def test_evaluate_prints_the_one_step_errors(cli: Cli, model: Path, store: Path) -> None:
@@ -257,6 +259,7 @@ def test_run_refuses_steps_about_which_a_committee_differs(
     cli: Cli, mistake: Callable[..., str], model: Path, second: Path, molecule: Path, tmp_path: Path
 ) -> None:
     arguments = ["--steps", 3, "--temperature", 200, "--calculator", "emt", "-o", tmp_path / "out.xtc"]
+    arguments.append("--overwrite")
     code, out, err = cli("run", model, molecule, *arguments, "--committee", second, "--spread", 1e-9)
     assert code == 0, err
     assert "3 refused, 3 by the spread guard, 18 classical sub-steps" in out
@@ -299,9 +302,9 @@ def test_run_writes_the_steps_asked_for(
         assert written.trajectory[0].positions == pytest.approx(mda.Universe(str(molecule)).atoms.positions, abs=1e-2)
     assert times == pytest.approx([0.0, 0.015, 0.03], abs=1e-6)
     first = output.read_bytes()
-    cli("run", model, molecule, *arguments)
+    cli("run", model, molecule, *arguments, "--overwrite")
     assert output.read_bytes() == first
-    cli("run", model, molecule, *arguments, "--seed", 1)
+    cli("run", model, molecule, *arguments, "--overwrite", "--seed", 1)
     assert output.read_bytes() != first
 
 
@@ -314,7 +317,7 @@ def test_kick_drift_from_the_shell(
     code, out, err = cli("train", store, "--lag", "3 fs", *kicks, *SMALL, "-o", model)
     assert code == 0, err
     assert "kick-drift fastegnn of 2 kicks" in out
-    arguments = ["--steps", 6, "--temperature", 200, "-o", output, "--metropolis"]
+    arguments = ["--steps", 6, "--temperature", 200, "-o", output, "--overwrite", "--metropolis"]
     code, out, err = cli("run", model, molecule, *arguments, "--calculator", "emt")
     assert code == 0, err
     assert out.startswith("6 jumps of 3 fs, ")

@@ -119,9 +119,9 @@ def test_a_pdb_file_with_a_force_field(cli, model, pdb, tmp_path):
     assert times == pytest.approx([0.0, 0.018, 0.036], abs=1e-6)
     assert np.abs(positions[0] - mda.Universe(str(pdb)).atoms.positions).max() < 0.1  # hydrogens moved to their lengths
     first = output.read_bytes()
-    cli("run", model, pdb, *options, "-o", output)
+    cli("run", model, pdb, *options, "-o", output, "--overwrite")
     assert output.read_bytes() == first
-    cli("run", model, pdb, *options, "--seed", 4, "-o", output)
+    cli("run", model, pdb, *options, "--seed", 4, "-o", output, "--overwrite")
     assert output.read_bytes() != first
 
 

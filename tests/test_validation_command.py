@@ -157,7 +157,7 @@ def test_required_rows_make_the_exit_code(
     learned = [part for k in (7, 8) for part in ("--learned", write_molecule(tmp_path / f"{k}.xyz", length, k))]
     arguments = [folder / "model.safetensors", *reference(folder), *learned, "--no-progress", "-o", tmp_path / "out"]
     assert cli("validate", *arguments)[0] == 0
-    given, out, err = cli("validate", *arguments, "--require", names)
+    given, out, err = cli("validate", *arguments, "--overwrite", "--require", names)
     assert given == code
     assert ("required and not within" in err) is (code == 1)
     assert "h(r)" in out

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from .outputs import claimed_folder
+
 
 def bench(
+    context: typer.Context,
     table: Annotated[
         str,
         typer.Argument(metavar="TABLE", help="table1, table2, table3, table7, eghn; table1-times for relative times."),
@@ -41,6 +44,7 @@ def bench(
     if table == "table1-times":
         typer.echo(write_relative_times(output, device).read_text(encoding="utf-8"))
         return
+    context.with_resource(claimed_folder(output, [], [], overwrite=False))  # results there are continued
     written = run_table(
         table,
         budget=parse_budget(budget),

@@ -20,6 +20,7 @@ from .forcefields import (
     openmm_system,
 )
 from .inputs import Dt, Topology, Trajectories, open_universe
+from .outputs import Overwrite, check_outputs
 
 
 def harvest(
@@ -49,6 +50,7 @@ def harvest(
     dt: Dt = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the velocities.")] = 0,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to share the work.")] = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make training pairs: short runs at constant energy, started from the frames of a trajectory.
 
@@ -57,6 +59,8 @@ def harvest(
     """
     from ..harvest import harvest as run_harvest
 
+    if output.exists():  # a store of that name is looked into later: that of this very harvest is the result
+        check_outputs([output], [topology, *(trajectory or []), system, *(forcefield or [])], overwrite=True)
     source: Any
     if engine == "openmm":
         source = openmm_system(topology, forcefield, system, constraints, cutoff, trust=trust_system)
@@ -80,6 +84,7 @@ def harvest(
         temperature=temperature,
         seed=seed,
         processes=processes,
+        overwrite=overwrite,
     )
     typer.echo(f"saved {store}; next: fastegnn-md train {store} --lag {interval!r}")
 

@@ -10,6 +10,7 @@ import typer
 from .._extras import naming_extras
 from ..errors import ConfigError
 from .inputs import Model, Select, open_universe
+from .outputs import Overwrite, claimed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def plot(
+    context: typer.Context,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="virtual-nodes, or clusters of a model that pools.")],
     model: Model,
     start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory.")],
@@ -28,6 +30,7 @@ def plot(
         Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
     ] = None,
     select: Select = "all",
+    overwrite: Overwrite = False,
 ) -> None:
     """Show where the virtual nodes of a propagator come to lie, or how it pools atoms: a picture and a PDB file.
 
@@ -48,6 +51,8 @@ def plot(
         raise ConfigError(f"cannot plot {what!r}; expected virtual-nodes or clusters")
     if output.suffix.lower() != ".png":
         raise ConfigError(f"{output} must end in .png")
+    written = output.with_suffix(".pdb")
+    context.with_resource(claimed([output, written], [model, start, topology], overwrite=overwrite))
     propagator = Propagator.load(model)
     universe = open_universe(topology or start, [start] if topology else None)
     group = select_atoms(universe, select)
@@ -55,7 +60,6 @@ def plot(
     state = _with_bonds(state_from_universe(group, velocities="stored" if moving else "zero"), propagator.uses_bonds)
     positions = state.positions.numpy()
     bonds: np.ndarray | None = None if state.bonds is None else state.bonds.numpy()
-    written = output.with_suffix(".pdb")
     if what == "virtual-nodes":
         virtual = propagator.virtual_nodes(state)
         if virtual is None:

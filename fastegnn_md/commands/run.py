@@ -11,6 +11,7 @@ from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
+from .outputs import Overwrite, claimed
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, set_velocities
 
@@ -22,6 +23,7 @@ _FRICTION = "10/ps"
 
 
 def run(
+    context: typer.Context,
     model: Model,
     start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps; with --engine openmm of both kinds.")],
@@ -79,6 +81,7 @@ def run(
         float | None,
         typer.Option("--spread", help="Refuse steps about which the committee differs by more, in residual scales."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Step a molecule with a trained propagator, guarded.
 
@@ -110,6 +113,8 @@ def run(
         raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
     if spread is not None and not committee:
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
+    inputs = [model, start, topology, system, *(committee or []), *(forcefield or [])]
+    context.with_resource(claimed([output], inputs, overwrite=overwrite))
     guard = GuardSettings(spread=spread)
     propagator = open_model(model, committee)
     if translate:

@@ -10,9 +10,11 @@ import typer
 
 from ..errors import ConfigError
 from .inputs import Dt, Select, StorePath, Topology, Trajectories, Velocities, open_pairs
+from .outputs import Overwrite, check_outputs
 
 
 def train(
+    context: typer.Context,
     topology: Topology,
     lag: Annotated[str, typer.Option("--lag", help='Time step to learn, with its unit: "10 fs".')],
     trajectory: Trajectories = None,
@@ -51,6 +53,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a propagator on a trajectory.
 
@@ -79,6 +82,9 @@ def train(
     main = is_main_process(chosen.num_nodes)
     if not main:  # what the first process warns of is true of all
         warnings.simplefilter("ignore")
+    if main and output.exists():
+        read = [topology, *(trajectory or []), config, initial]
+        check_outputs([output], read, overwrite=overwrite or resume, hint="continue with --resume")
     model = None if initial is None else Propagator.load(initial)
     if model is not None and "propagator" not in chosen.model_fields_set:
         chosen = TrainingConfig(**{**chosen.model_dump(), "propagator": model.config})

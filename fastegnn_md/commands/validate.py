@@ -13,6 +13,7 @@ from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
+from .outputs import Overwrite, claimed_folder
 from .stepping import ase_atoms, attach_engine, set_velocities
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def validate(
+    context: typer.Context,
     model: Model,
     reference: Annotated[
         Path, typer.Option("--reference", metavar="TOPOLOGY", help="Topology or structure of the reference.")
@@ -85,6 +87,7 @@ def validate(
     translate: Compile = False,
     committee: Members = None,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars.")] = True,
+    overwrite: Overwrite = False,
 ) -> None:
     """Judge a propagator by a reference: what its dynamics samples, beside the spread of independent reference runs.
 
@@ -101,6 +104,7 @@ def validate(
     from ..data.topology import select_atoms
     from ..validation import CHECKS, Run, check_frames, roll_out
     from ..validation import validate as judge
+    from ..validation.rollouts import rollout_names
 
     required = [name.strip() for one in require or [] for name in one.split(",")]
     unknown = sorted(set(required) - {check.name for check in CHECKS})
@@ -108,6 +112,10 @@ def validate(
         raise ConfigError(
             f"--require names {', '.join(unknown)}; expected some of {', '.join(check.name for check in CHECKS)}"
         )
+    inputs = [model, reference, *(trajectories or []), *(learned or []), pairs, system, *(forcefield or [])]
+    names = ["report.json", "report.html"]
+    if not learned:
+        names += [f"{name}.trr" for name in rollout_names(runs, second_temperature)]
     lag = None if tica is None else parse_quantity(tica, "time")
     classical, damping = parse_quantity(timestep, "time"), parse_quantity(friction, "friction")
     propagator = open_model(model, committee)
@@ -128,12 +136,15 @@ def validate(
     atoms, bonds = _engine(groups[0], reference, forcefield, system, constraints, cutoff, calculator, trust_system)
     for group in groups:
         _inform(group, atoms.get_masses(), bonds)
+    ours: Any = None
     if learned:
-        ours: Any = [_learned(groups[0], reference, path, select, dt) for path in learned]
+        ours = [_learned(groups[0], reference, path, select, dt) for path in learned]
         for group in ours:
             _inform(group, atoms.get_masses(), bonds)
     else:
         check_frames([Run.whole(group) for group in groups], progress)  # before minutes of roll-outs
+    context.with_resource(claimed_folder(output, names, [*inputs, *(committee or [])], overwrite=overwrite))
+    if ours is None:
         ours = roll_out(
             propagator,
             _starts(groups, atoms, runs, temperature, seed),

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from .. import units
+from .._files import held_partial, name_finally, remove_left
 from ..errors import DataError
 from .store import DATASETS, FORMAT_VERSION, GROUP, IDENTITY, TRAJECTORY, Store, write_error
 from .topology import Topology
@@ -27,7 +28,7 @@ _SLACK = 1_000_000  # bytes for the identity of the atoms and HDF5's own bookkee
 class StoreWriter:
     """Write a store frame by frame; the file appears under its name only when it is complete.
 
-    Frames go to ``<path>.<process id>.partial``, whose space is claimed at the start, so that a full disk is met
+    Frames go to ``.<name>.<random>.partial``, whose space is claimed at the start, so that a full disk is met
     before the work and not after it. :meth:`finish` renames the file. Leaving the ``with`` block without it deletes
     the partial file.
 
@@ -83,7 +84,8 @@ class StoreWriter:
             self._shapes["cells"] = (n_frames, 3, 3)
         if midpoint is not None:
             self._shapes |= dict.fromkeys(("forces_ahead", "forces_behind"), (n_frames, n, 3))
-        self._partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
+        self._partial: Path | None = None
+        self._held = -1  # descriptor whose lock tells others that the partial file is not one that was left
         self._files: dict[str, BinaryIO] = {}
         self._times = np.zeros(n_frames)
         self._written = 0
@@ -94,7 +96,9 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._create()
+            remove_left(self.path)
+            self._partial, self._held = held_partial(self.path)
+            self._create(self._partial)
         except OSError as error:
             self.abort()
             raise write_error(self.path, error) from error
@@ -108,17 +112,17 @@ class StoreWriter:
     ) -> None:
         self.abort()
 
-    def _create(self) -> None:
+    def _create(self, partial: Path) -> None:
         identity = [getattr(self.topology, name) for name in (*IDENTITY, "types")]
         size = _SLACK + 2 * self._times.nbytes + sum(array.nbytes for array in identity if array is not None)
         size += sum(_n_bytes(name, shape) for name, shape in self._shapes.items())
         # HDF5 ends the process where it cannot write, so plain calls ask for the space before it does
-        with open(self._partial, "wb") as file:
+        with open(partial, "wb") as file:
             _claim(file, size)
-        with h5py.File(self._partial, "w") as layout:
+        with h5py.File(partial, "w", locking=False) as layout:  # HDF5's own lock is of the same kind as ours
             offsets = self._lay_out(layout)
         for name, offset in offsets.items():
-            self._files[name] = open(self._partial, "r+b")  # noqa: SIM115 - one handle per field, closed in abort()
+            self._files[name] = open(partial, "r+b")  # noqa: SIM115 - one handle per field, closed in abort()
             self._files[name].seek(offset)
         _claim(self._files["positions"], size)
 
@@ -231,15 +235,18 @@ class StoreWriter:
         """
         if self._written != self.n_frames:
             raise DataError(f"{self._written} frames were written, {self.n_frames} were announced")
+        partial = self._partial
+        if partial is None:
+            raise DataError("the store is not open for writing; use the writer in a 'with' block")
         segments = np.ascontiguousarray(segments, dtype=np.int64).reshape(-1, 2)
         self._hash.update(
             self._times.astype("<f8").tobytes() + segments.astype("<i8").tobytes() + repr(float(dt)).encode()
         )
         try:
             self._close_files()
-            with open(self._partial, "r+b") as claimed:
-                _claim(claimed, self._partial.stat().st_size + segments.nbytes + _SLACK)
-            with h5py.File(self._partial, "r+") as file:
+            with open(partial, "r+b") as claimed:
+                _claim(claimed, partial.stat().st_size + segments.nbytes + _SLACK)
+            with h5py.File(partial, "r+", locking=False) as file:
                 file[DATASETS["positions"][0]].parent["time"][...] = self._times
                 group = file[GROUP]
                 group["segments"] = segments
@@ -249,9 +256,9 @@ class StoreWriter:
                 group.attrs["content"] = self._hash.hexdigest()
                 group.attrs["provenance"] = json.dumps(self.provenance, sort_keys=True)
                 group.attrs["complete"] = True
-            with open(self._partial, "rb") as finished:
-                os.fsync(finished.fileno())
-            os.replace(self._partial, self.path)
+            os.fsync(self._held)
+            name_finally(partial, self.path)
+            self._release()
         except OSError as error:
             self.abort()
             raise write_error(self.path, error) from error
@@ -263,8 +270,15 @@ class StoreWriter:
             self._close_files()
         except OSError:
             self._files = {}
-        with contextlib.suppress(OSError):  # a folder that may not be written to has no partial file either
-            self._partial.unlink(missing_ok=True)
+        if self._partial is not None:
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._held >= 0:
+            os.close(self._held)
+        self._partial, self._held = None, -1
 
     def _close_files(self) -> None:
         errors = []

@@ -22,9 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import units
+from .._files import only_writer
 from ..data.frames import keeping_frame, read_frame
 from ..data.mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
-from ..data.store import Store
+from ..data.store import Store, write_error
 from ..data.store_writer import StoreWriter
 from ..data.topology import quiet, select_atoms
 from ..errors import DataError
@@ -57,6 +58,7 @@ def harvest(
     constraints: Sequence[Any] = (),
     platform: str | None = None,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Run a short burst at constant energy from each frame of a trajectory and store the bursts as segments.
 
@@ -102,6 +104,8 @@ def harvest(
         thread per process.
     progress : bool
         Show progress bars.
+    overwrite : bool
+        Replace a store of that name that is not the result of this harvest, once the new one is complete.
 
     Returns
     -------
@@ -115,6 +119,8 @@ def harvest(
         written.
     ConstraintError
         If a constraint is not supported.
+    OutputError
+        If another process is writing this store.
 
     Warns
     -----
@@ -127,13 +133,17 @@ def harvest(
     if processes < 1:
         raise DataError(f"processes is {processes}; expected 1 or more")
     path = Path(store)
-    with quiet(), keeping_frame(universe.universe.trajectory):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+    with only_writer(path), quiet(), keeping_frame(universe.universe.trajectory):
         source = StartingPoints(select_atoms(universe, "all"), frames, temperature, plan.seed)
         recipe = _recipe(source, engine, plan, lag, constraints, platform)
         source.adopt(recipe)
         fingerprint = _fingerprint(plan, recipe, source)
-        if path.exists():
-            return _existing(path, fingerprint, energy_tolerance)
+        if path.exists() and _is_result(path, fingerprint, energy_tolerance, overwrite):
+            return path
         per_atom = 36 if lag is None else 60  # bytes: vectors of three numbers in single precision
         parts = Parts(path, fingerprint, source.frames, per_atom * plan.n_frames * source.topology.n_atoms)
         runner = recipe.build()
@@ -219,14 +229,22 @@ def _fingerprint(plan: _Plan, recipe: BurstRecipe, source: StartingPoints) -> st
     return digest.hexdigest()
 
 
-def _existing(path: Path, fingerprint: str, tolerance: float) -> Path:
-    known = Store(path).provenance
-    if known.get("harvest") != fingerprint or known.get("energy tolerance") != tolerance:
+def _is_result(path: Path, fingerprint: str, tolerance: float, overwrite: bool) -> bool:
+    """Whether a store is the result of this harvest; one that is not may stand there only to be replaced."""
+    try:
+        known = Store(path).provenance
+    except DataError:
+        if not overwrite:
+            raise
+        return False
+    if known.get("harvest") == fingerprint and known.get("energy tolerance") == tolerance:
+        return True
+    if not overwrite:
         raise DataError(
             f"store {str(path)!r} is there and was made with other frames, another engine or other settings; choose "
-            "another name, or delete it to make it anew"
+            "another name, or replace it (overwrite=True, --overwrite)"
         )
-    return path
+    return False
 
 
 def _compare_with_mirror_images(runner: BurstRunner, source: StartingPoints) -> MirrorAsymmetry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._extras import naming_extras
+from .._files import only_writer
 from ..data.mirror import MirrorAsymmetry, MirrorWarning
 from ..errors import CompatibilityError, ConfigError, DataError
 from ..models import architectures_for
@@ -102,6 +104,8 @@ def fit(
         If the training checkpoint cannot be read.
     TrainingError
         If the loss is not finite, or a file cannot be written.
+    OutputError
+        If another process is training this model.
     MissingDependencyError
         If Lightning is not installed.
 
@@ -111,17 +115,34 @@ def fit(
         If the forces behind the data change under reflection, as a harvest has found, and the network does not.
     """
     with naming_extras("training"):  # Lightning takes seconds to import
-        from .module import PropagatorModule
         from .processes import is_main_process
-        from .runner import run_lightning
 
     _check_pairs(train, validation, config)
     if initial is not None:
         _check_initial(initial, train, config)
     files = None if output is None else TrainingFolder(Path(output), _run_identity(train, validation, config, initial))
     main = is_main_process(config.num_nodes)
+    with contextlib.ExitStack() as held:
+        if files is not None and main:
+            files.make()
+            held.enter_context(only_writer(files.output))
+        return _fit(train, validation, config, files, initial, resume, progress and main, main)
+
+
+def _fit(
+    train: TrajectoryPairs,
+    validation: TrajectoryPairs,
+    config: TrainingConfig,
+    files: TrainingFolder | None,
+    initial: Propagator | None,
+    resume: bool,
+    progress: bool,
+    main: bool,
+) -> FitResult:
+    from .module import PropagatorModule
+    from .runner import run_lightning
+
     found = None if files is None else files.open(resume, writes=main)
-    progress = progress and main
     if main:
         _warn_of_mirror_images(train, config)
     if files is not None and main:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .._files import remove_left
 from ..errors import CheckpointError, ConfigError, TrainingError
 from .checkpoints import read_checkpoint, write_checkpoint
 from .config import TrainingConfig
@@ -46,7 +47,7 @@ class TrainingFolder:
         self.identity = identity
 
     def open(self, resume: bool, writes: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Make the folder, and find the checkpoint to continue from.
+        """Find the checkpoint to continue from.
 
         Parameters
         ----------
@@ -62,16 +63,12 @@ class TrainingFolder:
 
         Raises
         ------
-        TrainingError
-            If the folder cannot be written to.
         CheckpointError
             If the checkpoint cannot be read.
         ConfigError
             If the checkpoint belongs to other settings or data, or is unfinished and not to be resumed.
         """
-        if writes:
-            self._make()
-        elif not resume:
+        if not writes and not resume:
             return None
         if not self.checkpoint.exists():
             return None
@@ -93,7 +90,14 @@ class TrainingFolder:
         self.checkpoint.unlink()
         return None
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Make the folder, and remove what a killed run has left half written.
+
+        Raises
+        ------
+        TrainingError
+            If it, or that of the model, cannot be written to.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, self.output.parent):  # found out now, not after an hour of training
@@ -101,8 +105,8 @@ class TrainingFolder:
                     pass
         except OSError as error:
             raise TrainingError(f"cannot write to {error.filename or self.folder}: {error.strerror}") from None
-        for left in self.folder.glob(f".{self.checkpoint.name}.*"):  # of a run killed while it wrote
-            left.unlink(missing_ok=True)
+        for path in (self.checkpoint, self.output):
+            remove_left(path)
 
     def describe(self, config: TrainingConfig) -> None:
         """Write the settings beside the history.

@@ -83,6 +83,12 @@ class RollOuts:
         return [*self.records, *(one for one in (self.nve, self.second) if one is not None)]
 
 
+def rollout_names(runs: int, second_temperature: float | None) -> list[str]:
+    """Names, without their suffix, of all trajectories that :func:`roll_out` may write."""
+    second = [] if second_temperature is None else [f"learned-{second_temperature:g}K"]
+    return [*(f"learned-{k}" for k in range(runs)), "learned-nve", *second]
+
+
 def roll_out(
     propagator: LearnedMap,
     starts: Sequence[Atoms],
