@@ -96,6 +96,7 @@ def claimed_folder(
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"the output {folder} is a file; give the name of a folder")
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,5 +106,6 @@ def claimed_folder(
         with only_writer(folder / "results"):
             yield
     finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if nothing was written
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if nothing was written
