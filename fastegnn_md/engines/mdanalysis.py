@@ -6,34 +6,28 @@ these into the units of each format.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import MDAnalysis as mda
 import numpy as np
 import torch
-from MDAnalysis.coordinates.XDR import offsets_filename
-from MDAnalysis.guesser.tables import Z2SYMB
-from MDAnalysis.lib.mdamath import triclinic_box, triclinic_vectors
 
 from .. import units
 from ..data.frames import copy_frame
-from ..data.store import write_error
 from ..data.topology import load_universe, quiet, read_topology
 from ..errors import DataError
 from ..state import State
+from .frame_files import UNIFORM, FrameFile, open_frames, writing
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["RolloutWriter", "load_universe", "state_from_universe"]
-
-_UNIFORM = ("DCD", "LAMMPS")  # formats whose header holds one time step for all frames
 
 
 def state_from_universe(
@@ -96,12 +90,32 @@ def state_from_universe(
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """How far a trajectory file is written.
+
+    Attributes
+    ----------
+    frames : int
+        Whole frames.
+    size : int
+        Their bytes.
+    time : float, ps
+        Time of the last one.
+    """
+
+    frames: int
+    size: int
+    time: float
+
+
 class RolloutWriter:
     """Write a roll-out, state after state, in a format MDAnalysis writes.
 
-    Use it in a ``with`` block. Velocities, forces and the box are written where the format carries them (TRR, NCDF and
-    H5MD do); XTC and DCD keep positions, box and time. DCD has one time step for all frames: there frames have to
-    be evenly spaced.
+    Use it in a ``with`` block. A frame is whole in the file when :meth:`write` has returned (the first one with the
+    second), so that a kill or a full disk costs the frame in flight and no other. Velocities, forces and the box are
+    written where the format carries them (TRR, NCDF and H5MD do); XTC and DCD keep positions, box and time. DCD has one
+    time step for all frames: there frames have to be evenly spaced.
 
     Parameters
     ----------
@@ -111,6 +125,8 @@ class RolloutWriter:
         Atoms with their names, for formats that write them (PDB, XYZ). Default: elements.
     forces : bool
         Write the forces of the states; every state must then have them.
+    after : Written, optional
+        Continue a file after these frames of it; what stands behind them is cut off. Not H5MD. Default: a new file.
 
     Raises
     ------
@@ -118,17 +134,24 @@ class RolloutWriter:
         If MDAnalysis cannot write many frames in this format.
     """
 
-    def __init__(self, path: str | os.PathLike, atoms: mda.AtomGroup | None = None, *, forces: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        atoms: mda.AtomGroup | None = None,
+        *,
+        forces: bool = False,
+        after: Written | None = None,
+    ):
         self.path = Path(path)
         self.forces = forces
-        self.n_frames = 0
+        self.n_frames = 0 if after is None else after.frames
         self.format = self.path.suffix[1:].upper()
-        self._group = atoms
-        self._universe: mda.Universe | None = None
-        self._writer: Any = None
+        self._group, self._after = atoms, after
+        self._file: FrameFile | None = None
         self._first: tuple[State, float] | None = None  # held back until the second tells the time step
         self._dt: float | None = None
-        self._last_time = 0.0
+        self._n_atoms = None if atoms is None else len(atoms)
+        self._last_time = 0.0 if after is None else after.time
         try:
             # the class alone is looked up, nothing is written yet
             mda.core._get_readers.get_writer_for(str(self.path), multiframe=True)
@@ -144,8 +167,20 @@ class RolloutWriter:
     ) -> None:
         self.close()
 
+    @property
+    def written(self) -> Written | None:
+        """The frames that are whole on disk, from which the file can be continued; None where it cannot.
+
+        Disk means disk: they outlast a failure of the machine.
+        """
+        if self._file is None or self._file.n_bytes is None:
+            return self._after if self._file is None and self._first is None else None
+        with writing(self.path, self.n_frames):
+            self._file.sync()
+        return Written(self.n_frames, self._file.n_bytes, self._last_time)
+
     def write(self, state: State | Atoms, time: float) -> None:
-        """Append one frame.
+        """Append one frame. It is in the file when the next one was written, or this one is not the first.
 
         Parameters
         ----------
@@ -158,7 +193,7 @@ class RolloutWriter:
         ------
         DataError
             If the state is a batch, has another number of atoms, lacks the forces, the times do not suit the format, or
-            the file cannot be written.
+            the file cannot be written; the frames before are then whole.
         """
         if not isinstance(state, State):
             from .ase.atoms import state_from_atoms
@@ -168,9 +203,8 @@ class RolloutWriter:
             raise DataError(f"the state holds {state.n_systems} systems; write one per file, see State.split()")
         if self.forces and state.forces is None:
             raise DataError(f"frame {self.n_frames} has no forces; pass forces=False, or evaluate them before writing")
-        expected = self._n_atoms
-        if expected is not None and state.n_atoms != expected:
-            raise DataError(f"frame {self.n_frames} has {state.n_atoms} atoms, expected {expected}")
+        if self._n_atoms is not None and state.n_atoms != self._n_atoms:
+            raise DataError(f"frame {self.n_frames} has {state.n_atoms} atoms, expected {self._n_atoms}")
         if self.n_frames and time <= self._last_time:
             raise DataError(
                 f"frame {self.n_frames} is of {time:g} ps, not later than the one before ({self._last_time:g})"
@@ -180,27 +214,22 @@ class RolloutWriter:
         else:
             self._check_step(time)
             self._write_first(time - self._last_time)
-            self._write(state, time)
+            self._append(state, time, self.n_frames)
+        self._n_atoms = state.n_atoms
         self._last_time = time
         self.n_frames += 1
 
     def close(self) -> None:
         """Finish the file; a writer that was given no frame leaves none."""
         self._write_first(1.0)
-        if self._writer is not None:
-            with self._io():
-                self._writer.close()
-            self._writer = None
-
-    @property
-    def _n_atoms(self) -> int | None:
-        if self._group is not None:
-            return len(self._group)
-        return None if self._universe is None else len(self._universe.atoms)
+        file, self._file = self._file, None
+        if file is not None:
+            with writing(self.path, self.n_frames):
+                file.close()
 
     def _check_step(self, time: float) -> None:
         step = time - self._last_time
-        if self._dt is not None and self.format in _UNIFORM and abs(step - self._dt) > 1e-3 * self._dt:
+        if self._dt is not None and self.format in UNIFORM and abs(step - self._dt) > 1e-3 * self._dt:
             raise DataError(
                 f"{self.format} assumes evenly spaced frames, but after {units.format_time(self._dt)} comes "
                 f"{units.format_time(step)}; choose XTC, TRR or H5MD, which keep the time of every frame"
@@ -211,92 +240,21 @@ class RolloutWriter:
             return
         (state, time), self._first = self._first, None
         self._dt = dt
-        self._universe = _scratch(state, self._group, self.forces)
-        options: dict[str, Any] = {"n_atoms": state.n_atoms, "multiframe": True}
-        if self.format in _UNIFORM:
-            options |= {"dt": dt, "istart": round(time / dt)}
-        elif self.format in ("NC", "NCDF"):
-            options |= {"velocities": True, "forces": self.forces}
-        elif self.format == "H5MD":
-            options |= {
-                "timeunit": "ps",
-                "lengthunit": "Angstrom",
-                "velocityunit": "Angstrom/ps",
-                "forceunit": "kJ/(mol*Angstrom)",
-            }
-        with self._io():
-            # MDAnalysis' writers fail badly, or late, where they may not write
-            open(self.path, "wb").close()
-            # MDAnalysis keeps the frame offsets of XTC and TRR beside the file; those of an earlier file mislead it.
-            Path(offsets_filename(str(self.path))).unlink(missing_ok=True)
-            self._writer = mda.Writer(str(self.path), **options)
-        self._write(state, time, frame=0)
+        self._append(state, time, 0)
 
-    def _write(self, state: State, time: float, frame: int | None = None) -> None:
-        universe = self._universe
-        assert universe is not None  # made with the first frame
-        ts = universe.trajectory.ts
-        box, turn = _box(state)
-        ts.dimensions = box
-        ts.positions = state.positions.detach().cpu().double().numpy() @ turn
-        ts.velocities = state.velocities.detach().cpu().double().numpy() @ turn
-        if self.forces and state.forces is not None:
-            ts.forces = state.forces.detach().cpu().double().numpy() @ turn / units.KJ_PER_MOL
-        ts.frame = self.n_frames if frame is None else frame
-        ts.time, ts.dt = time, self._dt
-        ts.data["step"] = ts.frame
-        with self._io():
-            self._writer.write(universe.atoms)
-
-    @contextmanager
-    def _io(self) -> Iterator[None]:
-        with warnings.catch_warnings():
-            # about names, boxes and optional libraries that the format has and the state has not
-            warnings.simplefilter("ignore")
+    def _append(self, state: State, time: float, frame: int) -> None:
+        if self._dt is None:
+            self._dt = time - self._last_time
+        with writing(self.path, frame):
+            if self._file is None:
+                size = None if self._after is None else self._after.size
+                self._file = open_frames(
+                    self.path, state, self._group, forces=self.forces, dt=self._dt, time=time, n_bytes=size
+                )
             try:
-                yield
-            except OSError as error:
-                raise write_error(self.path, error) from error
-            except NotImplementedError as error:
-                raise DataError(
-                    f"MDAnalysis cannot write this to {self.format}: {error}; choose XTC, TRR or H5MD"
-                ) from error
-
-
-def _scratch(state: State, group: mda.AtomGroup | None, forces: bool) -> mda.Universe:
-    """A universe of one frame in memory that the writers read from."""
-    n = state.n_atoms
-    with quiet():
-        if group is not None:
-            universe = mda.Merge(group)
-        else:
-            symbols = [Z2SYMB[int(z)] for z in state.numbers]
-            universe = mda.Universe.empty(n, trajectory=True)
-            for name in ("names", "types", "elements"):
-                universe.add_TopologyAttr(name, symbols)
-            universe.add_TopologyAttr("masses", state.masses.detach().cpu().double().numpy())
-            universe.add_TopologyAttr("resnames", ["MOL"])
-            universe.add_TopologyAttr("resids", [1])
-    ts = universe.trajectory.ts
-    ts.has_velocities = True
-    ts.has_forces = forces
-    return universe
-
-
-def _box(state: State) -> tuple[np.ndarray | None, np.ndarray]:
-    """Lengths and angles of the cell, and the rotation into the orientation that formats take for granted.
-
-    Formats keep six numbers: a along x, b in the plane of x and y. Rows of positions are multiplied by the rotation.
-    """
-    if state.cell is None or not state.periodic:
-        return None, np.eye(3)
-    cell = state.cell[0].detach().cpu().double().numpy()
-    box = triclinic_box(*cell)
-    standard = triclinic_vectors(box, dtype=np.float64)
-    if not box.any() or np.allclose(cell, standard, atol=1e-3):
-        return box, np.eye(3)
-    turn = np.linalg.solve(cell, standard)
-    if np.linalg.det(turn) < 0:
-        raise DataError("the cell vectors are left-handed, which trajectory formats cannot hold; exchange two of them")
-    u, _, vt = np.linalg.svd(turn)  # lengths and angles are float32: back to a rotation
-    return box, u @ vt
+                self._file.write(state, time, frame)
+            except OSError:
+                file, self._file = self._file, None
+                with contextlib.suppress(OSError):
+                    file.close()
+                raise
