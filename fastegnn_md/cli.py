@@ -28,6 +28,7 @@ from .commands.validate import validate
 from .errors import FastEGNNMDError
 
 _PROGRAM = "fastegnn-md"
+_LONGEST = 4000  # characters of a message: it may quote what was given
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _CONTINUE = {"train": "; continue with --resume", "bench": "; the same command continues"}
 # click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
@@ -182,7 +183,8 @@ def _describe(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def _show_warning(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from .migration import FORMER_KEYS, with_kind
+from .settings import Settings
 
 Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift"]
 WantedForces = Literal["start", "midpoint"]
@@ -17,11 +18,16 @@ _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "m
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
 
 
-class PropagatorConfig(BaseModel):
+class PropagatorConfig(Settings):
     """What a propagator is built from.
 
     The defaults were chosen on alanine dipeptide at 8 fs, for the error after a few minutes of training on one core;
     the short cutoff mattered most. Other systems and longer lags may want a longer one.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is out of range.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from ..errors import ConfigError
+from ..errors import ConfigError, brief
 from ..propagator.config import Kind, PropagatorConfig
 from ..propagator.migration import FORMER_KEYS, with_kind
+from ..propagator.settings import Settings
+from .yaml_text import read_yaml
+
+_MOST = 10**12  # of what is counted; a slip of the hand is longer
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings):
     """How a propagator is trained.
 
     Every key is checked; an unknown one is refused with the nearest known name. The budget is counted in optimiser
@@ -94,41 +98,43 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     propagator: PropagatorConfig = PropagatorConfig.model_validate({})
-    updates: int = Field(default=1200, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    updates: int = Field(default=1200, ge=1, le=_MOST)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     learning_rate: float = Field(default=4e-3, gt=0)
-    warmup: int = Field(default=50, ge=0)
+    warmup: int = Field(default=50, ge=0, le=_MOST)
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)
     weight_decay: float = Field(default=1e-12, ge=0)
     gradient_clip: float | None = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     time_reversal: bool = True
-    unroll: int = Field(default=1, ge=1)
+    unroll: int = Field(default=1, ge=1, le=10_000)
     noise: float = Field(default=0.0, ge=0)
-    force_updates: int = Field(default=0, ge=0)
+    force_updates: int = Field(default=0, ge=0, le=_MOST)
     velocity_weight: float = Field(default=1.0, ge=0)
     mmd_weight: float = Field(default=0.0, ge=0)
     mmd_sigma: float = Field(default=1.5, gt=0)
-    mmd_samples: int = Field(default=50, ge=1)
+    mmd_samples: int = Field(default=50, ge=1, le=1_000_000)
     connectivity_weight: float = Field(default=0.0, ge=0)
-    validate_every: int = Field(default=100, ge=1)
+    validate_every: int = Field(default=100, ge=1, le=_MOST)
     validation_pairs: int | None = Field(default=1024, ge=1)
     patience: int | None = Field(default=None, ge=1)
-    checkpoint_every: int = Field(default=100, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1, le=_MOST)
     precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int | Literal["auto"] = 1
-    num_nodes: int = Field(default=1, ge=1)
+    num_nodes: int = Field(default=1, ge=1, le=100_000)
     strategy: Literal["auto", "ddp"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     logger: Literal["csv", "tensorboard", "none"] = "csv"
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=256)
 
     @field_validator("devices")
     @classmethod
     def _some_devices(cls, devices: int | str) -> int | str:
         if isinstance(devices, int) and devices < 1 and devices != -1:  # -1 is Lightning's for all there are
             raise ValueError('expected a number of devices >= 1, or "auto" for all of a node')
+        if isinstance(devices, int) and devices > 1024:
+            raise ValueError("expected at most 1024 devices of one node")
         return devices
 
     @field_validator("strategy", mode="before")
@@ -154,13 +160,21 @@ class TrainingConfig(BaseModel):
             )
         return self
 
-    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise ConfigError(_explain(error)) from None
+    @classmethod
+    def explain_unknown(cls, path: list[str]) -> str:
+        """The nearest known key; it may belong to the other level."""
+        below = len(path) > 1 and path[0] == "propagator"
+        inside = {name: f"propagator.{name}" for name in PropagatorConfig.model_fields}
+        outside = {name: name for name in TrainingConfig.model_fields}
+        message = f"unknown key {brief('.'.join(path))}"
+        if path[-1] in FORMER_KEYS:
+            return f"{message}: mode, forces and midpoint are one key now, propagator.kind={'|'.join(get_args(Kind))}"
+        # The level it was written at first.
+        for known in (inside, outside) if below else (outside, inside):
+            nearest = difflib.get_close_matches(path[-1][:100], known, n=1)
+            if nearest:
+                return f"{message}, did you mean {known[nearest[0]]!r}?"
+        return f"{message}; known keys: {', '.join((inside if below else outside).values())}"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> TrainingConfig:
@@ -206,11 +220,12 @@ class TrainingConfig(BaseModel):
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"the configuration {path} is not a file")
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(text, str(path))
         if values is None:
             values = {}
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -230,45 +245,14 @@ def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     path = key.strip().removeprefix("training.").split(".")
     if not separator or not all(path):
-        raise ConfigError(f"cannot read the setting {override!r}; expected key=value, for example batch_size=32")
+        raise ConfigError(f"cannot read the setting {brief(override)}; expected key=value, for example batch_size=32")
     target = values
     for name in path[:-1]:
         below = target.setdefault(name, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"cannot set {key.strip()!r}: {name!r} has no keys below it")
+            raise ConfigError(f"cannot set {brief(key.strip())}: {brief(name)} has no keys below it")
         target = below
-    try:
-        target[path[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"cannot read the value of the setting {override!r}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """Pydantic's findings in one line, with the nearest known name for an unknown key."""
-    findings = []
-    for detail in error.errors():
-        path = [str(part) for part in detail["loc"]]
-        if detail["type"] == "extra_forbidden":
-            findings.append(_unknown_key(path))
-        else:
-            reason = detail["msg"].removeprefix("Value error, ")
-            findings.append(f"{'.'.join(path)} = {detail['input']!r}: {reason[:1].lower()}{reason[1:]}")
-    return "; ".join(dict.fromkeys(findings))
-
-
-def _unknown_key(path: list[str]) -> str:
-    below = len(path) > 1 and path[0] == "propagator"
-    inside = {name: f"propagator.{name}" for name in PropagatorConfig.model_fields}
-    outside = {name: name for name in TrainingConfig.model_fields}
-    message = f"unknown key {'.'.join(path)!r}"
-    if path[-1] in FORMER_KEYS:
-        return f"{message}: mode, forces and midpoint are one key now, propagator.kind={'|'.join(get_args(Kind))}"
-    # The level it was written at first: the key may also belong to the other one.
-    for known in (inside, outside) if below else (outside, inside):
-        nearest = difflib.get_close_matches(path[-1], known, n=1)
-        if nearest:
-            return f"{message}, did you mean {known[nearest[0]]!r}?"
-    return f"{message}; known keys: {', '.join((inside if below else outside).values())}"
+    target[path[-1]] = read_yaml(text, f"the value of the setting {brief(override)}")
 
 
 def _reason(error: Exception) -> str:
