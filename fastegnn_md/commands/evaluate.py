@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .inputs import (
+    Bonds,
     Dt,
     Json,
     Members,
@@ -31,6 +32,7 @@ def evaluate(
     dt: Dt = None,
     velocities: Velocities = None,
     store: StorePath = None,
+    bonds: Bonds = None,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Evaluate on at most this many, evenly spaced.")] = 4096,
     committee: Members = None,
     as_json: Json = False,
@@ -52,6 +54,7 @@ def evaluate(
         dt=dt,
         velocities=velocities or ("stored" if propagator.predicts_velocities else "none"),
         store=store,
+        bonds=bonds,
         progress=not as_json,
     )
     count = min(pairs, len(data))

@@ -19,7 +19,7 @@ from .forcefields import (
     calculator_factory,
     openmm_system,
 )
-from .inputs import Dt, Topology, Trajectories, open_universe
+from .inputs import Bonds, Dt, Topology, Trajectories, open_universe
 from .outputs import Overwrite, check_outputs
 
 
@@ -27,7 +27,9 @@ def harvest(
     topology: Topology,
     trajectory: Trajectories = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Store to write (.h5md).")] = Path("pairs.h5md"),
-    engine: Annotated[str, typer.Option("--engine", help="openmm or ase.")] = "openmm",
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="openmm or ase. Default: ase with --calculator, else openmm.")
+    ] = None,
     forcefield: ForceField = None,
     system: SystemFile = None,
     trust_system: TrustSystem = False,
@@ -48,6 +50,7 @@ def harvest(
         str | None, typer.Option("--frames", metavar="START:STOP:STEP", help="Frames to start from. Default: all.")
     ] = None,
     dt: Dt = None,
+    bonds: Bonds = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the velocities.")] = 0,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to share the work.")] = 1,
     overwrite: Overwrite = False,
@@ -57,23 +60,31 @@ def harvest(
     Trajectories are saved every picosecond or so, too rarely for steps of femtoseconds. Each burst is written with
     positions, velocities and forces. A harvest that was stopped continues when the command is given again.
     """
+    from ..data.ase_files import ase_format, file_constraints
     from ..harvest import harvest as run_harvest
 
     if output.exists():  # a store of that name is looked into later: that of this very harvest is the result
         check_outputs([output], [topology, *(trajectory or []), system, *(forcefield or [])], overwrite=True)
     source: Any
+    held: list[Any] = []
+    engine = engine or ("ase" if calculator else "openmm")
     if engine == "openmm":
+        if calculator is not None:
+            raise ConfigError("--calculator is of ASE; leave --engine openmm out, or the calculator")
         source = openmm_system(topology, forcefield, system, constraints, cutoff, trust=trust_system)
     elif engine == "ase":
         if calculator is None:
             raise ConfigError("--engine ase needs a calculator; use --calculator emt, or module:callable")
         if constraints != "none":
             raise ConfigError("--constraints are those of an OpenMM force field; leave them out with --engine ase")
+        if forcefield or system:
+            raise ConfigError("--calculator and --forcefield (or --system) exclude each other; give one of them")
         source = calculator_factory(calculator)
+        held = file_constraints(next((path for path in (*(trajectory or []), topology) if ase_format(path)), topology))
     else:
         raise ConfigError(f"unknown engine {engine!r}; expected openmm or ase")
     store = run_harvest(
-        open_universe(topology, trajectory, dt),
+        open_universe(topology, trajectory, dt, bonds),
         source,
         store=output,
         burst=parse_quantity(burst, "time"),
@@ -85,6 +96,7 @@ def harvest(
         seed=seed,
         processes=processes,
         overwrite=overwrite,
+        constraints=held,
     )
     typer.echo(f"saved {store}; next: fastegnn-md train {store} --lag {interval!r}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..propagator.learned_map import LearnedMap
 
 Topology = Annotated[
-    Path, typer.Argument(metavar="TOPOLOGY", help="Topology or structure that MDAnalysis reads, or a store (.h5md).")
+    Path,
+    typer.Argument(metavar="TOPOLOGY", help="Topology or structure that MDAnalysis or ASE reads, or a store (.h5md)."),
 ]
 Trajectories = Annotated[
     list[Path] | None,
@@ -39,6 +40,10 @@ Members = Annotated[
 ]
 Select = Annotated[str, typer.Option("--select", help="MDAnalysis selection of the atoms.")]
 Dt = Annotated[str | None, typer.Option("--dt", help='Time between frames, as "2 ps"; only where the file has none.')]
+Bonds = Annotated[
+    str | None,
+    typer.Option("--bonds", help="guess: take bonds from the distances of atoms, where the topology has none."),
+]
 Velocities = Annotated[
     str | None,
     typer.Option(
@@ -76,12 +81,26 @@ def open_model(model: Path, members: list[Path] | None = None) -> LearnedMap:
     return Committee.load([model, *members]) if members else load(model)
 
 
-def open_universe(topology: Path, trajectories: list[Path] | None, dt: str | None = None) -> Universe:
-    """Open files with MDAnalysis; missing and unreadable ones become a DataError."""
+def open_universe(
+    topology: Path, trajectories: list[Path] | None, dt: str | None = None, bonds: str | None = None
+) -> Universe:
+    """Open files with MDAnalysis or ASE; missing and unreadable ones become a DataError.
+
+    With ``bonds="guess"`` a topology without bonds gets those that distances suggest, and the user is told.
+    """
     from ..data import load_universe
 
+    if bonds not in (None, "guess"):
+        raise ConfigError(f"--bonds {bonds!r}; expected guess, or leave it out")
     options: dict[str, Any] = {} if dt is None else {"dt": parse_quantity(dt, "time")}
-    return load_universe(topology, *(trajectories or []), **options)
+    universe = load_universe(topology, *(trajectories or []), **options)
+    if bonds is not None:
+        from ..data.bonds import add_guessed_bonds
+
+        count = add_guessed_bonds(universe)
+        if count:
+            typer.echo(f"{topology} has no bonds: {count} are taken from the distances of atoms", err=True)
+    return universe
 
 
 def open_pairs(
@@ -95,6 +114,7 @@ def open_pairs(
     store: Path | None,
     stride: int = 1,
     time_reversal: bool = False,
+    bonds: str | None = None,
     progress: bool = True,
 ) -> TrajectoryPairs:
     """Pairs from the files named on the command line.
@@ -114,11 +134,18 @@ def open_pairs(
     }
     written = _written_store(topology, trajectories or [])
     if written is not None:
-        for given, name in ((select != "all", "--select"), (dt, "--dt"), (store, "--store"), (stride != 1, "--stride")):
+        options = {
+            "--select": select != "all",
+            "--dt": dt,
+            "--store": store,
+            "--stride": stride != 1,
+            "--bonds": bonds,
+        }
+        for name, given in options.items():
             if given:
                 raise DataError(f"{name} applies when a trajectory is read; {written} is a store already")
         return TrajectoryPairs(written, **common)
-    universe = open_universe(topology, trajectories)
+    universe = open_universe(topology, trajectories, bonds=bonds)
     return TrajectoryPairs(
         universe,
         select=select,
@@ -138,11 +165,15 @@ def frame_distance(topology: Path, trajectories: list[Path] | None, dt: str | No
         If a file is missing or unreadable.
     """
     from ..data import Store
+    from ..data.topology import quiet
 
     written = _written_store(topology, trajectories or [])
     if written is not None:
         return Store(written).dt
-    return parse_quantity(dt, "time") if dt is not None else float(open_universe(topology, trajectories).trajectory.dt)
+    if dt is not None:
+        return parse_quantity(dt, "time")
+    with quiet():  # who makes pairs of a file without times is told
+        return float(open_universe(topology, trajectories).trajectory.dt)
 
 
 def _written_store(topology: Path, trajectories: list[Path]) -> Path | None:

@@ -10,10 +10,10 @@ import typer
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
-from .inputs import Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
+from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
 from .run_openmm import run_openmm
-from .stepping import ase_atoms, attach_engine, set_velocities
+from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
 
 if TYPE_CHECKING:
     from ..integrators import JumpStatistics, MetropolisStatistics
@@ -53,6 +53,7 @@ def run(
         Path | None, typer.Option("--topology", help="Topology, where START has coordinates only.")
     ] = None,
     select: Select = "all",
+    bond_source: Bonds = None,
     engine: Annotated[
         str, typer.Option("--engine", help="ase: learned steps alone; openmm: in turn with classical steps.")
     ] = "ase",
@@ -93,6 +94,7 @@ def run(
     import numpy as np
     from tqdm import tqdm
 
+    from ..data.ase_files import ase_format
     from ..data.topology import select_atoms
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
@@ -140,7 +142,7 @@ def run(
         )
     if engine == "ase" and propagator.wants_forces and not (calculator or forcefield or system):
         raise ConfigError("this model is force-informed; give --forcefield (or --system, or --calculator)")
-    universe = open_universe(topology or start, [start] if topology else None)
+    universe = open_universe(topology or start, [start] if topology else None, bonds=bond_source)
     group = select_atoms(universe, select)
     frames = len(universe.trajectory)
     if not -frames <= frame < frames:
@@ -182,6 +184,7 @@ def run(
     bonds = attach_engine(
         atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
     )
+    keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")

@@ -78,6 +78,27 @@ def attach_engine(
     return bonds
 
 
+def keep_constraints(atoms: Atoms, path: Path, of: int) -> None:
+    """Give the atoms the constraints that a file of ASE brings along for its ``of`` atoms, beside those of the engine.
+
+    Raises
+    ------
+    ConfigError
+        If it has some, and the atoms are a selection of its atoms.
+    """
+    from ase.constraints import FixBondLengths
+
+    from ..data.ase_files import file_constraints
+
+    held = file_constraints(path)
+    if held and len(atoms) != of:
+        names = ", ".join(type(one).__name__ for one in held)
+        raise ConfigError(f"{path} has constraints ({names}) that count all its atoms; leave --select out")
+    if atoms.constraints:  # bond lengths are the force field's
+        held = [one for one in held if not isinstance(one, FixBondLengths)]
+    atoms.set_constraint([*atoms.constraints, *held])
+
+
 def set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:
     """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
     import torch

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from .inputs import Dt, Select, StorePath, Topology, Trajectories, Velocities, open_pairs
+from .inputs import Bonds, Dt, Select, StorePath, Topology, Trajectories, Velocities, open_pairs
 from .outputs import Overwrite, check_outputs
 
 
@@ -25,6 +25,7 @@ def train(
     dt: Dt = None,
     velocities: Velocities = None,
     store: StorePath = None,
+    bonds: Bonds = None,
     stride: Annotated[int, typer.Option("--stride", min=1, help="Keep every n-th frame.")] = 1,
     split: Annotated[
         str, typer.Option("--split", help="Shares of training, validation and test; blocks of time.")
@@ -97,6 +98,7 @@ def train(
         velocities=velocities or ("stored" if chosen.propagator.predicts_velocities else "none"),
         store=store,
         stride=stride,
+        bonds=bonds,
         progress=main,
         time_reversal=chosen.time_reversal and velocities != "forward",
     )

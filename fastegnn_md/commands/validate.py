@@ -12,9 +12,9 @@ from .._extras import naming_extras
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
-from .inputs import Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
+from .inputs import Bonds, Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed_folder
-from .stepping import ase_atoms, attach_engine, set_velocities
+from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +65,7 @@ def validate(
     ] = None,
     select: Select = "all",
     dt: Dt = None,
+    bond_source: Bonds = None,
     forcefield: ForceField = None,
     system: SystemFile = None,
     trust_system: TrustSystem = False,
@@ -130,10 +131,11 @@ def validate(
             "and no --learned"
         )
     groups = [
-        select_atoms(open_universe(reference, file, dt), select)
+        select_atoms(open_universe(reference, file, dt, bond_source), select)
         for file in ([[path] for path in trajectories] if trajectories else [None])
     ]
     atoms, bonds = _engine(groups[0], reference, forcefield, system, constraints, cutoff, calculator, trust_system)
+    keep_constraints(atoms, trajectories[0] if trajectories else reference, len(groups[0].universe.atoms))
     for group in groups:
         _inform(group, atoms.get_masses(), bonds)
     ours: Any = None

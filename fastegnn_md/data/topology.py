@@ -17,6 +17,7 @@ from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.guesser.tables import masses as STANDARD_MASSES
 
 from ..errors import DataError
+from .ase_files import ase_format, ase_universe
 
 _SYMBOL_TO_Z = {symbol.upper(): number for number, symbol in Z2SYMB.items()} | {"D": 1}
 _Z_TO_MASS = {_SYMBOL_TO_Z[s.upper()]: m for s, m in STANDARD_MASSES.items() if s.upper() in _SYMBOL_TO_Z and s != "D"}
@@ -96,21 +97,30 @@ class Topology:
 def load_universe(
     topology: str | os.PathLike, *trajectories: str | os.PathLike, **reader_options: object
 ) -> mda.Universe:
-    """Open a topology and its trajectories with MDAnalysis.
+    """Open a topology and its trajectories with MDAnalysis, or with ASE what only ASE reads whole.
+
+    These are .traj, extended XYZ (.extxyz, and .xyz with a cell or columns), POSCAR and crystallographic .cif files:
+    see :func:`~fastegnn_md.data.ase_files.ase_universe`.
 
     Parameters
     ----------
     topology : path
-        Any topology or structure file MDAnalysis reads.
+        Any topology or structure file MDAnalysis or ASE reads.
     *trajectories : path
         Trajectory files, read one after the other.
     **reader_options
-        Passed on to :class:`MDAnalysis.Universe`, for example ``dt``, ``format``, ``topology_format``.
+        Passed on to :class:`MDAnalysis.Universe`, for example ``dt``, ``format``, ``topology_format``; of files of ASE
+        ``dt`` alone.
 
     Raises
     ------
     DataError
-        If a file is missing or unreadable, or topology and trajectory do not have the same number of atoms.
+        If a file is missing or unreadable, or topology and trajectory do not have the same atoms.
+
+    Warns
+    -----
+    UserWarning
+        If the topology has a cell and the trajectories have none: the system is then taken as isolated.
     """
     paths = [os.fspath(path) for path in (topology, *trajectories)]
     for path in paths:
@@ -118,7 +128,19 @@ def load_universe(
             raise DataError(f"{path!r} does not exist; give the path of a topology or trajectory file")
     try:
         with quiet():
-            return mda.Universe(*paths, **reader_options)
+            if "format" not in reader_options and any(ase_format(path) for path in paths):
+                universe = ase_universe(paths[0], paths[1:], **reader_options)  # type: ignore[arg-type]
+            else:
+                universe = mda.Universe(*paths, **reader_options)
+            if len(paths) > 1 and _cell_is_lost(paths[0], universe):
+                warnings.warn(
+                    f"{paths[0]} has a cell, {paths[1]} has none: the atoms are taken as isolated. If they are "
+                    "periodic, give a trajectory that holds the cell (.xtc, .trr, .dcd, .extxyz)",
+                    stacklevel=2,
+                )
+            return universe
+    except DataError:
+        raise
     except (
         ValueError,
         TypeError,
@@ -137,6 +159,18 @@ def load_universe(
                 "give the topology the trajectory was written with, or write a topology of the saved atoms only"
             ) from error
         raise DataError(f"MDAnalysis cannot read {', '.join(map(repr, paths))}: {text}") from error
+
+
+def _cell_is_lost(structure: str, universe: mda.Universe) -> bool:
+    """Whether the first frame of a trajectory has no cell although the structure it is read with has one."""
+    if getattr(universe, "dimensions", None) is not None:
+        return False
+    try:
+        if ase_format(structure):
+            return ase_universe(structure).dimensions is not None
+        return mda.coordinates.core.reader(structure, n_atoms=len(universe.atoms)).ts.dimensions is not None
+    except Exception:  # a topology without coordinates, of whichever format
+        return False
 
 
 def select_atoms(source: mda.Universe | mda.AtomGroup, select: str) -> mda.AtomGroup:
