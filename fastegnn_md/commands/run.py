@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
+from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
@@ -82,6 +83,15 @@ def run(
         float | None,
         typer.Option("--spread", help="Refuse steps about which the committee differs by more, in residual scales."),
     ] = None,
+    restart: Annotated[
+        Path | None,
+        typer.Option(
+            "--restart",
+            metavar="FILE",
+            help="Continue the run that wrote this file, with its command: OUTPUT.restart, saved every 15 s and at the "
+            "end, also when the run is stopped.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Step a molecule with a trained propagator, guarded.
@@ -115,8 +125,33 @@ def run(
         raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
     if spread is not None and not committee:
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
+    place = Place(
+        restart,
+        output,
+        steps,
+        {
+            "--engine": engine,
+            "--temperature": temperature,
+            "--friction": friction,
+            "--tau": tau,
+            "--nve": nve,
+            "--conserve-energy": conserve_energy,
+            "--metropolis": metropolis,
+            "--select": select,
+            "--classical-steps": classical_steps,
+            "--jumps": jumps,
+            "--timestep": timestep,
+            "--forcefield": [Path(name).name for name in forcefield or []],
+            "--system": system and system.name,
+            "--constraints": constraints,
+            "--cutoff": cutoff,
+            "--calculator": calculator,
+            "--every": every,
+            "--spread": spread,
+        },
+    )
     inputs = [model, start, topology, system, *(committee or []), *(forcefield or [])]
-    context.with_resource(claimed([output], inputs, overwrite=overwrite))
+    context.with_resource(claimed([output, restart_of(output)], inputs, overwrite=overwrite or place.continues))
     guard = GuardSettings(spread=spread)
     propagator = open_model(model, committee)
     if translate:
@@ -156,7 +191,7 @@ def run(
             moving,
             structure=topology or start,
             output=output,
-            steps=steps,
+            place=place,
             every=every,
             temperature=temperature,
             friction=friction or _FRICTION,
@@ -195,7 +230,10 @@ def run(
     elif temperature is not None and not nve and propagator.predicts_velocities:
         thermostat = Langevin(temperature, rate)
     dynamics: LearnedDynamics | MetropolizedDynamics
-    if metropolis and temperature is not None:
+    if restart is not None:
+        kind = MetropolizedDynamics if metropolis else LearnedDynamics
+        dynamics = kind.restart(restart, atoms, propagator)
+    elif metropolis and temperature is not None:
         dynamics = MetropolizedDynamics(
             atoms, propagator, temperature_K=temperature, friction=rate / PICOSECOND, rng=rng, bonds=bonds
         )
@@ -211,17 +249,29 @@ def run(
             conserve=Conserve(energy=conserve_energy),
         )
     temperatures = []
-    with RolloutWriter(output, group) as writer:
-        for step in tqdm(range(steps + 1), desc="run", unit="step"):
+    timestep_ps, first = propagator.timestep, place.step + (restart is not None)
+    with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after) as writer:
+        keeper = Keeper(place, output, writer, dynamics.save_restart)
+        for step in tqdm(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
             if step:
-                dynamics.run(1)
+                try:
+                    dynamics.run(1)
+                except Exception:  # the atoms are as they were before the step
+                    keeper.rescue(step - 1)
+                    raise
             if step % every == 0:
-                writer.write(atoms, time=step * propagator.timestep)
+                writer.write(atoms, time=step * timestep_ps)
             temperatures.append(dynamics.get_temperature())
+            if stop.given or step == steps:
+                keeper.save(step)
+                break
+            keeper.step_done(step)
+    if stop.given and step < steps:
+        raise keeper.stopped(stop.given, step)
     settled = np.mean(temperatures[len(temperatures) // 2 :])
     typer.echo(
         f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {_became(dynamics.statistics)}"
-        f"; mean temperature of the second half {settled:.0f} K; saved {output}"
+        f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from .._extras import naming_extras
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
+from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ..state import State
 
 
+_PIECE = 100  # steps
+
+
 def run_openmm(
     propagator: LearnedMap,
     group: AtomGroup,
@@ -29,7 +33,7 @@ def run_openmm(
     *,
     structure: Path,
     output: Path,
-    steps: int,
+    place: Place,
     every: int,
     temperature: float | None,
     friction: str,
@@ -58,6 +62,7 @@ def run_openmm(
         from openmm import unit
 
         from ..integrators import LearnedIntegrator, LearnedSimulation, Schedule
+        from ..integrators.openmm.restart import load_simulation, save_simulation
 
     if temperature is None and not (nve and moving):
         raise ConfigError("--engine openmm needs --temperature: of the thermostat, or to draw missing velocities")
@@ -98,14 +103,34 @@ def run_openmm(
         context.applyVelocityConstraints(1e-6)
     else:
         context.setVelocitiesToTemperature(temperature * unit.kelvin, seed + 1)
-    with RolloutWriter(output, universe.atoms) as writer, tqdm(total=steps, desc="run", unit="step") as bar:
-        writer.write(_frame(context, start), time=0.0)
-        for done in range(every, steps + 1, every):
-            simulation.step(every)
-            writer.write(_frame(context, start), time=context.getTime()._value)
-            bar.update(done - bar.n)
-        simulation.step(steps - simulation.currentStep)
-        bar.update(steps - bar.n)
+    if place.restart is not None:
+        load_simulation(place.restart, simulation)
+    steps, mean = place.steps, integrator.getStepSize().value_in_unit(unit.picosecond)
+    with (
+        StopSignals() as stop,
+        RolloutWriter(output, universe.atoms, dt=every * mean, after=place.after) as writer,
+        tqdm(total=steps, initial=place.step, desc="run", unit="step") as bar,
+    ):
+        keeper = Keeper(place, output, writer, lambda path, notes: save_simulation(path, simulation, notes))
+        if place.restart is None:
+            writer.write(_frame(context, start), time=0.0)
+        done = place.step
+        while done < steps and not stop.given:
+            # to the next frame, in pieces between which a signal is heard
+            count = min(every - done % every, steps - done, _PIECE)
+            try:
+                simulation.step(count)
+            except Exception:
+                keeper.rescue(simulation.currentStep)
+                raise
+            done += count
+            bar.update(count)
+            if done % every == 0:
+                writer.write(_frame(context, start), time=context.getTime()._value)
+            keeper.step_done(done)
+        keeper.save(done)
+    if done < steps and stop.given:
+        raise keeper.stopped(stop.given, done)
     statistics = integrator.statistics
     refused = statistics.rejected
     typer.echo(
@@ -114,7 +139,7 @@ def run_openmm(
         + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
         + f"; {1e3 * integrator.jump_seconds / max(1, statistics.tried):.3g} ms per jump, "
         f"{1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken):.3g} ms per classical step; "
-        f"saved {output}"
+        f"saved {output} and {keeper.path.name}"
     )
 
 

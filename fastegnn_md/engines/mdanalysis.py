@@ -113,9 +113,9 @@ class RolloutWriter:
     """Write a roll-out, state after state, in a format MDAnalysis writes.
 
     Use it in a ``with`` block. A frame is whole in the file when :meth:`write` has returned (the first one with the
-    second), so that a kill or a full disk costs the frame in flight and no other. Velocities, forces and the box are
-    written where the format carries them (TRR, NCDF and H5MD do); XTC and DCD keep positions, box and time. DCD has one
-    time step for all frames: there frames have to be evenly spaced.
+    second, where ``dt`` is not given), so that a kill or a full disk costs the frame in flight and no other.
+    Velocities, forces and the box are written where the format carries them (TRR, NCDF and H5MD do); XTC and DCD keep
+    positions, box and time. DCD has one time step for all frames: there frames have to be evenly spaced.
 
     Parameters
     ----------
@@ -125,6 +125,8 @@ class RolloutWriter:
         Atoms with their names, for formats that write them (PDB, XYZ). Default: elements.
     forces : bool
         Write the forces of the states; every state must then have them.
+    dt : float, ps, optional
+        Time between frames, for formats that have it in their head. Default: the first two frames tell.
     after : Written, optional
         Continue a file after these frames of it; what stands behind them is cut off. Not H5MD. Default: a new file.
 
@@ -140,6 +142,7 @@ class RolloutWriter:
         atoms: mda.AtomGroup | None = None,
         *,
         forces: bool = False,
+        dt: float | None = None,
         after: Written | None = None,
     ):
         self.path = Path(path)
@@ -149,7 +152,7 @@ class RolloutWriter:
         self._group, self._after = atoms, after
         self._file: FrameFile | None = None
         self._first: tuple[State, float] | None = None  # held back until the second tells the time step
-        self._dt: float | None = None
+        self._dt = dt
         self._n_atoms = None if atoms is None else len(atoms)
         self._last_time = 0.0 if after is None else after.time
         try:
@@ -173,14 +176,16 @@ class RolloutWriter:
 
         Disk means disk: they outlast a failure of the machine.
         """
-        if self._file is None or self._file.n_bytes is None:
-            return self._after if self._file is None and self._first is None else None
+        if self._file is None:
+            return (self._after or Written(0, 0, 0.0)) if self._first is None else None
+        if self._file.n_bytes is None:
+            return None
         with writing(self.path, self.n_frames):
             self._file.sync()
         return Written(self.n_frames, self._file.n_bytes, self._last_time)
 
     def write(self, state: State | Atoms, time: float) -> None:
-        """Append one frame. It is in the file when the next one was written, or this one is not the first.
+        """Append one frame.
 
         Parameters
         ----------
@@ -209,10 +214,11 @@ class RolloutWriter:
             raise DataError(
                 f"frame {self.n_frames} is of {time:g} ps, not later than the one before ({self._last_time:g})"
             )
-        if self.n_frames == 0:
+        if self.n_frames == 0 and self._dt is None:
             self._first = (state, time)
         else:
-            self._check_step(time)
+            if self.n_frames:
+                self._check_step(time)
             self._write_first(time - self._last_time)
             self._append(state, time, self.n_frames)
         self._n_atoms = state.n_atoms

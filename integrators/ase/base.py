@@ -132,15 +132,21 @@ class JumpDynamics(MolecularDynamics):
         self._orig_trajectory, self.trajectory = trajectory, Path(trajectory)
         self.attach(self._traj_write_image, self.loginterval, description={"interval": self.loginterval})
 
-    def save_restart(self, path: str | Path) -> None:
+    def save_restart(self, path: str | Path, notes: dict[str, Any] | None = None) -> None:
         """Write everything :meth:`restart` needs; the previous file survives a full disk.
+
+        Parameters
+        ----------
+        path : str or Path
+        notes : dict, optional
+            What the caller wants to find again, as JSON can hold it: ``notes`` of the header.
 
         Raises
         ------
         CheckpointError
             If the file cannot be written.
         """
-        save(self, path)
+        save(self, path, notes)
 
     @classmethod
     def restart(

@@ -57,7 +57,7 @@ class Restartable(Protocol):
 Kind = TypeVar("Kind", bound=Restartable)
 
 
-def save(dynamics: Restartable, path: str | Path) -> None:
+def save(dynamics: Restartable, path: str | Path, notes: dict[str, Any] | None) -> None:
     """Write all that decides the next steps; see :meth:`JumpDynamics.save_restart`."""
     atoms = dynamics.atoms
     arrays = {
@@ -84,6 +84,7 @@ def save(dynamics: Restartable, path: str | Path) -> None:
         "automatic": dynamics.restart_file is not None,
         "options": {**dynamics.restart_options(), "restart_interval": dynamics.restart_interval},
         "place": dynamics.restart_place(),
+        "notes": notes or {},
     }
     save_restart(path, arrays, header)
 

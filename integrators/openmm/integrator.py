@@ -217,6 +217,18 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
             elif self._try_jump(context, count):
                 left -= 1
 
+    def take_up(
+        self,
+        statistics: JumpStatistics,
+        jump_seconds: float = 0.0,
+        classical_seconds: float = 0.0,
+        classical_steps_taken: int = 0,
+    ) -> None:
+        """Go on counting from those of an interrupted run."""
+        self._guarded.statistics = statistics
+        self.jump_seconds, self.classical_seconds = jump_seconds, classical_seconds
+        self.classical_steps_taken = classical_steps_taken
+
     def getStepSize(self) -> unit.Quantity:
         """Mean step of a cycle; of an adaptive schedule, the classical step."""
         classical, jumps = self.schedule.classical_steps, self.schedule.jumps
