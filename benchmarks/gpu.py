@@ -24,6 +24,7 @@ from pathlib import Path
 
 import MDAnalysis as mda
 import torch
+from MDAnalysisTests.datafiles import DCD, PSF
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hybrid_ala2 import machine
@@ -89,13 +90,20 @@ def kernel(device: str) -> Iterator[dict[str, object]]:
 
 
 def jumps(device: str, repeats: int) -> Iterator[dict[str, object]]:
-    """Jumps of a small molecule and of many copies, through the propagator with all its checks."""
+    """Jumps through the propagator, with all its checks and the neighbour list."""
     with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
         universe = mda.Universe(str(path))
         universe.guess_TopologyAttrs(to_guess=["bonds"])
         one = state_of(universe.atoms)
-    for name, state in (("22 atoms", one), ("1,024 copies of 22 atoms", State.concatenate([one] * 1024))):
-        propagator = propagator_for(state if state is one else one).to(device)
+    backbone = state_of(mda.Universe(PSF, DCD).select_atoms("backbone"))
+    cases: tuple[tuple[str, State, State, dict[str, float]], ...] = (
+        ("22 atoms", one, one, {}),
+        ("855 atoms", backbone, backbone, {}),
+        ("855 atoms at 10 Å", backbone, backbone, {"cutoff": 10.0}),
+        ("1,024 copies of 22 atoms", one, State.concatenate([one] * 1024), {}),
+    )
+    for name, like, state, options in cases:
+        propagator = propagator_for(like, **options).to(device)
         state = state.to(device)
         row: dict[str, object] = {"what": f"jump, {name}"}
         row["ms"] = statistics.median(milliseconds(lambda p=propagator, s=state: p(s), device, repeats))
@@ -112,6 +120,8 @@ def large(device: str, sizes: list[int]) -> Iterator[dict[str, object]]:
     propagator = propagator_for(liquid(1000), cutoff=CUTOFF).to(device)
     for atoms in sizes:
         state = liquid(atoms).to(device)
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         row: dict[str, object] = {"what": "jump, liquid", "atoms": state.n_atoms}
         for skin in (0.0, 0.5):
             propagator.skin = skin

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastegnn_md import Propagator, State
-from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
+from fastegnn_md.errors import CompatibilityError, ConfigError, DataError, StateError
 from fastegnn_md.models import architectures_for, available_models, hyperparameters_of
 from fastegnn_md.nn.messages import cpu as cpu_kernel
 from fastegnn_md.propagator.compiled import CompiledMove
@@ -489,6 +489,14 @@ def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic,
     found = propagator(state)
     torch.testing.assert_close(found.velocities, plain.velocities, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.positions, plain.positions, rtol=1e-12, atol=1e-12)
+
+
+def test_a_state_on_another_device_than_the_weights_is_refused_by_name():
+    pairs = MemoryPairs()
+    propagator, state = make(pairs), pairs.batch([0])[0]
+    propagator(state)
+    with pytest.raises(StateError, match="the state is on cpu, the propagator on meta; move one"):
+        propagator.to("meta")(state)
 
 
 class HostReads(TorchDispatchMode):

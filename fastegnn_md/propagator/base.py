@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, StateError
 from ..graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, one_hot
 from ..mechanics.motion import centre_of_mass
 from ..nn.compiler import require_compiler, require_headers
@@ -108,7 +108,18 @@ class Propagator(LearnedMap):
         return self.linear.scale.device
 
     def check(self, state: State) -> None:
-        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`."""
+        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`.
+
+        Raises
+        ------
+        StateError
+            If the state is on another device than the weights.
+        """
+        if state.device != self.device:
+            raise StateError(
+                f"the state is on {state.device}, the propagator on {self.device}; move one of them, for example "
+                f"state.to({str(self.device)!r})"
+            )
         # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
         system = (state.numbers, state.masses, state.pbc)
         lacking = (self.uses_bonds and state.bonds is None) or (

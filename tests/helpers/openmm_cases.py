@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 import types
 from functools import cache
@@ -30,13 +31,15 @@ if PLUGIN:
 REAL_PYTHON_TORCH = PLUGIN and hasattr(openmmtorch, "PythonTorchForce")
 # Back-ends inside a Context that can be tested here; PythonTorchForce by a stand-in where it is not installed.
 INSIDE = ["python", "python_torch", *(["torch"] if PLUGIN else [])]
+# What is OpenCL here runs on CUDA where there is a GPU: both are OpenMM's common code.
+_ON_GPU = os.environ.get("FASTEGNN_MD_TEST_GPU_PLATFORM", "OpenCL")
 # Platform, its properties, and how well back-ends agree on it: nm and nm/ps.
 PLATFORMS = {
     "Reference": ("Reference", {}, 1e-12),
     "CPU": ("CPU", {"Threads": "1", "DeterministicForces": "true"}, 1e-12),
-    "OpenCL-single": ("OpenCL", {"Precision": "single"}, 2e-6),
-    "OpenCL-mixed": ("OpenCL", {"Precision": "mixed"}, 1e-6),
-    "OpenCL-double": ("OpenCL", {"Precision": "double"}, 1e-8),
+    "OpenCL-single": (_ON_GPU, {"Precision": "single"}, 2e-6),
+    "OpenCL-mixed": (_ON_GPU, {"Precision": "mixed"}, 1e-6),
+    "OpenCL-double": (_ON_GPU, {"Precision": "double"}, 1e-8),
 }
 
 
