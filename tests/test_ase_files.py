@@ -19,6 +19,7 @@ from ase.io import read, write
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
+import fastegnn_md
 from fastegnn_md.cli import main
 from fastegnn_md.data import Store, TrajectoryPairs, load_universe
 from fastegnn_md.data.ase_files import ase_format
@@ -350,3 +351,123 @@ def test_types_of_a_force_field_do_not_hinder_the_guess(tmp_path):
     universe.atoms.types = [f"opls_{k}" for k in range(9)]
     assert add_guessed_bonds(universe) == 8
     assert add_guessed_bonds(universe) == 0
+
+
+def write_all(writer: Any, states: list[Any]) -> None:
+    with writer:
+        for index, state in enumerate(states):
+            writer.write(state, time=index)
+
+
+@pytest.mark.parametrize("suffix", ["traj", "extxyz"])
+class TestWritten:
+    """Roll-outs in files of ASE."""
+
+    def states(self, pbc: Any = True, count: int = 3) -> list[Any]:
+        from fastegnn_md.engines.ase import state_from_atoms
+
+        atoms = bulk("Cu", a=3.61) * (2, 2, 2)  # a triclinic cell that is not along x
+        thermalize_momenta(atoms, 600, rng=np.random.default_rng(0))
+        atoms.pbc = pbc
+        atoms.calc = EMT()
+        made = []
+        for _ in range(count):
+            atoms.rattle(0.01, seed=len(made))
+            made.append(state_from_atoms(atoms, forces=True))
+        return made
+
+    @pytest.mark.parametrize("pbc", [True, False, [True, True, False]])
+    def test_all_of_a_frame_comes_back(self, tmp_path, suffix, pbc):
+        from fastegnn_md.engines.ase import state_from_atoms
+        from fastegnn_md.engines.mdanalysis import RolloutWriter
+
+        path = tmp_path / f"a.{suffix}"
+        states = self.states(pbc)
+        with RolloutWriter(path, forces=True) as writer:
+            for index, state in enumerate(states):
+                writer.write(state, time=0.008 * (index + 1))
+        for state, atoms in zip(states, read(path, ":"), strict=True):
+            back = state_from_atoms(atoms, forces=atoms.get_forces())
+            for name, tolerance in (("positions", 1e-7), ("velocities", 1e-5), ("forces", 1e-3), ("masses", 1e-6)):
+                np.testing.assert_allclose(getattr(back, name), getattr(state, name), rtol=0, atol=tolerance)
+            assert back.pbc.tolist() == state.pbc.tolist()
+            if np.any(pbc):
+                np.testing.assert_allclose(back.cell, state.cell, atol=1e-7)
+        if isinstance(pbc, bool):
+            universe = load_universe(path)
+            assert [ts.time for ts in universe.trajectory] == pytest.approx([0.008, 0.016, 0.024])
+
+    def test_heavy_hydrogen_keeps_its_mass(self, tmp_path, suffix):
+        from fastegnn_md.engines.mdanalysis import RolloutWriter
+
+        water = molecule("H2O")
+        water.set_masses([11.9, 4.0, 4.0])
+        with RolloutWriter(tmp_path / f"a.{suffix}") as writer:
+            writer.write(water, time=0)
+        assert load_universe(tmp_path / f"a.{suffix}").atoms.masses == pytest.approx([11.9, 4.0, 4.0])
+
+    def test_run(self, files, tmp_path, suffix):
+        output = tmp_path / f"out.{suffix}"
+        options = ("--steps", 4, "--every", 2, "--temperature", 600)
+        assert command("run", "copper-emt", files / "cu.cif", *options, "-o", output) == 0
+        frames = read(output, ":")
+        assert len(frames) == 3
+        assert all(frames[0].pbc)
+        assert 300 < frames[-1].get_temperature() < 1000
+        universe = load_universe(output)
+        assert universe.trajectory.dt == pytest.approx(2 * fastegnn_md.load("copper-emt").timestep, rel=1e-6)
+        again = tmp_path / f"again.{suffix}"
+        assert command("run", "copper-emt", output, "--frame", -1, "--steps", 1, "--nve", "-o", again) == 0
+        np.testing.assert_allclose(read(again, 0).get_momenta(), frames[-1].get_momenta(), atol=1e-3)
+
+    def test_frames_are_whole_before_the_file_is_closed(self, tmp_path, suffix):
+        from fastegnn_md.engines.mdanalysis import RolloutWriter
+
+        path = tmp_path / f"a.{suffix}"
+        states = self.states()
+        writer = RolloutWriter(path)
+        for index, state in enumerate(states):
+            writer.write(state, time=index)
+        killed = tmp_path / f"b.{suffix}"
+        shutil.copy(path, killed)
+        assert len(read(killed, ":")) == 3
+        writer.close()
+        writer.close()
+
+    def test_a_full_disk_costs_the_frame_in_flight(self, tmp_path, suffix, monkeypatch):
+        import resource
+        import signal
+
+        from fastegnn_md.engines.mdanalysis import RolloutWriter
+
+        path = tmp_path / f"a.{suffix}"
+        states = self.states(count=2) * 20
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, before[1]))
+        try:
+            with pytest.raises(DataError, match="frames before are whole"):
+                write_all(RolloutWriter(path), states)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        kept = read(path, ":")
+        assert 2 < len(kept) < 20
+        np.testing.assert_allclose(kept[-1].positions, states[len(kept) - 1].positions, atol=1e-7)
+
+
+def test_a_file_of_text_is_continued_where_it_was_whole(tmp_path):
+    from fastegnn_md.engines.mdanalysis import RolloutWriter
+
+    path = tmp_path / "a.extxyz"
+    states = TestWritten().states()
+    with RolloutWriter(path) as writer:
+        for index, state in enumerate(states):
+            writer.write(state, time=index)
+            if index == 1:
+                kept = writer.written
+    with RolloutWriter(path, after=kept) as writer:
+        writer.write(states[0], time=7)
+    frames = read(path, ":")
+    assert [atoms.info["time_ps"] for atoms in frames] == [0, 1, 7]
+    np.testing.assert_allclose(frames[2].positions, states[0].positions, atol=1e-7)

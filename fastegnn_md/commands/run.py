@@ -29,7 +29,7 @@ def run(
     start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps; with --engine openmm of both kinds.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Trajectory to write, any format of MDAnalysis (.xtc, .trr, .dcd …).")
+        Path, typer.Option("--output", "-o", help="Trajectory to write: .xtc, .trr, .dcd, .h5md, .extxyz, .traj …")
     ],
     temperature: Annotated[
         float | None,

@@ -27,6 +27,7 @@ from ..data.topology import quiet
 from ..errors import DataError
 from ..state import State
 
+OF_ASE = ("TRAJ", "EXTXYZ")  # MDAnalysis does not write them
 UNIFORM = ("DCD", "LAMMPS")  # formats whose header holds one time step for all frames
 # Formats that are a head and frames one after the other: where the head counts them, and how.
 _COUNTS: dict[str, tuple[int, str] | None] = {
@@ -109,6 +110,14 @@ def open_frames(
             "forceunit": "kJ/(mol*Angstrom)",
             "chunks": (1, state.n_atoms, 3),
         }
+    elif kind == "EXTXYZ":
+        from .ase.frame_file import ExtxyzFile
+
+        return ExtxyzFile(path, forces, n_bytes)
+    elif kind == "TRAJ" and n_bytes is None:
+        from .ase.frame_file import TrajFile
+
+        return TrajFile(path, forces)
     scene = _Scene(state, atoms, forces, dt)
     # MDAnalysis keeps the frame offsets of XTC and TRR beside the file; those of an earlier file mislead it.
     Path(offsets_filename(str(path))).unlink(missing_ok=True)
@@ -116,8 +125,8 @@ def open_frames(
         return _Appended(path, kind, options, scene, n_bytes)
     if n_bytes is not None:
         raise DataError(
-            f"a file of this format cannot be continued ({path}); {', '.join(sorted(_COUNTS)).lower()} can: write "
-            "the rest to another file"
+            f"a file of this format cannot be continued ({path}); extxyz, {', '.join(sorted(_COUNTS)).lower()} can: "
+            "write the rest to another file"
         )
     return _Library(path, options, scene, forces)
 

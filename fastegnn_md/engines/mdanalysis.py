@@ -22,7 +22,7 @@ from ..data.frames import copy_frame
 from ..data.topology import load_universe, quiet, read_topology
 from ..errors import DataError
 from ..state import State
-from .frame_files import UNIFORM, FrameFile, open_frames, writing
+from .frame_files import OF_ASE, UNIFORM, FrameFile, open_frames, writing
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -110,12 +110,13 @@ class Written:
 
 
 class RolloutWriter:
-    """Write a roll-out, state after state, in a format MDAnalysis writes.
+    """Write a roll-out, state after state, in a format MDAnalysis writes, or as .traj or .extxyz of ASE.
 
     Use it in a ``with`` block. A frame is whole in the file when :meth:`write` has returned (the first one with the
     second, where ``dt`` is not given), so that a kill or a full disk costs the frame in flight and no other.
-    Velocities, forces and the box are written where the format carries them (TRR, NCDF and H5MD do); XTC and DCD keep
-    positions, box and time. DCD has one time step for all frames: there frames have to be evenly spaced.
+    Velocities, forces and the box are written where the format carries them (TRR, NCDF, H5MD and those of ASE do); XTC
+    and DCD keep positions, box and time. DCD has one time step for all frames: there frames have to be evenly spaced.
+    MDAnalysis turns a cell to stand along x; ASE keeps it as it is, and which directions are periodic.
 
     Parameters
     ----------
@@ -128,12 +129,13 @@ class RolloutWriter:
     dt : float, ps, optional
         Time between frames, for formats that have it in their head. Default: the first two frames tell.
     after : Written, optional
-        Continue a file after these frames of it; what stands behind them is cut off. Not H5MD. Default: a new file.
+        Continue a file after these frames of it; what stands behind them is cut off. Neither H5MD nor .traj. Default:
+        a new file.
 
     Raises
     ------
     DataError
-        If MDAnalysis cannot write many frames in this format.
+        If neither MDAnalysis nor ASE writes many frames in this format.
     """
 
     def __init__(
@@ -157,10 +159,13 @@ class RolloutWriter:
         self._last_time = 0.0 if after is None else after.time
         try:
             # the class alone is looked up, nothing is written yet
-            mda.core._get_readers.get_writer_for(str(self.path), multiframe=True)
+            if self.format not in OF_ASE:
+                mda.core._get_readers.get_writer_for(str(self.path), multiframe=True)
         except (ValueError, TypeError) as error:
             known = ", ".join(sorted(name.lower() for name in mda._MULTIFRAME_WRITERS if name != "NULL"))
-            raise DataError(f"MDAnalysis cannot write a trajectory to {str(path)!r}; it writes {known}") from error
+            raise DataError(
+                f"MDAnalysis cannot write a trajectory to {str(path)!r}; it writes {known}, extxyz, traj"
+            ) from error
 
     def __enter__(self) -> RolloutWriter:
         return self
