@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastegnn_md._files import TensorFormat
-from fastegnn_md.errors import CheckpointError
+from fastegnn_md.errors import CheckpointError, brief
 
 
 def _as_it_is(header: dict[str, Any]) -> dict[str, Any]:
@@ -89,16 +90,84 @@ def restore_generator(state: dict[str, Any]) -> np.random.Generator:
     def rich(value: Any) -> Any:
         if isinstance(value, dict):
             if "__array__" in value:
-                return np.array(value["__array__"], dtype=value["dtype"])
+                return np.array(value["__array__"], dtype=np.dtype({"uint32": "u4", "uint64": "u8"}[value["dtype"]]))
             return {key: rich(item) for key, item in value.items()}
         return value
 
     name = state.get("bit_generator") if isinstance(state, dict) else None
-    if name not in _BIT_GENERATORS:
-        raise CheckpointError(f"the random state is of {name!r}; expected one of {', '.join(sorted(_BIT_GENERATORS))}")
+    if not isinstance(name, str) or name not in _BIT_GENERATORS:
+        raise CheckpointError(
+            f"the random state is of {brief(name)}; expected one of {', '.join(sorted(_BIT_GENERATORS))}"
+        )
     rng = np.random.Generator(getattr(np.random, name)())
     try:
         rng.bit_generator.state = rich(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the random state of {name} is damaged: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"the random state of {name} is damaged: {brief(error, quoted=False)}") from error
     return rng
+
+
+def restart_array(
+    arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...], kind: str = "f"
+) -> np.ndarray:
+    """An array of a restart file that can be used as it is.
+
+    Parameters
+    ----------
+    arrays : dict
+        As read.
+    name : str
+    shape : tuple of int or None
+        None stands for any length.
+    kind : str
+        NumPy's letters for the kind of numbers: ``"f"``, ``"i"``, ``"b"``.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, of another shape or kind, or not finite.
+    """
+    if name not in arrays:
+        raise CheckpointError(f"the restart file lacks {name!r}; it is damaged")
+    value = arrays[name]
+    fits = len(value.shape) == len(shape) and all(b in (None, a) for a, b in zip(value.shape, shape, strict=True))
+    if not fits or value.dtype.kind not in kind:
+        expected = tuple("any" if one is None else one for one in shape)
+        raise CheckpointError(
+            f"{name} of the restart file has shape {value.shape} and type {value.dtype}; expected {expected} and a "
+            f"type of kind {kind!r}: it is damaged, or of another system"
+        )
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise CheckpointError(f"{name} of the restart file has values that are not finite; take an earlier one")
+    return value
+
+
+def restart_value(values: Any, name: str, kinds: type | tuple[type, ...], *, least: float | None = None) -> Any:
+    """A value of the header of a restart file.
+
+    Parameters
+    ----------
+    values : dict
+        The header, or a part of it.
+    name : str
+    kinds : type or tuple of types
+        What it may be; True is no int here.
+    least : float, optional
+        Lowest number.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, of another type, too low or not finite.
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(values, dict) or name not in values:
+        raise CheckpointError(f"the restart file lacks {name!r}; it is damaged")
+    value = values[name]
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+    if not fits or (numeric and not (math.isfinite(value) and (least is None or value >= least))):
+        names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+        bound = "" if least is None else f" of at least {least:g}"
+        raise CheckpointError(f"{name} of the restart file is {brief(value)}; expected {names}{bound}: it is damaged")
+    return value

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from fastegnn_md.engines.ase.trajectory import check_frames, count_frames, truncate_trajectory
-from fastegnn_md.errors import CheckpointError, CompatibilityError
+from fastegnn_md.errors import CheckpointError, CompatibilityError, FastEGNNMDError, brief
 
-from ..restart_file import generator_state, load_restart, restore_generator, save_restart
+from ..restart_file import (
+    generator_state,
+    load_restart,
+    restart_array,
+    restart_value,
+    restore_generator,
+    save_restart,
+)
 from .description import migrated
 
 if TYPE_CHECKING:
@@ -101,10 +109,36 @@ def resume(
 ) -> Kind:
     """Read what :func:`save` wrote; see :meth:`JumpDynamics.restart`."""
     arrays, header = load_restart(path)
+    before = _Before(atoms)
     try:
         return _resume(kind, path, arrays, header, atoms, propagator, classical, trajectory, logfile, restart_file)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the restart file {path} lacks or garbles {error}; it is damaged") from error
+    except FastEGNNMDError:
+        before.restore(atoms)
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        before.restore(atoms)
+        raise CheckpointError(
+            f"the restart file {path} lacks or garbles {brief(error, quoted=False)}; it is damaged"
+        ) from error
+    except BaseException:
+        before.restore(atoms)
+        raise
+
+
+class _Before:
+    """What a restart changes of atoms, to be put back if it fails."""
+
+    def __init__(self, atoms: Atoms):
+        self._copy = atoms.copy()
+        self._lengths = [getattr(constraint, "bondlengths", None) for constraint in atoms.constraints]
+
+    def restore(self, atoms: Atoms) -> None:
+        atoms.cell[:] = self._copy.cell
+        atoms.arrays.pop("momenta", None)
+        atoms.arrays.update(self._copy.arrays)
+        for constraint, lengths in zip(atoms.constraints, self._lengths, strict=True):
+            if hasattr(constraint, "bondlengths"):
+                constraint.bondlengths = lengths
 
 
 def _resume(
@@ -119,29 +153,25 @@ def _resume(
     logfile: IO | str | Path | None,
     restart_file: str | Path | None,
 ) -> Kind:
+    # All is read and checked before anything is set.
+    _check_arrays(arrays, atoms)
+    _check_header(header)
     _check_same(arrays, header, atoms, propagator)
     rng = restore_generator(header["rng"])
     options = migrated(header["options"], header["format_version"])
     if restart_file is None and header["automatic"]:
         restart_file = path
-    nsteps, seed, frames = header["nsteps"], header["seed"], header["frames"]
+    frames = header["frames"]
     if trajectory is not None and frames is not None:
         check_frames(trajectory, frames)
-    earlier = atoms.copy()
     _set_atoms(atoms, arrays)
-    try:
-        dynamics: Kind = kind.from_restart(
-            atoms, propagator, options, bonds=arrays.get("bonds"), rng=rng, classical=classical
-        )
-        dynamics.continue_from(header, arrays)
-        if trajectory is not None and frames is not None:
-            truncate_trajectory(trajectory, frames)
-    except BaseException:
-        atoms.cell[:] = earlier.cell
-        atoms.arrays.pop("momenta", None)
-        atoms.arrays.update(earlier.arrays)
-        raise
-    dynamics.seed, dynamics.nsteps = seed, nsteps
+    dynamics: Kind = kind.from_restart(
+        atoms, propagator, options, bonds=arrays.get("bonds"), rng=rng, classical=classical
+    )
+    dynamics.continue_from(header, arrays)
+    dynamics.seed, dynamics.nsteps = header["seed"], header["nsteps"]
+    if trajectory is not None and frames is not None:
+        truncate_trajectory(trajectory, frames)
     if trajectory is not None:
         dynamics.attach_trajectory(trajectory)
     if logfile:
@@ -165,6 +195,47 @@ def _set_atoms(atoms: Atoms, arrays: dict[str, np.ndarray]) -> None:
     atoms.set_cell(arrays["cell"])
     atoms.set_positions(arrays["positions"], apply_constraint=False)
     atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], atoms: Atoms) -> None:
+    n = len(atoms)
+    for name in ("positions", "momenta"):
+        restart_array(arrays, name, (n, 3))
+    restart_array(arrays, "cell", (3, 3))
+    restart_array(arrays, "numbers", (n,), "iu")
+    restart_array(arrays, "masses", (n,))
+    restart_array(arrays, "pbc", (3,), "b")
+    if "energy" in arrays:
+        restart_array({"energy": np.atleast_1d(arrays["energy"])}, "energy", (1,))
+    if "forces" in arrays:
+        restart_array(arrays, "forces", (n, 3))
+    if "bonds" in arrays:
+        bonds = restart_array(arrays, "bonds", (None, 2), "iu")
+        if len(bonds) and not (bonds.min() >= 0 and bonds.max() < n):
+            raise CheckpointError(f"bonds of the restart file name atoms beyond the {n} there are; it is damaged")
+    for index, constraint in enumerate(atoms.constraints):
+        if f"bondlengths_{index}" in arrays:
+            restart_array(arrays, f"bondlengths_{index}", (len(getattr(constraint, "pairs", ())),))
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    restart_value(header, "nsteps", int, least=0)
+    restart_value(header, "seed", (int, type(None)))
+    restart_value(header, "frames", (int, type(None)), least=0)
+    restart_value(header, "automatic", bool)
+    restart_value(header, "constraints", list)
+    options = restart_value(header, "options", dict)
+    restart_value(options, "loginterval", int, least=0)
+    restart_value(options, "restart_interval", int, least=0)
+    statistics = restart_value(header, "statistics", dict)
+    for name, value in statistics.items():
+        counts = value if isinstance(value, dict) else {name: value}
+        for count in counts:
+            restart_value(counts, count, (int, float), least=-math.inf)
+    place = header.get("place", {})
+    for name, kinds in (("time", (int, float)), ("pending", (int,))):
+        if not isinstance(place, dict) or name in place:
+            restart_value(place, name, kinds, least=0)
 
 
 def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: Atoms, propagator: LearnedMap) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._extras import naming_extras
-from ...errors import CheckpointError
+from ...errors import CheckpointError, brief
 
 with naming_extras(__name__):
     from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
@@ -21,8 +21,14 @@ def count_frames(trajectory: Any) -> int | None:
         return len(trajectory) if hasattr(trajectory, "__len__") else None
     if not Path(trajectory).exists():
         return 0
-    with TrajectoryReader(trajectory) as frames:
-        return len(frames)
+    try:
+        with TrajectoryReader(trajectory) as frames:
+            return len(frames)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:  # what its reader raises
+        raise CheckpointError(
+            f"the trajectory {trajectory} cannot be read ({brief(error, quoted=False)}); give that of the interrupted "
+            "run, or none"
+        ) from error
 
 
 def check_frames(path: str | Path, frames: int) -> int:
