@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -94,12 +95,18 @@ class MetropolisStep:
                 "the Metropolis test is right only for maps that are reversible and preserve volume, and this "
                 "propagator is not made so: train one of kind 'kick-drift'"
             )
-        if not (self.temperature is not None and math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"temperature is {self.temperature}; expected a number of K > 0")
+        number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
+        if not (number and math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"temperature is {self.temperature!r}; expected a number of K > 0")
         if isinstance(self.jumps, bool) or not isinstance(self.jumps, int) or self.jumps < 1:
             raise ConfigError(f"jumps is {self.jumps!r}; expected a whole number >= 1")
         if self.friction is not None:
             self._refreshment = Langevin(self.temperature, self.friction)
+
+    def change(self, **values: Any) -> None:
+        """Another ``temperature`` (K) or ``friction`` (1/ps) from the next step on; refused as at construction."""
+        other = replace(self, **values)
+        self.temperature, self.friction, self._refreshment = other.temperature, other.friction, other._refreshment
 
     @property
     def timestep(self) -> float:

@@ -21,6 +21,7 @@ from openmm_cases import INSIDE, StandIn, langevin, phase_space, simulation
 import fastegnn_md.engines.openmm.force as jump_force
 from fastegnn_md.engines.ase.atoms import PICOSECOND
 from fastegnn_md.engines.openmm import OpenMMCalculator, add_jump_force, find_jump_force
+from fastegnn_md.engines.openmm.register import PHASE
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, MissingDependencyError
 from fastegnn_md.integrators import (
     Conserve,
@@ -316,7 +317,7 @@ def test_the_idle_force_has_neither_energy_nor_forces():
     state = context.getState(energy=True, forces=True, groups={31})
     assert state.getPotentialEnergy()._value == 0
     assert not np.any(state.getForces(asNumpy=True)._value)
-    context.setParameter("learned_jump_phase", 3)  # somebody plays with the parameter: nothing happens either
+    context.setParameter(PHASE, 3)  # somebody plays with the parameter: nothing happens either
     assert not np.any(context.getState(forces=True, groups={31}).getForces(asNumpy=True)._value)
 
 
@@ -455,7 +456,7 @@ def test_jumps_alone_stop_at_a_refused_one():
 
 def test_a_refused_jump_alone_is_replaced_on_the_host_as_in_ase():
     """Velocity Verlet from the prepared state, by the forces of the Context."""
-    topology, system, positions = cases.peptide()
+    topology, system, positions = cases.without_remover(cases.peptide())
     propagator = refuse_from(2)
     made = LearnedSimulation(topology, system, LearnedIntegrator(propagator, Langevin(300, "5/ps"), seed=7), REFERENCE)
     made.context.setPositions(positions)

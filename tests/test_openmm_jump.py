@@ -302,6 +302,7 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
         "Reference",
         backend,
         started=False,
+        learned_forces=["CustomExternalForce"],
         conserve=Conserve(momentum=False),
     )
     made.context.setVelocities(np.zeros((3, 3)))

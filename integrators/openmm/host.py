@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,18 @@ from ..step import Classical
 
 with naming_extras(__name__):
     import openmm
+
+
+def fingerprint(context: openmm.Context) -> int:
+    """A number that another box, other positions or velocities change."""
+    state, found = context.getState(positions=True, velocities=True), 0
+    for values in (
+        state.getPeriodicBoxVectors(asNumpy=True),
+        state.getPositions(asNumpy=True),
+        state.getVelocities(asNumpy=True),
+    ):
+        found = zlib.crc32(np.asarray(values._value).tobytes(), found)
+    return found
 
 
 class Host:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Collection
 from typing import Any
 
 from fastegnn_md._extras import naming_extras
@@ -20,7 +21,10 @@ from ..guards import GuardReport, GuardSettings, JumpStatistics
 from ..options import guarded_step
 from ..schedule import Schedule, schedule_of
 from ..thermostats import Thermostat
+from .annealing import Annealing
+from .binding import rebind_on_reinitialize
 from .classical import bath_of, check_timestep, checked_seed, classical_integrator, half_step_of, step_generator
+from .host import fingerprint
 from .jump import ContextJump, free_flight
 
 with naming_extras(__name__):
@@ -28,15 +32,17 @@ with naming_extras(__name__):
     from openmm import unit
 
 _ENERGY = "energy"  # to be conserved, amu Å²/ps²; nan before the first jump
+_LEFT = "left"  # fingerprint of what the last jump left
 
 
-class LearnedIntegrator(openmm.CompoundIntegrator):
+class LearnedIntegrator(Annealing, openmm.CompoundIntegrator):
     """Learned jumps, alone or in turn with classical steps.
 
     A jump is O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O a thermostat, absent in NVE. A jump that a guard
     refuses leaves the Context as it was; what follows is the schedule's business. Velocities of half a step ago
-    (Verlet, Langevin) are brought to the time of the positions before a jump and back after it. The barostat and the
-    like act in classical steps only. The Context must be bound (:class:`LearnedSimulation` does it).
+    (Verlet, Langevin) are brought to the time of the positions before a jump and back after it. Barostat,
+    CMMotionRemover and AndersenThermostat act in classical steps, and after each jump where there are none. The
+    Context must be bound (:class:`LearnedSimulation` does it).
 
     Steps of both kinds count one, so with both time does not grow evenly with the step count. Reporters that take the
     time from the Context are right always; DCD and XTC files, which multiply steps with a step size, are right for
@@ -142,6 +148,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         custom.addGlobalVariable("pending", 0)
         if guarded.conserve.energy:
             custom.addGlobalVariable(_ENERGY, math.nan)
+            custom.addGlobalVariable(_LEFT, -1)
         if hasattr(inner, "getRandomNumberSeed"):
             # It draws nothing, but the Reference platform has one generator for all, seeded by the last integrator.
             custom.setRandomNumberSeed(inner.getRandomNumberSeed())
@@ -173,7 +180,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         """Whether steps ask for the classical potential, which the back-end ``host`` alone can evaluate."""
         return any(self._guarded.needs.values())
 
-    def bind(self, context: openmm.Context, force: JumpForce) -> None:
+    def bind(self, context: openmm.Context, force: JumpForce, learned_forces: Collection[str] = ()) -> None:
         """Serve this Context from now on; :class:`LearnedSimulation` calls it.
 
         Parameters
@@ -182,16 +189,24 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
             Made with this integrator. It is not kept alive.
         force : JumpForce
             What :func:`~fastegnn_md.engines.openmm.add_jump_force` returned for its System.
+        learned_forces : collection of str
+            Forces beyond a force field that were there when the propagator was trained, as the error about them names
+            them.
 
         Raises
         ------
         CompatibilityError, ConfigError
-            If the force is not that of the System of the Context, its group is another one, or its back-end cannot
-            compute what a step asks for.
+            If the force is not that of the System of the Context, its group is another one, its back-end cannot
+            compute what a step asks for, or a restraint or bias of the System would be ignored.
         ConstraintError
             If a momentum is to be conserved and particles are held.
         """
-        self._jump.bind(context, force)
+        self._jump.bind(context, force, learned_forces)
+        rebind_on_reinitialize(context, self, force, learned_forces)
+
+    def unbind(self) -> None:
+        """Serve no Context; steps then raise."""
+        self._jump.unbind()
 
     def step(self, steps: int) -> None:
         """Take steps, jumps and classical ones.
@@ -259,6 +274,7 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
             self.setCurrentIntegrator(0)
             self.jump_seconds += time.perf_counter() - begun
         if done:
+            self._jump.act_between()
             self._keep_energy()
             return True
         if self.schedule.adaptive:
@@ -293,27 +309,18 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
         self.setCurrentIntegrator(0 if self._inner is None else 1)
         super().step(1)
 
-    def _follow_thermostat(self) -> None:
-        """Take over a temperature or friction that was changed on the classical integrator (annealing)."""
-        if not self._follows:
-            return
-        bath = bath_of(self._inner)
-        if bath.thermostat is not None and self._guarded.thermostat is not None:
-            self._guarded.thermostat = bath.thermostat
-        if self._options["temperature"] is None and bath.temperature is not None:
-            self._guarded.temperature = bath.temperature
-        self._guarded.substep = bath.timestep
-
     def _read_energy(self) -> None:
-        """Take over the energy to conserve, which a checkpoint may have brought."""
+        """Take over the energy to conserve, which a checkpoint may have brought; none if somebody moved something."""
         if self._guarded.energy is not None:
             target = self._custom.getGlobalVariableByName(_ENERGY)
-            self._guarded.energy.target = None if math.isnan(target) else target
+            same = self._custom.getGlobalVariableByName(_LEFT) == fingerprint(self._jump.context)
+            self._guarded.energy.target = target if same and not math.isnan(target) else None
 
     def _keep_energy(self) -> None:
         energy = self._guarded.energy
         if energy is not None and energy.target is not None:
             self._custom.setGlobalVariableByName(_ENERGY, energy.target)
+            self._custom.setGlobalVariableByName(_LEFT, fingerprint(self._jump.context))
 
     def __copy__(self) -> LearnedIntegrator:
         return copy.deepcopy(self)
@@ -324,5 +331,6 @@ class LearnedIntegrator(openmm.CompoundIntegrator):
             schedule = dataclasses.replace(schedule, classical=copy.deepcopy(self._inner, memo))
         copied = LearnedIntegrator(self.propagator, **self._options, schedule=schedule, seed=self.seed)
         if self._guarded.conserve.energy:
-            copied._custom.setGlobalVariableByName(_ENERGY, self._custom.getGlobalVariableByName(_ENERGY))
+            for name in (_ENERGY, _LEFT):
+                copied._custom.setGlobalVariableByName(name, self._custom.getGlobalVariableByName(name))
         return copied

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.force import JumpForce, bound_context, check_binding
-from fastegnn_md.engines.openmm.register import BACK_SHIFT, JUMP, RESTORE, TOKEN, Register
+from fastegnn_md.engines.openmm.register import BACK_SHIFT, BETWEEN, JUMP, RESTORE, TOKEN, Register
 from fastegnn_md.engines.openmm.system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
@@ -21,6 +21,7 @@ from fastegnn_md.state import State
 
 from ..guards import GuardReport
 from ..step import GuardedStep
+from .binding import check_forces
 from .host import Host
 
 with naming_extras(__name__):
@@ -48,16 +49,17 @@ class ContextJump:
         self.guarded, self.group = guarded, group
         self._custom, self._advance = custom, advance
         self._bound: tuple[Callable[[], openmm.Context | None], JumpSystem, Transport] | None = None
-        self._sites = False
+        self._sites = self._between = False
 
-    def bind(self, context: openmm.Context, force: JumpForce) -> None:
-        """Serve this Context from now on.
+    def bind(self, context: openmm.Context, force: JumpForce, learned_forces: Collection[str] = ()) -> None:
+        """Serve this Context from now on; see :meth:`LearnedIntegrator.bind`.
 
         Raises
         ------
         CompatibilityError, ConfigError
             If the force is not that of the System of the Context, or its group is another one; if its back-end cannot
-            compute what a step asks for; or angular momentum is to be conserved where it is not.
+            compute what a step asks for; if angular momentum or energy is to be conserved where it is not; or if a
+            force of the System would be ignored.
         ConstraintError
             If a momentum is to be conserved and particles are held.
         """
@@ -70,6 +72,12 @@ class ContextJump:
         check_binding(system, force)
         self.guarded.isolated = part.isolated
         self.guarded.check(part.constraints, system.usesPeriodicBoundaryConditions())
+        hybrid, informed = self.guarded.schedule.hybrid, self.guarded.propagator.wants_forces is not None
+        described = check_forces(system, force, informed, hybrid, learned_forces)
+        baths = [name for name in described.between_steps if name != "CMMotionRemover"]
+        if baths and self.guarded.conserve.energy:
+            raise ConfigError(f"Conserve(energy=True): {baths[0]} of this System changes the energy; leave one out")
+        self._between = bool(described.between_steps) and not hybrid
         self._sites = any(system.isVirtualSite(i) for i in range(system.getNumParticles()))
         transport: Transport
         if force.backend == "host":
@@ -83,6 +91,10 @@ class ContextJump:
                     )
             transport = _Inside(context, part, self.guarded, self._custom, self._advance)
         self._bound = weakref.ref(context), part, transport
+
+    def unbind(self) -> None:
+        """Serve no Context."""
+        self._bound = None
 
     @property
     def context(self) -> openmm.Context:
@@ -146,6 +158,28 @@ class ContextJump:
             context.setStepCount(count + 1 if done else count)
         message, atom = as_particle(report.message, report.atom, part)
         return replace(report, message=message, atom=atom), done
+
+    def act_between(self) -> None:
+        """Let the barostat and the like act once, where no classical step does it."""
+        context = self.context
+        if not self._between:
+            return
+        time, count, energy = context.getTime(), context.getStepCount(), self.guarded.energy
+        target = None if energy is None else energy.target
+        before = 0.0 if target is None else self._kinetic_energy(context)
+        self._custom.setGlobalVariableByName("mode", BETWEEN)
+        self._advance()
+        context.setTime(time)
+        context.setStepCount(count)
+        if energy is not None and target is not None:  # motion of the centre of mass that was removed
+            energy.target = target + self._kinetic_energy(context) - before
+
+    def _kinetic_energy(self, context: openmm.Context) -> float:
+        """Of the atoms that jump, amu Å²/ps²."""
+        assert self._bound is not None  # the Context was found
+        _, part, _ = self._bound
+        velocities = context.getState(velocities=True).getVelocities(asNumpy=True)._value[part.atoms] * NM
+        return float(0.5 * part.masses.cpu().numpy() @ np.square(velocities).sum(axis=1))
 
     def _place_sites(self, context: openmm.Context) -> None:
         # GPU platforms leave virtual sites where they were when a CustomIntegrator ends inside a block.

@@ -6,12 +6,13 @@ import copy
 import dataclasses
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from fastegnn_md._extras import naming_extras
+from fastegnn_md.engines.openmm.description import describe_system
 from fastegnn_md.engines.openmm.force import DEFAULT_GROUP, JumpForce, bound_context, check_binding
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.constraints import Constraints
@@ -19,6 +20,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..metropolis import MetropolisStatistics, MetropolisStep
 from ..thermostats import in_unit
+from .binding import rebind_on_reinitialize
 from .classical import check_timestep, checked_seed, step_generator
 from .host import Host
 
@@ -38,7 +40,8 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
     where it rejects, positions stay and velocities turn round. The distribution is that of the System at this
     temperature whatever the error of the propagator (:class:`~fastegnn_md.integrators.metropolis.MetropolisStep`).
     The Context must be bound (:class:`LearnedSimulation` does it), with the back-end ``host``. If the System has a
-    CMMotionRemover, velocities are drawn without motion of the centre of mass, as it is to be. Barostats do not act.
+    CMMotionRemover, velocities are drawn without motion of the centre of mass, as it is to be. A barostat acts after
+    each step, by its own frequency.
 
     Parameters
     ----------
@@ -85,6 +88,8 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         self._metropolis = MetropolisStep(propagator, temperature, friction, jumps)
         super().__init__(self._metropolis.timestep)
         self.addGlobalVariable("seed", checked_seed(seed))
+        self.addUpdateContextState()
+        self._between = False
         self.propagator, self.group, self.jump_seconds = propagator, group, 0.0
         self._bound: tuple[Callable[[], openmm.Context | None], Host, Constraints] | None = None
         self._known: tuple[_About, float] | None = None  # energy in amu Å²/ps²
@@ -99,8 +104,8 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         """What became of the jumps so far."""
         return self._metropolis.statistics
 
-    def bind(self, context: openmm.Context, force: JumpForce) -> None:
-        """Serve this Context; see :meth:`LearnedIntegrator.bind`.
+    def bind(self, context: openmm.Context, force: JumpForce, learned_forces: Collection[str] = ()) -> None:
+        """Serve this Context; see :meth:`LearnedIntegrator.bind`. Its energies hold all forces, learned or not.
 
         Raises
         ------
@@ -122,7 +127,36 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
             constraints = dataclasses.replace(constraints, fixed_com=True)
         self._metropolis.check(constraints)
         host = Host(system, part, {i for i in range(32) if i != force.group})
+        self._between = describe_system(system, force.topology).barostat is not None
         self._bound, self._known = (weakref.ref(context), host, constraints), None
+        rebind_on_reinitialize(context, self, force, learned_forces)
+
+    def unbind(self) -> None:
+        """Serve no Context; steps then raise."""
+        self._bound = None
+
+    def getTemperature(self) -> unit.Quantity:
+        """Temperature of the canonical distribution."""
+        return self._metropolis.temperature * unit.kelvin
+
+    def setTemperature(self, temperature: Any) -> None:
+        """Another temperature (K or Quantity) from the next step on.
+
+        Raises
+        ------
+        ConfigError
+            If it is no number > 0.
+        """
+        self._metropolis.change(temperature=in_unit(temperature, "temperature"))
+
+    def getFriction(self) -> unit.Quantity | None:
+        """Friction of the partial refreshment; None if velocities are drawn anew."""
+        friction = self._metropolis.friction
+        return None if friction is None else friction / unit.picosecond
+
+    def setFriction(self, friction: Any) -> None:
+        """Another friction (1/ps, Quantity or text) from the next step on; None draws velocities anew."""
+        self._metropolis.change(friction=None if friction is None else in_unit(friction, "friction"))
 
     @property
     def context(self) -> openmm.Context:
@@ -154,6 +188,8 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
             except BaseException:
                 self._metropolis.statistics = counted
                 raise
+            if self._between:  # a barostat
+                super().step(1)
             context.setTime(now + self._metropolis.timestep * unit.picosecond)
             context.setStepCount(count + 1)
             self.jump_seconds += time.perf_counter() - begun

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -40,6 +40,9 @@ class LearnedSimulation(app.Simulation):
         Atoms that jump; the others take classical steps only. Default: all but virtual sites.
     backend : {"auto", "host", "python", "torch", "python_torch"}
         See :func:`~fastegnn_md.engines.openmm.add_jump_force`.
+    learned_forces : collection of str
+        Forces beyond a force field (restraints, biases, …) that were there when the propagator was trained, as the
+        error about them names them. A force-free propagator does not feel others: with jumps alone they are refused.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class LearnedSimulation(app.Simulation):
         *,
         atoms: Iterable[Any] | None = None,
         backend: str = "auto",
+        learned_forces: Collection[str] = (),
     ):
         if not isinstance(integrator, (LearnedIntegrator, MetropolizedJumpIntegrator)):
             raise ConfigError(
@@ -79,7 +83,7 @@ class LearnedSimulation(app.Simulation):
         choose_backend(force.backend, platform)  # says what to install where the plugin is missing
         extra = [] if platform is None else [platform, *([dict(platformProperties)] if platformProperties else [])]
         super().__init__(topology, system, integrator, *extra)
-        integrator.bind(self.context, force)
+        integrator.bind(self.context, force, learned_forces)
         if state is not None:
             self.loadState(state) if isinstance(state, (str, Path)) else self.context.setState(state)
 

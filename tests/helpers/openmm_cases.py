@@ -197,6 +197,14 @@ def peptide(hydrogen_mass: float | None = None, constraints=app.HBonds, solvent:
     return pdb.topology, system, np.array(pdb.getPositions(asNumpy=True)._value)
 
 
+def without_remover(case):
+    """The same case without its CMMotionRemover, which acts between jumps."""
+    system = case[1]
+    kinds = [type(force).__name__ for force in system.getForces()]
+    system.removeForce(kinds.index("CMMotionRemover"))
+    return case
+
+
 def water(n: int = 4, model: str = "tip3p", triclinic: bool = False, barostat: bool = False, seed: int = 0):
     """A box of n³ rigid waters on a lattice; molecules lie in random periodic images."""
     topology, chain, positions = app.Topology(), None, []
@@ -274,7 +282,15 @@ def velocity_verlet(step: float = 0.002) -> openmm.CustomIntegrator:
 
 
 def simulation(
-    case, propagator, platform="Reference", backend="host", classical=None, atoms=None, started=True, **options
+    case,
+    propagator,
+    platform="Reference",
+    backend="host",
+    classical=None,
+    atoms=None,
+    started=True,
+    learned_forces=(),
+    **options,
 ) -> LearnedSimulation:
     """A simulation at its start; with ``started`` its next step is a jump."""
     topology, system, positions = case
@@ -289,6 +305,7 @@ def simulation(
         *platform_of(platform),
         atoms=atoms,
         backend=backend,
+        learned_forces=learned_forces,
     )
     made.context.setPositions(positions)
     made.context.setVelocities(velocities_for(system))

@@ -36,11 +36,14 @@ class JumpForce:
         Force group of the jump force; no other force may be in it.
     part : JumpSystem
         The atoms that jump.
+    topology : openmm.app.Topology
+        Of the System.
     """
 
     backend: str
     group: int
     part: JumpSystem
+    topology: Topology
 
 
 def add_jump_force(
@@ -104,7 +107,7 @@ def add_jump_force(
     force.setName(FORCE_NAME)
     force.setForceGroup(group)
     system.addForce(force)
-    return JumpForce(backend, group, part)
+    return JumpForce(backend, group, part, topology)
 
 
 def find_jump_force(system: openmm.System, topology: Topology, propagator: LearnedMap) -> JumpForce | None:
@@ -123,7 +126,7 @@ def find_jump_force(system: openmm.System, topology: Topology, propagator: Learn
     sites = sum(system.isVirtualSite(i) for i in range(system.getNumParticles()))
     everything = len(particles) in (0, system.getNumParticles() - sites)
     part = read_system(system, topology, propagator, None if everything else particles)
-    return JumpForce(backend, force.getForceGroup(), part)
+    return JumpForce(backend, force.getForceGroup(), part, topology)
 
 
 def choose_backend(backend: str, platform: openmm.Platform | None) -> str:

@@ -40,7 +40,8 @@ _DOUBLE = ("Reference", "CPU")
 SCALE = 1024.0
 
 FORCE_NAME = "LearnedJump"  # of the jump force
-PHASE, TOKEN = "learned_jump_phase", "learned_jump_context"
+# Names that say what to do: a Context made without the jump force ends with "Unknown global variable: …".
+PHASE, TOKEN = "phase_needs_LearnedSimulation", "context_needs_LearnedSimulation"
 IDLE, VELOCITIES, FORCES, POSITIONS, KICK = -1, 1, 2, 3, 4
 
 Jump = Callable[[Tensor, Tensor, "Tensor | None", "Tensor | None"], tuple[Tensor, Tensor]]
@@ -124,17 +125,17 @@ _REGISTERS: WeakValueDictionary[int, Register] = WeakValueDictionary()
 
 
 # What one step of the jump integrator does, value of its global variable "mode".
-JUMP, BACK_SHIFT, RESTORE = 0, 1, 2
+JUMP, BACK_SHIFT, RESTORE, BETWEEN = 0, 1, 2, 3
 
 
 def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, flight: float) -> None:
     """Write the integrator's side of the protocol into an empty CustomIntegrator.
 
     There is no constraint step in it: on GPU platforms one defers earlier writes of x, and the network would see
-    velocities of zero. Global variables: ``mode`` (a jump, the shift back to half-step velocities, or everything as
-    before the jump) and ``half_step``, half a classical time step in ps where velocities are those of half a step ago
-    (else zero): v(t) = v(t - δ/2) + δ f / 2m; ``tau`` and ``sigma``, see :class:`Register`. The per-DOF variable
-    ``flies`` is zero for particles that do not jump.
+    velocities of zero. Global variables: ``mode`` (a jump, the shift back to half-step velocities, everything as
+    before the jump, or what acts between steps, such as a barostat) and ``half_step``, half a classical time step
+    in ps where velocities are those of half a step ago (else zero): v(t) = v(t - δ/2) + δ f / 2m; ``tau`` and
+    ``sigma``, see :class:`Register`. The per-DOF variable ``flies`` is zero for particles that do not jump.
     """
     for name in ("mode", "half_step", "tau", "sigma"):
         integrator.addGlobalVariable(name, 0)
@@ -171,4 +172,7 @@ def write_protocol(integrator: CustomIntegrator, group: int, forces: bool, fligh
     integrator.beginIfBlock(f"mode = {RESTORE}")
     integrator.addComputePerDof("x", "x0")
     integrator.addComputePerDof("v", "v0")
+    integrator.endBlock()
+    integrator.beginIfBlock(f"mode = {BETWEEN}")
+    integrator.addUpdateContextState()
     integrator.endBlock()
