@@ -105,6 +105,7 @@ def run(
     from tqdm import tqdm
 
     from ..data.ase_files import ase_format
+    from ..data.frames import seek
     from ..data.topology import select_atoms
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
@@ -182,7 +183,8 @@ def run(
     frames = len(universe.trajectory)
     if not -frames <= frame < frames:
         raise DataError(f"{start} has {frames} frames, there is no frame {frame}")
-    moving = bool(universe.trajectory[frame].has_velocities)
+    seek(universe.trajectory, frame)
+    moving = bool(universe.trajectory.ts.has_velocities)
     if engine == "openmm":
         run_openmm(
             propagator,

@@ -228,6 +228,7 @@ def _starts(groups: list[AtomGroup], template: Atoms, runs: int, temperature: fl
     """Frames of the reference, evenly spaced, with velocities stored or drawn."""
     import numpy as np
 
+    from ..data.frames import seek
     from ..engines.mdanalysis import state_from_universe
 
     rng = np.random.default_rng(seed)
@@ -235,7 +236,7 @@ def _starts(groups: list[AtomGroup], template: Atoms, runs: int, temperature: fl
     for k in range(runs):
         group, place = groups[k % len(groups)], k // len(groups)
         reader = group.universe.trajectory
-        reader[len(reader) * place // -(-runs // len(groups))]
+        seek(reader, len(reader) * place // -(-runs // len(groups)))
         moving = bool(reader.ts.has_velocities)
         state = state_from_universe(group, velocities="stored" if moving else "zero")
         atoms = template.copy()

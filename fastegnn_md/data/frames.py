@@ -18,7 +18,10 @@ from ..errors import DataError
 from .topology import describe
 
 OVERLAP = 1e-3  # Å; atoms closer than this are one atom written twice, no chemistry brings them there
-_COLDEST, _HOTTEST = 0.1, 1e6  # K
+_COLDEST, _HOTTEST = 1.0, 3e4  # K; 300 K in another unit is 0.7 K or 125,000 K by the factor of AKMA
+_AKMA = 20.455  # Å/ps per Å/AKMA time, the unit of CHARMM and NAMD
+_APART = 8.0  # positions of few digits, a fs apart, make speeds of their own
+_CORRELATED = 0.004  # ps, in which an atom goes where its velocity points
 _NO_UNITS = ("LAMMPSDUMP",)  # formats whose forces come in a unit the file does not name
 
 
@@ -106,6 +109,20 @@ def find_overlap(positions: np.ndarray, distance: float = OVERLAP) -> tuple[int,
     return None
 
 
+def seek(reader: Any, index: int) -> None:
+    """Go to a frame of a trajectory.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    try:
+        reader[index]
+    except READ_ERRORS as error:
+        raise unreadable(reader, index, error) from error
+
+
 def read_frame(atoms: mda.AtomGroup, index: int) -> Frame:
     """Go to a frame, copy and check it.
 
@@ -114,16 +131,12 @@ def read_frame(atoms: mda.AtomGroup, index: int) -> Frame:
     DataError
         If the frame cannot be read or holds impossible values.
     """
-    reader = atoms.universe.trajectory
-    try:
-        reader[index]
-    except READ_ERRORS as error:
-        raise unreadable(reader, index, error) from error
+    seek(atoms.universe.trajectory, index)
     return copy_frame(atoms)
 
 
 # What readers of MDAnalysis raise on damaged files.
-READ_ERRORS = (OSError, EOFError, StopIteration, ValueError, IndexError, NoDataError, RuntimeError)
+READ_ERRORS = (OSError, EOFError, StopIteration, ValueError, LookupError, TypeError, NoDataError, RuntimeError)
 
 
 def unreadable(reader: Any, index: int, error: BaseException) -> DataError:
@@ -141,8 +154,11 @@ def file_has_times(reader: Any) -> bool:
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        times = [float(reader[index].time) for index in range(min(2, reader.n_frames))]
-    reader[0]
+        times = []
+        for index in range(min(2, reader.n_frames)):
+            seek(reader, index)
+            times.append(float(reader.time))
+    seek(reader, 0)
     return len(set(times)) == len(times) and not any("no dt information" in str(one.message) for one in caught)
 
 
@@ -169,18 +185,51 @@ def check_velocities(velocities: np.ndarray, masses: np.ndarray) -> None:
     ------
     DataError
         If the temperature they belong to is zero, or one that only a wrong unit makes (Å/fs for Å/ps: 1e-4 K; m/s: 1e6
-        K).
+        K; AKMA for 300 K: 0.7 K, or 1e5 K).
     """
     v = velocities.astype(np.float64)
     temperature = float((masses * (v**2).sum(-1)).mean() / (3 * units.BOLTZMANN))
     if temperature == 0.0:
         raise DataError("all stored velocities are zero: they count as missing")
     if not _COLDEST < temperature < _HOTTEST:
+        raise DataError(f"the stored velocities belong to a temperature of {temperature:.3g} K, so {_WRONG_UNIT}")
+
+
+def check_speeds(positions: np.ndarray, velocities: np.ndarray, dt: float) -> None:
+    """Hold stored velocities against the way that atoms go between frames.
+
+    The mean of a velocity over a time is no larger than its RMS, so positions never outrun velocities; and over a few
+    fs they do not lag behind.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (F, 2, N, 3), Å
+        Of frames and of those after them, unwrapped.
+    velocities : ndarray, shape (F, N, 3), Å/ps
+        Of the former.
+    dt : float, ps
+        Time between the two.
+
+    Raises
+    ------
+    DataError
+        If they differ by as much as a wrong unit makes.
+    """
+    way = positions[:, 1].astype(np.float64) - positions[:, 0]
+    ratio = float(np.sqrt(np.mean(velocities.astype(np.float64) ** 2) / max(np.mean((way / dt) ** 2), 1e-30)))
+    if ratio * _APART < 1 or (dt <= _CORRELATED and ratio > _APART):
+        which = f"{ratio:.3g} times as fast as" if ratio > 1 else f"{1 / ratio:.3g} times slower than"
         raise DataError(
-            f"the stored velocities belong to a temperature of {temperature:.3g} K, so they are not in Å/ps (formats "
-            "like the LAMMPS dump carry no unit); scale them while reading, with a transformation: "
-            "universe.trajectory.add_transformations(...)"
+            f"the stored velocities are {which} the atoms go in the {units.format_time(dt)} between frames: that time "
+            f"is wrong, or {_WRONG_UNIT}"
         )
+
+
+_WRONG_UNIT = (
+    "they are not in Å/ps (formats like the LAMMPS dump carry no unit; a factor of "
+    f"{_AKMA} either way is that of AKMA, in which CHARMM and NAMD count); scale them while reading, with a "
+    "transformation: universe.trajectory.add_transformations(...)"
+)
 
 
 def _cell(ts: Any, where: str) -> np.ndarray | None:

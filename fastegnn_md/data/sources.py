@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import MDAnalysis as mda
+import numpy as np
 
 from ..errors import DataError
-from .frames import check_velocities
+from .frames import check_speeds, check_velocities
 from .scratch import Scratch
 from .store import Store
 from .topology import select_atoms
 from .trajectory import write_trajectory
+
+_LOOKED_AT = 30  # frames
 
 Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
 
@@ -65,6 +68,11 @@ def check_stored_velocities(stores: Sequence[Store]) -> None:
         if not sample.any():
             raise _no_velocities("all stored velocities are zero")
         check_velocities(sample, store.topology.masses)
+        starts = np.concatenate([np.arange(first, last - 1) for first, last in store.segments])
+        if len(starts):
+            rows = starts[:: max(1, len(starts) // _LOOKED_AT)]
+            both = np.stack([store.positions[rows], store.positions[rows + 1]], axis=1)
+            check_speeds(both, store.velocities[rows], store.dt)
 
 
 def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, Any]) -> Store:

@@ -179,13 +179,15 @@ def select_atoms(source: mda.Universe | mda.AtomGroup, select: str) -> mda.AtomG
     Raises
     ------
     DataError
-        If there are no coordinates, or the selection string is not valid or selects nothing.
+        If there are no coordinates, the selection string is not valid or selects nothing, or the group changes its
+        atoms from frame to frame.
     """
+    static(source)
     if not hasattr(source.universe, "trajectory"):
         raise DataError("the topology comes without coordinates; give a structure or a trajectory with it")
     try:
         atoms = source.atoms if select == "all" else source.select_atoms(select)
-    except (SelectionError, AttributeError, NoDataError) as error:
+    except (SelectionError, AttributeError, NoDataError, ValueError, TypeError, LookupError) as error:
         raise DataError(f"selection {select!r} is not valid for this topology: {error}") from error
     if len(atoms) == 0:
         raise DataError(
@@ -194,6 +196,16 @@ def select_atoms(source: mda.Universe | mda.AtomGroup, select: str) -> mda.AtomG
         )
     if isinstance(atoms, mda.AtomGroup) and len(np.unique(atoms.ix)) != len(atoms):
         raise DataError("the atom group holds an atom twice; pass atoms.unique")
+    return atoms
+
+
+def static(atoms: mda.Universe | mda.AtomGroup) -> mda.Universe | mda.AtomGroup:
+    """The same, unless its atoms change from frame to frame, which is a DataError."""
+    if isinstance(atoms, mda.core.groups.UpdatingAtomGroup):
+        raise DataError(
+            "the atom group is an updating one: other atoms in other frames, whose masses, bonds and velocities would "
+            "be mixed. Select without updating=True, or take the atoms of one frame: group.universe.atoms[group.ix]"
+        )
     return atoms
 
 

@@ -287,6 +287,7 @@ def _name(record: Record) -> str:
 
 def _states(case: Case) -> list[State]:
     """Frames of the reference, evenly spaced, with velocities stored or drawn."""
+    from ..data.frames import seek
     from ..engines.mdanalysis import state_from_universe
 
     runs = case.reference
@@ -295,7 +296,7 @@ def _states(case: Case) -> list[State]:
         run = runs[k % len(runs)]
         frame = run.start + (run.stop - run.start) * (k // len(runs)) // -(-_STATES // len(runs))
         with run.first_frame():
-            run.atoms.universe.trajectory[frame]
+            seek(run.atoms.universe.trajectory, frame)
             state = state_from_universe(run.atoms, velocities="stored" if run.has_velocities else "zero")
         if not run.has_velocities:
             if case.temperature is None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.frames import file_has_times, keeping_frame
-from ..data.topology import quiet
+from ..data.frames import file_has_times, keeping_frame, seek
+from ..data.topology import quiet, static
 from ..errors import DataError
 from .observables.vdos import even_spacing
 
@@ -41,7 +41,7 @@ class Run:
     @classmethod
     def whole(cls, atoms: AtomGroup) -> Run:
         """All frames of a trajectory."""
-        return cls(atoms, 0, len(atoms.universe.trajectory))
+        return cls(static(atoms), 0, len(atoms.universe.trajectory))
 
     @property
     def n_frames(self) -> int:
@@ -63,7 +63,7 @@ class Run:
         """Show the first frame, and afterwards that of before."""
         reader = self.atoms.universe.trajectory
         with quiet(), keeping_frame(reader):
-            reader[self.start]
+            seek(reader, self.start)
             yield
 
     @cached_property
@@ -92,5 +92,8 @@ class Run:
         with quiet(), keeping_frame(reader):
             if not file_has_times(reader):
                 raise DataError("the trajectory does not say how much time lies between its frames; give --dt")
-            times = [reader[frame].time for frame in range(self.start, self.stop)[:3]]
+            times = []
+            for frame in range(self.start, self.stop)[:3]:
+                seek(reader, frame)
+                times.append(reader.time)
         return even_spacing(np.array(times, dtype=np.float64)) * self.step

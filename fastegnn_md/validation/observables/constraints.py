@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from MDAnalysis.analysis.base import AnalysisBase
+from MDAnalysis.analysis.results import ResultsGroup
 from MDAnalysis.lib.distances import calc_bonds
 
 from ...data.topology import quiet, read_topology
+from .frames import FrameAnalysis
 
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 RIGID = 0.008
 
 
-class RigidPairs(AnalysisBase):
+class RigidPairs(FrameAnalysis):
     """Bonded atoms and atoms two bonds apart whose distance stays the same.
 
     Parameters
@@ -40,34 +42,32 @@ class RigidPairs(AnalysisBase):
     """
 
     def __init__(self, atoms: AtomGroup, tolerance: float = RIGID, *, verbose: bool = False):
-        super().__init__(atoms.universe.trajectory, verbose=verbose)
-        self.atoms, self.tolerance = atoms, tolerance
+        super().__init__(atoms, verbose=verbose)
+        self.tolerance = tolerance
         with quiet():
             bonds = read_topology(atoms).bonds
         self._pairs = np.empty((0, 2), dtype=np.int64) if bonds is None else _with_angles(bonds)
 
     def _prepare(self) -> None:
-        self._shift: np.ndarray | None = None
-        self._sum, self._square = np.zeros(len(self._pairs)), np.zeros(len(self._pairs))
+        self.results.moments = [(0, np.zeros(len(self._pairs)), np.zeros(len(self._pairs)))]
 
     def _single_frame(self) -> None:
-        lengths = pair_lengths(self.atoms, self._pairs)
-        if self._shift is None:
-            self._shift = lengths
-        self._sum += lengths - self._shift
-        self._square += np.square(lengths - self._shift)
+        here = (1, pair_lengths(self.atoms, self._pairs), np.zeros(len(self._pairs)))
+        self.results.moments = [_together(self.results.moments[0], here)]
 
     def _conclude(self) -> None:
-        mean, square = self._sum / self.n_frames, self._square / self.n_frames
-        shift = np.zeros(len(self._pairs)) if self._shift is None else self._shift
-        rigid = square - mean**2 < self.tolerance**2
+        _, mean, square = functools.reduce(_together, self.results.pop("moments"))
+        rigid = square / max(1, self.n_frames) < self.tolerance**2
         if self.n_frames < 2:
             rigid[:] = False
         self.results.pairs = self._pairs[rigid]
-        self.results.lengths = (shift + mean)[rigid]
+        self.results.lengths = mean[rigid]
+
+    def _get_aggregator(self) -> ResultsGroup:
+        return ResultsGroup(lookup={"moments": ResultsGroup.flatten_sequence})
 
 
-class ConstraintViolation(AnalysisBase):
+class ConstraintViolation(FrameAnalysis):
     """Relative deviation of held distances from their lengths.
 
     Parameters
@@ -86,18 +86,27 @@ class ConstraintViolation(AnalysisBase):
     """
 
     def __init__(self, atoms: AtomGroup, pairs: np.ndarray, lengths: np.ndarray, *, verbose: bool = False):
-        super().__init__(atoms.universe.trajectory, verbose=verbose)
-        self.atoms, self.pairs, self.lengths = atoms, np.asarray(pairs, dtype=np.int64), np.asarray(lengths)
+        super().__init__(atoms, verbose=verbose)
+        self.pairs, self.lengths = np.asarray(pairs, dtype=np.int64), np.asarray(lengths)
 
-    def _prepare(self) -> None:
-        self._rows: list[tuple[float, float]] = []
-
-    def _single_frame(self) -> None:
+    def row(self) -> tuple[float, float]:
+        """RMS and largest deviation of a frame."""
         deviation = np.abs(pair_lengths(self.atoms, self.pairs) / self.lengths - 1)
-        self._rows.append((float(np.sqrt(np.mean(deviation**2))), float(deviation.max())))
+        return float(np.sqrt(np.mean(deviation**2))), float(deviation.max())
 
     def _conclude(self) -> None:
-        self.results.rms, self.results.largest = np.array(self._rows).reshape(-1, 2).T
+        self.results.rms, self.results.largest = np.array(self.taken()).reshape(-1, 2).T
+
+
+Moments: TypeAlias = tuple[int, np.ndarray, np.ndarray]
+
+
+def _together(a: Moments, b: Moments) -> Moments:
+    """Number, mean and sum of squared deviations of two sets as one (Chan, Golub and LeVeque, 1979)."""
+    n, apart = a[0] + b[0], b[1] - a[1]
+    if not n:
+        return a
+    return n, a[1] + apart * (b[0] / n), a[2] + b[2] + apart**2 * (a[0] * b[0] / n)
 
 
 def pair_lengths(atoms: AtomGroup, pairs: np.ndarray) -> np.ndarray:

@@ -6,12 +6,13 @@ import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
-from MDAnalysis.analysis.base import AnalysisBase
 from MDAnalysis.analysis.rdf import InterRDF
+from MDAnalysis.analysis.results import ResultsGroup
 from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.lib.distances import self_distance_array
 
 from ...data.topology import quiet, read_topology
+from .frames import FrameAnalysis
 
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 0.05  # Å, of the bins of h(r)
 
 
-class PairDistances(AnalysisBase):
+class PairDistances(FrameAnalysis):
     """Distribution of the distances of all pairs of atoms, h(r) = 2 / N(N−1) ⟨Σ_{i<j} δ(r − r_ij)⟩.
 
     Without periodic images: for isolated molecules (Fu et al., TMLR 2023, "Forces are not enough").
@@ -43,21 +44,25 @@ class PairDistances(AnalysisBase):
     """
 
     def __init__(self, atoms: AtomGroup, longest: float, width: float = WIDTH, *, verbose: bool = False):
-        super().__init__(atoms.universe.trajectory, verbose=verbose)
-        self.atoms, self.width = atoms, width
+        super().__init__(atoms, verbose=verbose)
+        self.width = width
         self._n_bins = max(1, int(np.ceil(longest / width)))
 
     def _prepare(self) -> None:
-        self._count = np.zeros(self._n_bins)
+        self.results.count = np.zeros(self._n_bins)
 
     def _single_frame(self) -> None:
         distances = self_distance_array(self.atoms.positions)
         places = np.minimum(distances / self.width, self._n_bins - 1).astype(np.int64)
-        self._count += np.bincount(places, minlength=self._n_bins)
+        self.results.count += np.bincount(places, minlength=self._n_bins)
 
     def _conclude(self) -> None:
         self.results.bins = (np.arange(self._n_bins) + 0.5) * self.width
-        self.results.density = self._count / (max(1.0, self._count.sum()) * self.width)
+        count = self.results.pop("count")
+        self.results.density = count / (max(1.0, count.sum()) * self.width)
+
+    def _get_aggregator(self) -> ResultsGroup:
+        return ResultsGroup(lookup={"count": ResultsGroup.ndarray_sum})
 
 
 def element_pairs(atoms: AtomGroup) -> dict[str, tuple[AtomGroup, AtomGroup]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from MDAnalysis.analysis.base import AnalysisBase
 from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.lib.distances import minimize_vectors
 from scipy.sparse import coo_array
@@ -14,12 +13,13 @@ from scipy.sparse.csgraph import connected_components
 from ...data.topology import quiet, read_topology
 from ...errors import DataError
 from ...units import BOLTZMANN, KJ_PER_MOL
+from .frames import FrameAnalysis
 
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
 
-class ElementTemperatures(AnalysisBase):
+class ElementTemperatures(FrameAnalysis):
     """Temperature of each element, T_s = 2 K_s / f_s k_B.
 
     f_s counts the degrees of freedom of the atoms of element s: three each, less what held distances take away, see
@@ -49,29 +49,30 @@ class ElementTemperatures(AnalysisBase):
     """
 
     def __init__(self, atoms: AtomGroup, bonds: np.ndarray | None = None, *, verbose: bool = False):
-        super().__init__(atoms.universe.trajectory, verbose=verbose)
-        self.atoms = atoms
+        super().__init__(atoms, verbose=verbose)
         self.bonds = np.empty((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds, dtype=np.int64)
         with quiet():
             topology = read_topology(atoms)
         self._masses = topology.masses
         numbers, self._species = np.unique(topology.numbers, return_inverse=True)
-        self.results.elements = [Z2SYMB[int(number)] for number in numbers]
+        self._elements = [Z2SYMB[int(number)] for number in numbers]
 
-    def _prepare(self) -> None:
-        self._rows: list[np.ndarray] = []
-
-    def _single_frame(self) -> None:
+    def row(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Kinetic energy of each element (amu Å²/ps²); of the first frame also its degrees of freedom."""
         if not self._ts.has_velocities:
             raise DataError(f"frame {self._ts.frame} has no velocities; a temperature needs them in every frame")
-        if not self._rows:
-            freedom = degrees_of_freedom(self.atoms.positions, self._masses, self.bonds, self._ts.dimensions)
-            self.results.degrees_of_freedom = np.bincount(self._species, weights=freedom)
+        freedom = None
+        if not self.results.rows:
+            each = degrees_of_freedom(self.atoms.positions, self._masses, self.bonds, self._ts.dimensions)
+            freedom = np.bincount(self._species, weights=each)
         kinetic = 0.5 * self._masses * np.square(self.atoms.velocities.astype(np.float64)).sum(axis=1)
-        self._rows.append(np.bincount(self._species, weights=kinetic))
+        return np.bincount(self._species, weights=kinetic), freedom
 
     def _conclude(self) -> None:
-        kinetic = np.array(self._rows).reshape(-1, len(self.results.elements))
+        rows = self.taken()
+        kinetic = np.array([row[0] for row in rows]).reshape(-1, len(self._elements))
+        self.results.elements = self._elements
+        self.results.degrees_of_freedom = rows[0][1] if rows else np.full(len(self._elements), np.nan)
         self.results.temperatures = 2 * kinetic / (BOLTZMANN * self.results.degrees_of_freedom)
         self.results.kinetic_energy = kinetic.sum(axis=1) / KJ_PER_MOL
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from MDAnalysis.analysis.base import AnalysisBase
 from MDAnalysis.lib.distances import calc_dihedrals
 
 from ..._extras import naming_extras
 from ...errors import DataError
+from .frames import FrameAnalysis
 
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
@@ -50,7 +50,7 @@ def fit_components(series: Sequence[np.ndarray], lag: int, dimension: int = DIME
     return TICA(lagtime=lag, dim=dimension).fit([np.ascontiguousarray(one) for one in series]).fetch_model()
 
 
-class TorsionFeatures(AnalysisBase):
+class TorsionFeatures(FrameAnalysis):
     """Sines and cosines of torsions.
 
     Parameters
@@ -67,19 +67,17 @@ class TorsionFeatures(AnalysisBase):
     """
 
     def __init__(self, groups: Sequence[AtomGroup], *, verbose: bool = False):
-        super().__init__(groups[0].universe.trajectory, verbose=verbose)
+        super().__init__(groups[0].universe.atoms, verbose=verbose)
         self._quadruples = np.array([group.ix for group in groups])
 
-    def _prepare(self) -> None:
-        self._rows: list[np.ndarray] = []
-
-    def _single_frame(self) -> None:
+    def row(self) -> np.ndarray:
+        """Sines and cosines (2 n_torsions,) of a frame."""
         a, b, c, d = self._ts.positions[self._quadruples.T]
         angles = calc_dihedrals(a, b, c, d, box=self._ts.dimensions)
-        self._rows.append(np.concatenate([np.sin(angles), np.cos(angles)]))
+        return np.concatenate([np.sin(angles), np.cos(angles)])
 
     def _conclude(self) -> None:
-        self.results.features = np.array(self._rows)
+        self.results.features = np.array(self.taken())
 
 
 class TorsionComponents(TorsionFeatures):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from MDAnalysis.analysis.base import AnalysisBase
 from scipy.signal import find_peaks, welch
 
 from ...data.frames import copy_frame
 from ...data.topology import quiet, read_topology
 from ...data.unwrap import Unwrapper
 from ...errors import DataError
+from .frames import FrameAnalysis
 
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
@@ -20,7 +20,7 @@ CM = 33.35640951981521  # 1/cm per 1/ps
 _PROMINENCE = 0.02  # of a peak, in units of the highest
 
 
-class VelocityDensityOfStates(AnalysisBase):
+class VelocityDensityOfStates(FrameAnalysis):
     """Power spectrum of mass-weighted velocities, S(ν) ∝ Σ_i m_i |v̂_i(ν)|², of integral one.
 
     By Welch's method: mean over segments that overlap by half, each in a Hann window.
@@ -56,31 +56,27 @@ class VelocityDensityOfStates(AnalysisBase):
     ):
         if velocities not in ("stored", "central"):
             raise DataError(f"velocities={velocities!r}; expected 'stored' or 'central'")
-        super().__init__(atoms.universe.trajectory, verbose=verbose)
-        self.atoms, self.velocities, self.segment = atoms, velocities, segment
+        super().__init__(atoms, verbose=verbose)
+        self.velocities, self.segment = velocities, segment
         with quiet():
             self._masses = read_topology(atoms).masses
 
-    def _prepare(self) -> None:
-        self._rows: list[np.ndarray] = []
-        self._unwrap = Unwrapper()
-
-    def _single_frame(self) -> None:
+    def row(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Velocities (N, 3), or positions (N, 3) and cell (3, 3)."""
         if self.velocities == "central":
             frame = copy_frame(self.atoms, velocities=False, forces=False)
-            self._rows.append(self._unwrap(frame.positions, frame.cell))
-        elif not self._ts.has_velocities:
+            return frame.positions, frame.cell
+        if not self._ts.has_velocities:
             raise DataError(f"frame {self._ts.frame} has no velocities; use velocities='central'")
-        else:
-            self._rows.append(self.atoms.velocities.astype(np.float64))
+        return self.atoms.velocities.astype(np.float64), None
 
     def _conclude(self) -> None:
-        spacing = even_spacing(self.times)
-        series = np.array(self._rows)
+        spacing, rows = even_spacing(self.times), self.taken()
+        series = np.array(unwrapped_rows(rows) if self.velocities == "central" else [row[0] for row in rows])
         if self.velocities == "central":
             series = (series[2:] - series[:-2]) / (2 * spacing)
         if len(series) < 8:
-            raise DataError(f"{len(self._rows)} frames are too few for a spectrum; give ten or more")
+            raise DataError(f"{len(rows)} frames are too few for a spectrum; give ten or more")
         length = len(series) if self.segment is None else min(len(series), round(self.segment / spacing))
         frequencies, power = welch(
             series.reshape(len(series), -1), fs=1 / spacing, nperseg=max(8, length), detrend=False, axis=0
@@ -91,6 +87,12 @@ class VelocityDensityOfStates(AnalysisBase):
         highest = self.results.density.max()
         places, _ = find_peaks(self.results.density, prominence=_PROMINENCE * highest)
         self.results.peaks = self.results.frequencies[places]
+
+
+def unwrapped_rows(rows: list[tuple[np.ndarray, np.ndarray | None]]) -> list[np.ndarray]:
+    """Positions (N, 3) of successive frames, followed through the boundaries of their cells."""
+    follow = Unwrapper()
+    return [follow(positions, cell) for positions, cell in rows]
 
 
 def even_spacing(times: np.ndarray) -> float:
