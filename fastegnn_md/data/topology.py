@@ -18,6 +18,7 @@ from MDAnalysis.guesser.tables import masses as STANDARD_MASSES
 
 from ..errors import DataError
 from .ase_files import ase_format, ase_universe
+from .xdr import check_gromacs
 
 _SYMBOL_TO_Z = {symbol.upper(): number for number, symbol in Z2SYMB.items()} | {"D": 1}
 _Z_TO_MASS = {_SYMBOL_TO_Z[s.upper()]: m for s, m in STANDARD_MASSES.items() if s.upper() in _SYMBOL_TO_Z and s != "D"}
@@ -115,7 +116,7 @@ def load_universe(
     Raises
     ------
     DataError
-        If a file is missing or unreadable, or topology and trajectory do not have the same atoms.
+        If a file is missing, damaged or unreadable, or topology and trajectory do not have the same atoms.
 
     Warns
     -----
@@ -126,6 +127,7 @@ def load_universe(
     for path in paths:
         if not os.path.exists(path):
             raise DataError(f"{path!r} does not exist; give the path of a topology or trajectory file")
+    check_gromacs(*paths)
     try:
         with quiet():
             if "format" not in reader_options and any(ase_format(path) for path in paths):

@@ -20,6 +20,7 @@ from .store import Store
 from .store_writer import StoreWriter
 from .topology import Topology, describe, quiet, read_topology
 from .unwrap import JumpFound, Unwrapper
+from .xdr import check_reader
 
 
 def write_trajectory(
@@ -59,6 +60,7 @@ def write_trajectory(
     reader = atoms.universe.trajectory
     if stride < 1:
         raise DataError(f"stride is {stride}; expected 1 or more")
+    check_reader(reader)
     with quiet(), keeping_frame(reader):
         n_frames = len(range(0, reader.n_frames, stride))
         if n_frames < 2:

@@ -12,6 +12,7 @@ import torch
 from ..data.frames import Frame, check_velocities, file_has_times, read_frame
 from ..data.topology import join_bonds, read_topology
 from ..data.unwrap import make_whole, spanning_tree
+from ..data.xdr import check_reader
 from ..errors import DataError
 from ..mechanics.thermal import thermal_velocities
 from .bursts import BurstRecipe
@@ -51,6 +52,7 @@ class StartingPoints:
         self.atoms = atoms
         self.topology = read_topology(atoms)
         self._temperature, self._seed = temperature, seed
+        check_reader(atoms.universe.trajectory)
         n = atoms.universe.trajectory.n_frames
         chosen = range(n)[frames] if isinstance(frames, slice) else (range(n) if frames is None else frames)
         self.frames = [int(frame) for frame in chosen]
