@@ -6,10 +6,13 @@ A user's mistake ends with exit code 2 and one line on stderr; ``--traceback`` b
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +33,12 @@ from .errors import FastEGNNMDError
 _PROGRAM = "fastegnn-md"
 _LONGEST = 4000  # characters of a message: it may quote what was given
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_CONTINUE = {"train": "; continue with --resume", "bench": "; the same command continues"}
+_TERMINATED = 143  # 128 + SIGTERM, by which schedulers ask for an end
+_CONTINUE = {
+    "train": "; continue with --resume",
+    "bench": "; the same command continues",
+    "harvest": "; every finished burst is kept, the same command continues",
+}
 # click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
 _CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -140,9 +148,36 @@ def main(arguments: list[str] | None = None) -> None:
         Default: those of the process.
     """
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _Terminations() as terminations:
         warnings.showwarning = _show_warning
-        sys.exit(_run(arguments))
+        code = _run(arguments)
+    if code in (_INTERRUPTED, _TERMINATED):
+        command = next((name for name in _CONTINUE if name in arguments[:2]), None)
+        how = "stopped by SIGTERM" if terminations.came or code == _TERMINATED else "interrupted"
+        typer.echo(f"\n{_PROGRAM}: {how}{_CONTINUE[command] if command else ''}", err=True)
+        code = _TERMINATED if terminations.came else code
+    sys.exit(code)
+
+
+class _Terminations:
+    """Makes SIGTERM what Ctrl-C is: the command cleans up and ends. Commands that save more have their own way."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> _Terminations:
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            self._before = signal.signal(signal.SIGTERM, self._end)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise KeyboardInterrupt
 
 
 def _run(arguments: list[str]) -> int:
@@ -160,9 +195,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(_describe(error))
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED  # newer versions of typer return it
-    if code == _INTERRUPTED:
-        known = [how for command, how in _CONTINUE.items() if command in arguments[:2]]
-        typer.echo(f"\n{_PROGRAM}: interrupted{known[0] if known else ''}", err=True)
+    except SystemExit as error:  # of training that was stopped
+        code = error.code
     return code if isinstance(code, int) else 0
 
 

@@ -21,7 +21,7 @@ from fastegnn_md.data import Store, TrajectoryPairs, noise_floor
 from fastegnn_md.errors import ConstraintError, DataError
 from fastegnn_md.harvest import harvest
 from fastegnn_md.harvest.openmm import reduced_cell
-from fastegnn_md.harvest.parts import Parts
+from fastegnn_md.harvest.parts import Finished
 from fastegnn_md.units import BOLTZMANN, EV, KJ_PER_MOL
 
 PEPTIDE = str(Path(fastegnn_md.__file__).with_name("assets") / "ala2.pdb")
@@ -330,30 +330,26 @@ class TestResume:
     def test_an_interrupted_harvest_goes_on_and_gives_the_same(self, peptide, tmp_path, monkeypatch):
         universe, system = peptide
         whole = Store(harvest(universe, system, store=tmp_path / "whole.h5md", **FAST))
-        written = []
-        write = Parts.write
+        write, counted = Finished.write, []
 
-        def interrupted(self: Parts, index: int, arrays: dict[str, np.ndarray]) -> None:
-            if len(written) == 1:
+        def interrupted(self: Finished, *burst: Any) -> None:
+            if len(self) == 7:
                 raise KeyboardInterrupt
-            written.append(index)
-            write(self, index, arrays)
+            write(self, *burst)
 
-        monkeypatch.setattr("fastegnn_md.harvest.parts._PART_BURSTS", 50)
         with monkeypatch.context() as patch:
-            patch.setattr(Parts, "write", interrupted)
+            patch.setattr(Finished, "write", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 harvest(universe, system, store=tmp_path / "b.h5md", **FAST)
         assert not (tmp_path / "b.h5md").exists()
-        # a part cut short by a power failure is run again
-        damaged = tmp_path / "b.h5md.parts" / next(iter(os.listdir(tmp_path / "b.h5md.parts")))
-        finished = damaged.stat().st_mtime_ns
-        (tmp_path / "b.h5md.parts" / damaged.name.replace("000000", "000001")).write_bytes(b"PK\x03\x04 not a part")
-        resumed = []
-        monkeypatch.setattr(Parts, "write", lambda self, i, arrays: (resumed.append(i), write(self, i, arrays)))
-        assert damaged.stat().st_mtime_ns == finished
+        (bursts,) = (tmp_path / "b.h5md.parts").iterdir()
+        content = bytearray(bursts.read_bytes())
+        size = len(content) // 7
+        content[2 * size + 100] ^= 1  # a damaged burst, and half a one, are run again
+        bursts.write_bytes(content + content[: size // 2])
+        monkeypatch.setattr(Finished, "write", lambda self, *burst: (counted.append(burst[0]), write(self, *burst)))
         assert Store(harvest(universe, system, store=tmp_path / "b.h5md", **FAST)).content == whole.content
-        assert resumed == [1, 2]
+        assert counted == [2, *range(7, len(universe.trajectory))]
         assert sorted(os.listdir(tmp_path)) == ["b.h5md", "whole.h5md"]
 
     def test_parts_of_other_settings_are_not_used(self, spring, tmp_path, monkeypatch):
@@ -381,15 +377,67 @@ class TestResume:
         parts = tmp_path / "b.h5md.parts"
         with subprocess.Popen([sys.executable, str(script), "slow"], start_new_session=True) as process:
             deadline = time.monotonic() + 120
-            while not (parts.exists() and list(parts.glob("*.npz"))) and time.monotonic() < deadline:
+            while not any(path.stat().st_size for path in parts.glob("*")) and time.monotonic() < deadline:
                 assert process.poll() is None
                 time.sleep(0.02)
             os.killpg(process.pid, signal.SIGKILL)
         assert not (tmp_path / "b.h5md").exists()
-        kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.npz")}
-        assert 0 < len(kept) < 12
+        (bursts,) = parts.iterdir()
+        assert 0 < bursts.stat().st_size < 12 * 24 * len(universe.atoms) * universe.trajectory.n_frames
         subprocess.run([sys.executable, str(script), "fast"], check=True, capture_output=True)
         assert Store(tmp_path / "b.h5md").content == whole.content
+
+
+def slow_calculator() -> Any:
+    """Lennard-Jones that takes as long as quantum chemistry; a function of a module, for other processes."""
+    from ase.calculators.lj import LennardJones
+
+    class Slow(LennardJones):
+        def calculate(self, *arguments: Any, **keywords: Any) -> None:
+            time.sleep(0.02)
+            super().calculate(*arguments, **keywords)
+
+    return Slow(sigma=1.0, epsilon=0.2, rc=4.0)
+
+
+def test_every_burst_of_a_slow_engine_is_kept_and_shown_at_once(
+    require: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    require("ase")
+    sizes, write = [], Finished.write
+
+    def watched(self: Finished, *burst: Any) -> None:
+        write(self, *burst)
+        sizes.append(self.path.stat().st_size)
+
+    monkeypatch.setattr(Finished, "write", watched)
+    settings = {"burst": "2 fs", "interval": "1 fs", "timestep": "0.5 fs", "temperature": 30.0}
+    harvest(make_universe(8), slow_calculator, store=tmp_path / "b.h5md", **settings)
+    assert sizes == [sizes[0] * count for count in range(1, 9)]
+    assert "0/8" in capfd.readouterr().err  # before the first one is finished
+
+
+@pytest.mark.slow
+def test_few_slow_bursts_are_shared_by_the_processes(require: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    require("ase")
+    from fastegnn_md.harvest import parts
+
+    taken = []
+    submit = parts.ProcessPoolExecutor.submit
+    monkeypatch.setattr(
+        parts.ProcessPoolExecutor,
+        "submit",
+        lambda self, work, starts, *rest: (taken.append(len(starts)), submit(self, work, starts, *rest))[1],
+    )
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    from test_harvest import slow_calculator as importable
+
+    settings = {"burst": "10 fs", "interval": "5 fs", "timestep": "0.5 fs", "temperature": 30.0, "progress": False}
+    one = harvest(make_universe(8), importable, store=tmp_path / "one.h5md", **settings)
+    two = harvest(make_universe(8), importable, store=tmp_path / "two.h5md", processes=2, **settings)
+    assert taken == 8 * [1]
+    assert Store(one).content == Store(two).content
 
 
 SCRIPT = """
@@ -399,11 +447,10 @@ import fastegnn_md.harvest.parts as parts
 from fastegnn_md.harvest import harvest
 
 if __name__ == "__main__":
-    parts._PART_BURSTS = 10
     slow = sys.argv[1] == "slow"
     if slow:
-        write = parts.Parts.write
-        parts.Parts.write = lambda self, index, arrays: (write(self, index, arrays), time.sleep(0.3))
+        write = parts.Finished.write
+        parts.Finished.write = lambda self, *burst: (write(self, *burst), time.sleep(0.3))
     warnings.simplefilter("ignore")
     universe = mda.Universe({pdb!r})
     universe.load_new(np.load({folder!r} + "/x.npy"), dt=0.1)
@@ -496,12 +543,11 @@ class TestRefusals:
             harvest(make_universe(), "openmm", store=tmp_path / "b.h5md", **FAST)  # type: ignore[arg-type]
         with pytest.raises(DataError, match="not the calculator itself"):
             harvest(make_universe(), harmonic_calculator(), store=tmp_path / "b.h5md", **FAST)
-        with pytest.raises(DataError, match="factory returned a int"):
+        with pytest.raises(DataError, match=r"factory .* returned a int"):
             harvest(make_universe(), lambda: 3, store=tmp_path / "b.h5md", **FAST)  # type: ignore[arg-type, return-value]
 
     def test_a_factory_that_cannot_travel(self, require, tmp_path, monkeypatch):
         require("ase")
-        monkeypatch.setattr("fastegnn_md.harvest.parts._PART_BURSTS", 3)
         with pytest.raises(DataError, match="cannot be sent to other processes"):
             harvest(make_universe(), lambda: harmonic_calculator(), store=tmp_path / "b.h5md", processes=2, **FAST)
 
@@ -556,7 +602,6 @@ def test_an_ase_calculator_runs_in_several_processes(require, tmp_path, monkeypa
     require("ase")
     from ase.calculators.lj import LennardJones
 
-    monkeypatch.setattr("fastegnn_md.harvest.parts._PART_BURSTS", 2)
     engine = functools.partial(LennardJones, sigma=1.0, epsilon=0.2, rc=4.0)
     settings = {"timestep": "0.25 fs", "energy_tolerance": 1.0, **FAST}
     one = harvest(make_universe(), engine, store=tmp_path / "a.h5md", **settings)

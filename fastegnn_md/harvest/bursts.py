@@ -9,6 +9,10 @@ and uses for every burst. Both engines integrate with velocity Verlet, constrain
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -133,46 +137,27 @@ class BurstRecipe(Protocol):
         ...
 
 
-def run_bursts(
-    runner: BurstRunner, starts: Sequence[Start], n_frames: int, steps_between: int
-) -> dict[str, np.ndarray]:
-    """Run bursts one after the other and stack them.
-
-    Parameters
-    ----------
-    runner : BurstRunner
-    starts : sequence of Start
-    n_frames, steps_between : int
-        Frames of a burst, and engine steps between them.
-
-    Returns
-    -------
-    dict of ndarray
-        ``positions``, ``velocities``, ``forces`` (B, n_frames, N, 3), ``energies`` (B, n_frames), ``kinetic`` (B,),
-        ``errors`` (B,), ``cells`` (B, 3, 3) where periodic, ``ahead`` and ``behind`` (B, n_frames, N, 3) where asked
-        for; units as in :class:`Burst`.
-    """
-    bursts = [runner.run(start, n_frames, steps_between) for start in starts]
-    names = ["positions", "velocities", "forces", "energies", "kinetic"]
-    names += [] if bursts[0].ahead is None else ["ahead", "behind"]
-    arrays = {name: np.stack([getattr(one, name) for one in bursts]) for name in names}
-    arrays["errors"] = np.array([one.error for one in bursts], dtype=np.str_)
-    if bursts[0].cell is not None:
-        arrays["cells"] = np.stack([one.cell for one in bursts])  # type: ignore[misc]
-    return arrays
-
-
 _runner: BurstRunner | None = None  # of a worker process, built once
 
 
 def start_worker(recipe: BurstRecipe) -> None:
-    """Build the runner of this worker process."""
+    """Build the runner of this worker process, which ends when the process that started it does."""
     global _runner
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _runner = recipe.build()
 
 
-def work(starts: Sequence[Start], n_frames: int, steps_between: int) -> dict[str, np.ndarray]:
-    """:func:`run_bursts` in a worker process."""
+def work(starts: Sequence[Start], n_frames: int, steps_between: int) -> tuple[list[Burst], float]:
+    """Run bursts in a worker process; they, and the seconds they took."""
     if _runner is None:
         raise RuntimeError("start_worker has not run in this process")
-    return run_bursts(_runner, starts, n_frames, steps_between)
+    begun = time.monotonic()
+    return [_runner.run(start, n_frames, steps_between) for start in starts], time.monotonic() - begun
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

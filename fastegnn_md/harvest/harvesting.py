@@ -30,7 +30,7 @@ from ..data.store_writer import StoreWriter
 from ..data.topology import quiet, select_atoms
 from ..errors import DataError
 from .bursts import BurstRecipe, BurstRunner, Start
-from .parts import Arrays, Parts, run_groups
+from .parts import Finished, run_bursts
 from .recipe import burst_recipe
 from .starts import StartingPoints
 
@@ -64,8 +64,8 @@ def harvest(
 
     Every burst is kept with positions, velocities and forces of the same time (velocity Verlet, RATTLE). The result
     does not depend on ``processes``, and a harvest that was killed goes on where it stopped when it is called again:
-    finished parts lie in ``<store>.parts`` until the store is complete. With ``processes`` above 1 worker processes are
-    spawned, so a script needs the usual ``if __name__ == "__main__":``.
+    every finished burst lies in ``<store>.parts`` until the store is complete. With ``processes`` above 1 worker
+    processes are spawned, so a script needs the usual ``if __name__ == "__main__":``.
 
     Parameters
     ----------
@@ -144,16 +144,25 @@ def harvest(
         fingerprint = _fingerprint(plan, recipe, source)
         if path.exists() and _is_result(path, fingerprint, energy_tolerance, overwrite):
             return path
-        per_atom = 36 if lag is None else 60  # bytes: vectors of three numbers in single precision
-        parts = Parts(path, fingerprint, source.frames, per_atom * plan.n_frames * source.topology.n_atoms)
         runner = recipe.build()
         mirror = _compare_with_mirror_images(runner, source)
         if mirror is not None and mirror.matters:
             warnings.warn(mirror.message("forces of the engine"), MirrorWarning, stacklevel=2)
         own = runner if processes == 1 else None
         del runner  # workers build theirs, and a GPU has no memory to spare
-        _run(parts, recipe, source, plan, processes, progress, own)
-        _merge(parts, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror)
+        done = Finished(
+            path,
+            fingerprint,
+            len(source.frames),
+            plan.n_frames,
+            source.topology.n_atoms,
+            midpoint=lag is not None,
+            cells=source.periodic,
+        )
+        with done:
+            _run(done, recipe, source, plan, processes, progress, own)
+            _merge(done, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror)
+        shutil.rmtree(done.folder, ignore_errors=True)
     return path
 
 
@@ -257,7 +266,7 @@ def _compare_with_mirror_images(runner: BurstRunner, source: StartingPoints) -> 
 
 
 def _run(
-    parts: Parts,
+    done: Finished,
     recipe: BurstRecipe,
     source: StartingPoints,
     plan: _Plan,
@@ -265,39 +274,38 @@ def _run(
     progress: bool,
     runner: BurstRunner | None,
 ) -> None:
-    """Run the groups that are not finished and keep each as it comes."""
-    times: dict[int, list[float]] = {}
+    """Run the bursts that are not finished and keep each as it comes."""
+    times: dict[int, float] = {}
 
-    def starts(index: int) -> list[Start]:
-        points = [source[frame] for frame in parts.groups[index]]
-        times[index] = [point.time or 0.0 for point in points]
-        return [Start(point.positions, point.velocities, point.cell) for point in points]  # type: ignore[arg-type]
+    def start(index: int) -> Start:
+        point = source[source.frames[index]]
+        times[index] = point.time or 0.0
+        assert point.velocities is not None  # stored or drawn
+        return Start(point.positions, point.velocities, point.cell)
 
-    waiting = [index for index in range(len(parts.groups)) if parts.read(index) is None]
-    done = len(source.frames) - sum(len(parts.groups[index]) for index in waiting)
+    waiting = [index for index in range(len(source.frames)) if index not in done]
     with tqdm(
-        total=len(source.frames), initial=done, desc="harvest", unit="burst", disable=not progress, delay=2
+        total=len(source.frames), initial=len(done), desc="harvest", unit="burst", disable=not progress or not waiting
     ) as bar:
-        for index, arrays in run_groups(waiting, recipe, starts, plan.n_frames, plan.steps_between, processes, runner):
-            parts.write(index, arrays | {"times": np.array(times.pop(index))})
-            bar.update(len(parts.groups[index]))
+        for index, burst in run_bursts(waiting, recipe, start, plan.n_frames, plan.steps_between, processes, runner):
+            done.write(index, times.pop(index), burst)
+            bar.update()
 
 
-def _kept(part: Arrays, recipe: BurstRecipe, plan: _Plan, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which bursts of a part keep their energy, and their energy changes in kT per degree of freedom."""
+def _change(burst: np.void, recipe: BurstRecipe, plan: _Plan) -> float:
+    """Change of the total energy within a burst, kT per degree of freedom; NaN for one that blew up."""
+    vectors = [burst[name] for name in ("positions", "forces", "ahead", "behind") if name in (burst.dtype.names or ())]
+    energies = burst["energies"]
+    if not all(np.isfinite(one).all() for one in (energies, *vectors)):
+        return math.nan
     degrees = max(1, 3 * len(recipe.masses) - recipe.n_constraints)
-    energies = part["energies"]
-    with np.errstate(invalid="ignore"):  # of a burst that blew up
-        change = np.abs(energies - energies[:, :1]).max(axis=1) / degrees
-    thermal = 2.0 * part["kinetic"] / degrees if plan.temperature is None else units.BOLTZMANN * plan.temperature
-    change = change / np.maximum(thermal, np.finfo(np.float64).tiny)
-    vectors = [part[name] for name in ("positions", "forces", "ahead", "behind") if name in part]
-    finite = np.logical_and.reduce([np.isfinite(one).all((1, 2, 3)) for one in vectors])
-    return finite & (change <= tolerance), change
+    kinetic = 2.0 * burst["kinetic"] / degrees
+    thermal = kinetic if plan.temperature is None else units.BOLTZMANN * plan.temperature
+    return float(np.abs(energies - energies[0]).max() / degrees / max(thermal, np.finfo(np.float64).tiny))
 
 
 def _merge(
-    parts: Parts,
+    done: Finished,
     recipe: BurstRecipe,
     source: StartingPoints,
     plan: _Plan,
@@ -306,16 +314,15 @@ def _merge(
     fingerprint: str,
     mirror: MirrorAsymmetry | None,
 ) -> None:
-    kept, changes, complaints = [], [], set()
-    for index in range(len(parts.groups)):
-        part = parts.finished(index)
-        good, change = _kept(part, recipe, plan, tolerance)
-        kept.append(good)
-        changes.append(change)
-        complaints |= {str(error) for error in part["errors"] if error}
-    total, failed = len(source.frames), int(sum((~good).sum() for good in kept))
-    change = np.concatenate(changes)
-    change = change[np.isfinite(change)]
+    total = len(source.frames)
+    changes, complaints = np.zeros(total), set()
+    for index in range(total):
+        burst = done[index]
+        changes[index] = _change(burst, recipe, plan)
+        complaints |= {burst["error"].decode(errors="replace")} - {""}
+    kept = [int(index) for index in np.flatnonzero(changes <= tolerance)]
+    failed = total - len(kept)
+    change = changes[np.isfinite(changes)]
     typical = float(np.median(change)) if len(change) else math.nan
     if failed > max_failed * total or failed == total:
         said = f" The engine gave up on some of them ({min(complaints)})." if complaints else ""
@@ -338,11 +345,10 @@ def _merge(
     }
     provenance |= {f"{key} of atoms": note for key, note in source.topology.notes.items()}
     provenance |= {} if mirror is None else mirror.provenance
-    n_good = total - failed
     writer = StoreWriter(
-        parts.store,
+        done.store,
         source.topology,
-        n_good * plan.n_frames,
+        len(kept) * plan.n_frames,
         velocities=True,
         forces=True,
         cells=source.periodic,
@@ -351,20 +357,17 @@ def _merge(
         midpoint=recipe.midpoint,
     )
     with writer:
-        for index, good in enumerate(kept):
-            part = parts.finished(index)
-            for row in np.flatnonzero(good):
-                cell = part["cells"][row] if source.periodic else None
-                for step in range(plan.n_frames):
-                    beside = {name: part[name][row, step] for name in ("ahead", "behind") if name in part}
-                    writer.write(
-                        part["positions"][row, step],
-                        part["times"][row] + step * plan.interval,
-                        velocities=part["velocities"][row, step],
-                        forces=part["forces"][row, step],
-                        cell=cell,
-                        **beside,
-                    )
-        starts = np.arange(n_good) * plan.n_frames
+        for index in kept:
+            burst = done[index]
+            for step in range(plan.n_frames):
+                beside = {name: burst[name][step] for name in ("ahead", "behind") if recipe.midpoint is not None}
+                writer.write(
+                    burst["positions"][step],
+                    float(burst["time"]) + step * plan.interval,
+                    velocities=burst["velocities"][step],
+                    forces=burst["forces"][step],
+                    cell=burst["cell"] if source.periodic else None,
+                    **beside,
+                )
+        starts = np.arange(len(kept)) * plan.n_frames
         writer.finish(plan.interval, np.stack([starts, starts + plan.n_frames], axis=1))
-    shutil.rmtree(parts.folder, ignore_errors=True)

@@ -1,10 +1,11 @@
-"""Finished bursts of a harvest on disk, and the processes that run the others."""
+"""Finished bursts of a harvest on disk, and the processes that run the others. One burst is one unit of both."""
 
 from __future__ import annotations
 
-import io
 import multiprocessing
-import zipfile
+import os
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,111 +14,162 @@ from pathlib import Path
 
 import numpy as np
 
-from .._files import write_atomically
 from ..data.store import write_error
 from ..errors import DataError
-from .bursts import BurstRecipe, BurstRunner, Start, run_bursts, start_worker, work
+from .bursts import Burst, BurstRecipe, BurstRunner, Start, start_worker, work
 
-Arrays = dict[str, np.ndarray]
+_VECTORS = ("positions", "velocities", "forces", "ahead", "behind")
+_TASK_SECONDS = 0.5  # of work that are sent to a process at once, where bursts are shorter
+_TASK_BURSTS = 100
+_SYNC_SECONDS = 5.0  # between calls that wait for the disk: what a failure of the machine may cost
 
-_PART_BYTES = 16_000_000
-_PART_BURSTS = 100
 
+class Finished:
+    """Finished bursts, appended to one file in a folder beside the store as they come.
 
-class Parts:
-    """Bursts of groups of frames, one file per group, in a folder beside the store.
+    Each has a checksum: half a burst, which a kill leaves, is run again. Used in a ``with`` block.
 
     Parameters
     ----------
     store : path
-        The store the parts will be merged into.
+        The store the bursts will be merged into.
     fingerprint : str
-        Settings of the harvest; parts of other settings are not seen.
-    frames : list of int
-        Starting frames.
-    bytes_per_burst : int
-        Size of a burst, to choose the size of a group.
+        Settings of the harvest; bursts of other settings are not seen.
+    n_bursts, n_frames, n_atoms : int
+        Of the harvest, of a burst, of a frame.
+    midpoint, cells : bool
+        Whether bursts have forces ahead and behind, and a cell.
 
     Raises
     ------
     DataError
-        If the folder cannot be made.
+        If the folder cannot be made, or the file not be read.
     """
 
-    def __init__(self, store: Path, fingerprint: str, frames: list[int], bytes_per_burst: int):
+    def __init__(
+        self, store: Path, fingerprint: str, n_bursts: int, n_frames: int, n_atoms: int, *, midpoint: bool, cells: bool
+    ):
         self.store = store
         self.folder = store.with_name(f"{store.name}.parts")
-        self._prefix = fingerprint[:16]
-        size = max(1, min(_PART_BURSTS, _PART_BYTES // bytes_per_burst))
-        self.groups = [frames[i : i + size] for i in range(0, len(frames), size)]
+        self.path = self.folder / f"{fingerprint[:16]}.bursts"
+        vector = ("<f4", (n_frames, n_atoms, 3))
+        fields: list[tuple] = [("index", "<i8"), ("time", "<f8"), ("kinetic", "<f8"), ("energies", "<f8", (n_frames,))]
+        fields += [(name, *vector) for name in _VECTORS[: 5 if midpoint else 3]]
+        fields += [("cell", "<f8", (3, 3))] if cells else []
+        fields += [("error", "S200"), ("checksum", "<u4")]
+        self.kind = np.dtype(fields)
+        self._n_bursts = n_bursts
+        self._rows: dict[int, int] = {}  # burst -> row of the file
+        self._handle, self._size, self._synced = -1, 0, time.monotonic()
+
+    def __enter__(self) -> Finished:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._find()
         except OSError as error:
-            raise write_error(store, error) from error
-
-    def path(self, index: int) -> Path:
-        """File of one group."""
-        return self.folder / f"{self._prefix}-{index:06d}.npz"
-
-    def read(self, index: int) -> Arrays | None:
-        """Arrays of a finished group, None if it has to be run."""
-        path = self.path(index)
-        if not path.exists():
-            return None
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                part = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            return None
-        return part if len(part.get("energies", ())) == len(self.groups[index]) else None
-
-    def finished(self, index: int) -> Arrays:
-        """Arrays of a group that must be there.
-
-        Raises
-        ------
-        DataError
-            If it is not.
-        """
-        part = self.read(index)
-        if part is None:
-            raise DataError(f"{str(self.path(index))!r} was removed or damaged during the harvest; call harvest again")
-        return part
-
-    def write(self, index: int, arrays: Arrays) -> None:
-        """Keep the bursts of a group.
-
-        Raises
-        ------
-        DataError
-            If the disk is full or the folder read-only.
-        """
-        content = io.BytesIO()
-        np.savez(content, **arrays)  # type: ignore[arg-type]
-        try:
-            write_atomically(self.path(index), content.getvalue())
-        except OSError as error:
+            self.__exit__()
             raise write_error(self.store, error) from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.void:
+        """A finished burst, a record of :attr:`kind`.
+
+        Raises
+        ------
+        DataError
+            If it is not there any more.
+        """
+        row = self._read(self._rows[index])
+        if row is None:
+            raise DataError(f"{str(self.path)!r} was changed during the harvest; call harvest again")
+        return row
+
+    def write(self, index: int, time_ps: float, burst: Burst) -> None:
+        """Keep a burst.
+
+        Raises
+        ------
+        DataError
+            If the disk is full; the bursts before are kept.
+        """
+        row = np.zeros(1, dtype=self.kind)[0]
+        row["index"], row["time"] = index, time_ps
+        for name in self.kind.names or ():
+            if name in ("kinetic", "energies", "cell", *_VECTORS):
+                row[name] = getattr(burst, name)
+        row["error"] = burst.error.encode()[:200]
+        row["checksum"] = _checksum(row)
+        content = row.tobytes()
+        try:
+            self._append(content)
+        except OSError as error:
+            raise DataError(f"{write_error(self.store, error)}; the {len(self)} bursts before are kept") from error
+        self._rows[index] = self._size // self.kind.itemsize
+        self._size += len(content)
+
+    def _append(self, content: bytes) -> None:
+        try:
+            done = 0
+            while done < len(content):
+                done += os.pwrite(self._handle, content[done:], self._size + done)
+            if time.monotonic() > self._synced + _SYNC_SECONDS:
+                os.fsync(self._handle)
+                self._synced = time.monotonic()
+        except OSError:
+            os.ftruncate(self._handle, self._size)
+            raise
+
+    def _find(self) -> None:
+        """Which bursts are whole; the space of those that are not is used anew where they are the last."""
+        size = self.kind.itemsize
+        for row in range(os.fstat(self._handle).st_size // size):
+            found = self._read(row)
+            if found is not None and 0 <= found["index"] < self._n_bursts:
+                self._rows[int(found["index"])] = row
+                self._size = (row + 1) * size
+
+    def _read(self, row: int) -> np.void | None:
+        content = os.pread(self._handle, self.kind.itemsize, row * self.kind.itemsize)
+        if len(content) < self.kind.itemsize:
+            return None
+        found = np.frombuffer(content, dtype=self.kind)[0]
+        return found if found["checksum"] == _checksum(found) else None
 
 
-def run_groups(
+def _checksum(row: np.void) -> int:
+    return zlib.crc32(row.tobytes()[: -row.dtype["checksum"].itemsize])
+
+
+def run_bursts(
     waiting: list[int],
     recipe: BurstRecipe,
-    starts: Callable[[int], list[Start]],
+    start: Callable[[int], Start],
     n_frames: int,
     steps_between: int,
     processes: int,
     runner: BurstRunner | None = None,
-) -> Iterator[tuple[int, Arrays]]:
-    """Run groups of bursts, in this process or in others.
+) -> Iterator[tuple[int, Burst]]:
+    """Run bursts, in this process or in others.
 
     Parameters
     ----------
     waiting : list of int
-        Groups to run.
+        Bursts to run.
     recipe : BurstRecipe
-    starts : callable
-        Starting points of a group; called in this process when a worker is free, so that memory does not grow with the
+    start : callable
+        Starting point of a burst; called in this process when a worker is free, so that memory does not grow with the
         trajectory.
     n_frames, steps_between : int
         Frames of a burst, and engine steps between them.
@@ -127,8 +179,8 @@ def run_groups(
 
     Yields
     ------
-    tuple of (int, dict of ndarray)
-        Group and its bursts, in the order they finish.
+    tuple of (int, Burst)
+        In the order they finish.
 
     Raises
     ------
@@ -140,7 +192,7 @@ def run_groups(
             runner = recipe.build()
         for index in waiting:
             assert runner is not None  # built above whenever something waits
-            yield index, run_bursts(runner, starts(index), n_frames, steps_between)
+            yield index, runner.run(start(index), n_frames, steps_between)
         return
     try:
         ForkingPickler.dumps(recipe)
@@ -152,18 +204,22 @@ def run_groups(
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch or OpenMM threads can hang
     workers = min(processes, len(waiting))
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(recipe,))
-    running: dict[Future[Arrays], int] = {}
-    queue = list(reversed(waiting))
+    running: dict[Future[tuple[list[Burst], float]], list[int]] = {}
+    queue, size = list(reversed(waiting)), 1
     try:
         while True:
             while queue and len(running) < workers + 1:
-                index = queue.pop()
-                running[pool.submit(work, starts(index), n_frames, steps_between)] = index
+                # at the end shared evenly, so that no process waits long for another
+                count = max(1, min(size, len(queue) // (workers + 1)))
+                some = [queue.pop() for _ in range(count)]
+                running[pool.submit(work, [start(index) for index in some], n_frames, steps_between)] = some
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                index = running.pop(future)
-                yield index, future.result()
+                some = running.pop(future)
+                bursts, seconds = future.result()
+                size = max(1, min(_TASK_BURSTS, int(_TASK_SECONDS * len(some) / max(seconds, 1e-6))))
+                yield from zip(some, bursts, strict=True)
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process of the harvest ended at its start or in its work; a script that calls harvest with "

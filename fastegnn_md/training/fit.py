@@ -66,7 +66,8 @@ def fit(
     """Train a propagator on pairs and save it.
 
     Beside ``output`` stands a folder of the same name with the ending ``.training``: ``checkpoint.safetensors``,
-    ``history.csv`` and ``config.yaml``.
+    ``history.csv`` and ``config.yaml``. ``output`` is the best model so far from the first validation on
+    (``metrics["unfinished"]``), so that a run which is stopped or killed leaves a model too.
 
     Parameters
     ----------
@@ -116,6 +117,7 @@ def fit(
     """
     with naming_extras("training"):  # Lightning takes seconds to import
         from .processes import is_main_process
+        from .runner import run_lightning  # noqa: F401 - found out before anything is written
 
     _check_pairs(train, validation, config)
     if initial is not None:
@@ -162,8 +164,17 @@ def _fit(
     if found is not None:
         module.restore(*found)
     unfinished = not module.finished
+
+    def save_best() -> None:
+        """A run that ends before its time leaves the best model so far."""
+        if files is not None:
+            best = copy.deepcopy(module.average).cpu()
+            best.load_state_dict(module.best)
+            best.metrics = {**_metrics(module, baselines), "unfinished": True}
+            files.export(best.eval())
+
     if unfinished:
-        run_lightning(module, files, baselines, progress=progress)
+        run_lightning(module, files, baselines, on_best=save_best, progress=progress)
 
     trained = module.best_propagator().cpu()
     trained.metrics = _metrics(module, baselines)

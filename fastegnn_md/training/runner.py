@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -37,7 +37,12 @@ _EXPECTED = (
 
 
 def run_lightning(
-    module: PropagatorModule, files: TrainingFolder | None, baselines: Mapping[str, Errors], *, progress: bool
+    module: PropagatorModule,
+    files: TrainingFolder | None,
+    baselines: Mapping[str, Errors],
+    *,
+    on_best: Callable[[], None],
+    progress: bool,
 ) -> None:
     """Train ``module`` from where it stands to the end of its updates.
 
@@ -49,6 +54,8 @@ def run_lightning(
         Where checkpoints and logs go.
     baselines : mapping of str to Errors
         One-step errors of the baselines, written beside the learned ones.
+    on_best : callable
+        Called in the first process after a validation that was the best so far.
     progress : bool
         Show a progress bar.
 
@@ -90,6 +97,8 @@ def run_lightning(
                 logger.log_metrics(row | columns, step=module.progress.update)
             if bar is not None:
                 bar.show(ratios)
+            if module.progress.best_update == module.progress.update and is_main_process():
+                on_best()
             if module.finished and files is not None and is_main_process():
                 files.save(module.tensors(), module.record())
             else:
@@ -103,6 +112,8 @@ def run_lightning(
             if interrupted.by is not None:  # Lightning leaves Python on Ctrl-C; a library must not
                 raise interrupted.by from None
             if trainer.received_sigterm:  # Lightning would report success to the batch system
+                if files is not None and is_main_process():  # it ends between two updates
+                    files.save(module.tensors(), module.record())
                 raise SystemExit(128 + signal.SIGTERM) from None
             raise
         finally:
@@ -208,12 +219,14 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept_interrupt_handler() -> Iterator[None]:
-    """Lightning leaves Ctrl-C ignored after an interrupted run."""
+    """Lightning leaves Ctrl-C ignored after an interrupted run, and calls what else SIGTERM does beside its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
