@@ -28,6 +28,26 @@ def restart_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.restart")
 
 
+def load_notes(restart: Path) -> dict[str, Any]:
+    """What a run has written into its restart file: ``step``, ``settings`` and ``written``.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, or is not one of this command.
+    """
+    from ..integrators.restart_file import load_restart
+
+    notes = load_restart(restart)[1].get("notes")
+    try:
+        return {"step": int(notes["step"]), "settings": dict(notes["settings"]), "written": notes["written"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{restart} is no restart file of this command; one that Python code wrote is continued there: "
+            "LearnedDynamics.restart"
+        ) from error
+
+
 class StopSignals:
     """Turns SIGTERM, SIGHUP and Ctrl-C into the wish to stop after the present step; a second one stops at once.
 
@@ -98,16 +118,9 @@ class Place:
         if restart is None:
             return
         from ..engines.mdanalysis import Written
-        from ..integrators.restart_file import load_restart
 
-        notes = load_restart(restart)[1].get("notes")
-        try:
-            self.step, before, written = int(notes["step"]), dict(notes["settings"]), notes["written"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{restart} is no restart file of this command; one that Python code wrote is continued there: "
-                "LearnedDynamics.restart"
-            ) from error
+        notes = load_notes(restart)
+        self.step, before, written = notes["step"], notes["settings"], notes["written"]
         for name, value in settings.items():
             if before.get(name) != value:
                 raise CompatibilityError(
