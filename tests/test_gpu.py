@@ -220,6 +220,7 @@ def _ordered(index, vector):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["force-free", "kick-drift", "force-start"])
 def test_compiled_jumps_are_those_that_are_not(kind):

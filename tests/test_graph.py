@@ -185,3 +185,18 @@ def test_the_shortest_edges_of_each_system_stay(share, left):
 def test_a_share_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="from 0 to 1"):
         shortest_edges(torch.ones(3), torch.zeros(3, dtype=torch.int64), 1.2)
+
+
+@pytest.mark.parametrize("boundary", [(True, True, True), (True, False, True)])
+def test_pairs_come_in_one_order_whatever_that_of_the_search(boundary):
+    """A GPU lists the senders of a receiver, and images of one sender, in an order of chance."""
+    from fastegnn_md.graph.neighbours import _in_order
+
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randint(40, (3000, 2), generator=generator)
+    most = [2 if periodic else 0 for periodic in boundary]
+    shifts = torch.stack([torch.randint(-bound, bound + 1, (3000,), generator=generator) for bound in most], dim=1)
+    rows = torch.cat([pairs, shifts], dim=1).unique(dim=0)
+    shuffled = rows[torch.randperm(len(rows), generator=generator)]
+    found = _in_order(shuffled[:, :2], shuffled[:, 2:].int(), 40, most)
+    assert torch.equal(torch.cat(found, dim=1), rows)

@@ -17,10 +17,12 @@ from fastegnn_md.graph import EdgeList, NeighbourSearch, neighbour_list
 pytestmark = pytest.mark.slow  # thorough: `make test` and CI run it
 
 NO_CELL = np.zeros((3, 3))
+WHERE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def listed(edges, x, cell, pbc, *, first=0, accuracy=1e-9):
     """Count of (i, j, shift) in a list, for the atoms of one system from ``first`` on; vectors must belong to them."""
+    edges = EdgeList(*(one.cpu() for one in edges))
     index, vector = edges.edge_index.numpy(), edges.vector.double().numpy()
     assert np.all(np.diff(index[0]) >= 0), "edges are sorted by receiver"
     mine = (index[0] >= first) & (index[0] < first + len(x))
@@ -52,7 +54,7 @@ def state_of(x, cell=NO_CELL, pbc=OPEN, dtype=torch.float64):
         masses=torch.ones(n, dtype=dtype),
         cell=torch.tensor(cell, dtype=dtype)[None],
         pbc=torch.tensor(pbc),
-    )
+    ).to(WHERE)
 
 
 def some_cell(rng, kind):

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError, StateError
+from fastegnn_md.graph import EdgeList
 from fastegnn_md.models import architectures_for, available_models, hyperparameters_of
 from fastegnn_md.nn.messages import cpu as cpu_kernel
 from fastegnn_md.propagator.compiled import CompiledMove
@@ -462,6 +463,7 @@ def test_options_of_an_architecture_reach_it():
     assert make(pairs, kind="position").residual(start, end).connectivity is None
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
 @pytest.mark.parametrize("periodic", [False, True])
 def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic, monkeypatch):
     """All but the recording: lists of edges are filled up, results are copies."""
@@ -489,6 +491,18 @@ def test_what_is_recorded_on_a_gpu_gives_the_numbers_of_the_plain_jump(periodic,
     found = propagator(state)
     torch.testing.assert_close(found.velocities, plain.velocities, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.positions, plain.positions, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
+def test_a_graph_is_recorded_for_as_many_edges_as_fit_into_memory():
+    def edges(count):
+        return EdgeList(torch.zeros(2, count), torch.zeros(count, 3), torch.zeros(count, 1))
+
+    on_gpu, on_cpu = (CompiledMove(lambda: (), 3.0, on_cpu=where) for where in (False, True))
+    assert on_gpu.pays(edges(100_000))
+    assert not on_gpu.pays(edges(2_000_000))
+    assert on_cpu.pays(edges(1000))
+    assert not on_cpu.pays(edges(100_000))
 
 
 def test_a_state_on_another_device_than_the_weights_is_refused_by_name():

@@ -218,16 +218,37 @@ class _CellLists:
         points, box = x.detach().double(), box.detach().double()
         self._provide(points, boundary)
         if self._on_tensors:
-            pairs, shifts = self._finder.compute(points, box, pbc, "PS")
+            pairs, shifts = self._on_device(points, box, pbc, boundary)
         else:
-            pairs, shifts = self._finder.compute(
-                points=points.cpu().numpy(), box=box.cpu().numpy(), periodic=boundary, quantities="PS"
-            )
-        index = torch.as_tensor(pairs, device=x.device).long().T
+            pairs, shifts = self._on_cpu(points, box, boundary)
+        index = torch.as_tensor(pairs, device=x.device).long().T.contiguous()
         vector = x.index_select(0, index[0]) - x.index_select(0, index[1])
         if cell is not None:
             vector = vector - torch.as_tensor(shifts, dtype=x.dtype, device=x.device) @ cell
         return index, vector
+
+    def _on_device(self, points: Tensor, box: Tensor, pbc: Tensor, boundary: Sequence[bool]) -> tuple[Any, Any]:
+        """Pairs and shifts by vesin_torch; by vesin where it has no room for all pairs of a GPU."""
+        try:
+            pairs, shifts = self._finder.compute(points, box, pbc, "PS")
+        except RuntimeError:
+            if not points.is_cuda:
+                raise
+            # It takes as many pairs an atom as the cutoff has cubic Å, 128 at least: denser systems are not of atoms.
+            self._on_tensors, self._kind, self._finder = False, vesin.NeighborList, None
+            self._provide(points, boundary)
+            return self._on_cpu(points, box, boundary)
+        if not points.is_cuda:
+            return pairs, shifts
+        reach, heights = self._cutoff + self._skin, iter(self._heights)
+        most = [math.ceil(reach / next(heights)) + 2 if periodic else 0 for periodic in boundary]
+        return _in_order(pairs, shifts, len(points), most)
+
+    def _on_cpu(self, points: Tensor, box: Tensor, boundary: Sequence[bool]) -> tuple[Any, Any]:
+        found: tuple[Any, Any] = self._finder.compute(
+            points=points.cpu().numpy(), box=box.cpu().numpy(), periodic=boundary, quantities="PS"
+        )
+        return found
 
     def _notice(self, cell: Tensor, boundary: Sequence[bool]) -> None:
         """Search another cell anew, if it is one that can be searched.
@@ -253,14 +274,16 @@ class _CellLists:
     def _provide(self, points: Tensor, boundary: Sequence[bool]) -> None:
         """Have a finder that survives these points, in double precision."""
         coarser = 0.0
-        if points.device.type == "cpu":
+        alone = self._on_tensors and points.is_cuda  # the grid of vesin on a GPU is another one
+        if not alone:
             heights = iter(self._heights)
             spread = [0.0, 0.0, 0.0] if all(boundary) else (points.amax(0) - points.amin(0)).tolist()
             widths = [next(heights) if boundary[k] else 1.01 * spread[k] for k in range(3)]
             coarser = _coarser(widths, self._cutoff + self._skin)
         if self._finder is None or coarser != self._coarser:
             self._coarser, skin = coarser, self._skin + coarser
-            self._finder = self._kind(cutoff=self._cutoff, full_list=True, sorted=True, skin=skin)
+            # On a GPU its sort takes longer than a jump, and leaves the senders of a receiver in an order of chance.
+            self._finder = self._kind(cutoff=self._cutoff, full_list=True, sorted=not alone, skin=skin)
 
     def _kept_images(self, x: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
         """Which image of the cell each atom is in, (n, 3): far images would cost precision, and cell lists refuse them.
@@ -274,6 +297,16 @@ class _CellLists:
             kept = place.floor()
         self._images = kept.to(place)
         return self._images
+
+
+def _in_order(pairs: Tensor, shifts: Tensor, atoms: int, most: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Pairs (E, 2) and shifts (E, 3) in the one order of receiver, sender and image; no shift is above ``most``."""
+    key = pairs[:, 0] * atoms + pairs[:, 1]
+    for axis, bound in enumerate(most):
+        if bound:
+            key = key * (2 * bound + 1) + (shifts[:, axis] + bound)
+    order = key.argsort()
+    return pairs[order], shifts[order]
 
 
 def _coarser(widths: Sequence[float], reach: float) -> float:

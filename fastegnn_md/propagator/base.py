@@ -108,18 +108,7 @@ class Propagator(LearnedMap):
         return self.linear.scale.device
 
     def check(self, state: State) -> None:
-        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`.
-
-        Raises
-        ------
-        StateError
-            If the state is on another device than the weights.
-        """
-        if state.device != self.device:
-            raise StateError(
-                f"the state is on {state.device}, the propagator on {self.device}; move one of them, for example "
-                f"state.to({str(self.device)!r})"
-            )
+        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`."""
         # Jumps of the same atoms share these tensors, and looking into them would wait for a GPU each time.
         system = (state.numbers, state.masses, state.pbc)
         lacking = (self.uses_bonds and state.bonds is None) or (
@@ -134,7 +123,12 @@ class Propagator(LearnedMap):
             self._checked = system
 
     def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
-        """What the network says of a state; see :meth:`LearnedMap.predict`."""
+        """What the network says of a state on the device of the weights; see :meth:`LearnedMap.predict`."""
+        if state.device != self.device:
+            raise StateError(
+                f"the state is on {state.device}, the propagator on {self.device}; move one of them, for example "
+                f"state.to({str(self.device)!r})"
+            )
         self.check(state)
         return self._predict(state)
 

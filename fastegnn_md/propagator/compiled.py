@@ -11,6 +11,8 @@ from ..graph import EdgeList
 
 # Edges up to which a jump that is compiled as a whole is faster on the CPU than one with the C++ kernel.
 _COMPILED_EDGES = 4096
+# The same on a GPU, with the Triton kernel: a graph holds the hidden values of all edges.
+_COMPILED_EDGES_ON_GPU = 2**20
 # On a GPU, where a CUDA graph is recorded for each number of edges, it is filled up to a multiple of this.
 _PADDED_EDGES = 1024
 
@@ -38,7 +40,7 @@ class CompiledMove:
 
     def pays(self, edges: EdgeList) -> bool:
         """Whether it is faster than the same arithmetic with the kernels for many edges."""
-        return not self._on_cpu or edges.edge_index.shape[1] <= _COMPILED_EDGES
+        return edges.edge_index.shape[1] <= (_COMPILED_EDGES if self._on_cpu else _COMPILED_EDGES_ON_GPU)
 
     def sized(self, edges: EdgeList, atoms: int) -> EdgeList:
         """Edges to give: lists of a few sizes only where a graph is recorded for each size."""

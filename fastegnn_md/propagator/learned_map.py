@@ -61,7 +61,7 @@ class LearnedMap(nn.Module, ABC):
         CompatibilityError
             As :meth:`check`.
         StateError
-            If the network gives values that are not finite.
+            If the network gives values that are not finite, or the state is on another device than the weights.
         """
 
     @abstractmethod
@@ -106,7 +106,7 @@ class LearnedMap(nn.Module, ABC):
         CompatibilityError
             As :meth:`check`; or kind "position" without generator and temperature.
         StateError
-            If the network gives values that are not finite.
+            As :meth:`predict`.
         """
         return self.with_spread(state, generator=generator, temperature=temperature)[0]
 

@@ -31,6 +31,7 @@ from .schedule import learning_rate
 _EXPECTED = (
     r".*does not have many workers which may be a bottleneck",
     r".*find_unused_parameters=True was specified in DDP constructor",
+    r"GPU available but not used",
     # Lightning 2.6 on torch 2.13
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

@@ -69,7 +69,12 @@ def compared(kind, dtype):
 
 
 if __name__ == "__main__":
-    rows = [compared(kind, dtype) for kind, dtype in itertools.product(KINDS, (torch.float32, torch.float16))]
+    dtypes = (torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else []))
+    rows = [
+        compared(kind, dtype)
+        for kind, dtype in itertools.product(KINDS, dtypes)
+        if DEVICE == "cpu" or gpu_kernel.fits(case(*kind, dtype=dtype)[0])
+    ]
     inputs, index = case(16, 16, False, False, 2, 1, edges=0)
     sums = torch.ones(NODES, 16, device=DEVICE)
     outputs = gpu_kernel.forward(inputs, index, sums)

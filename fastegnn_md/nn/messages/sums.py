@@ -29,6 +29,9 @@ from . import cpu as cpu_kernel
 from . import gpu as gpu_kernel
 from .inputs import MessageInputs
 
+# Devices that have autocast; asked here, as compilers of torch up to 2.12 cannot follow the question.
+_MIXING = frozenset(name for name in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(name))
+
 
 def message_sums(
     edge: EdgeMessage,
@@ -82,7 +85,7 @@ def message_sums(
         last.weight.T,
     )
     device = features.device.type
-    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    mixed = device in _MIXING and torch.is_autocast_enabled(device)
     if mixed:  # of inference: products in half, sums in single precision
         dtype = torch.float32 if torch.is_grad_enabled() else torch.get_autocast_dtype(device)
         inputs = MessageInputs(*(None if one is None else one.to(dtype) for one in inputs))  # type: ignore[arg-type]
@@ -92,7 +95,7 @@ def message_sums(
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if device in _MIXING else nullcontext()
 
 
 def _compute(
