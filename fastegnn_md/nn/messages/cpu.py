@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..._extras import naming_extras
-from ..._files import write_atomically
 from ...errors import ConfigError
 from ..compiler import require_compiler
+from ..kept import is_whole, keep, kept_folder
 
 if TYPE_CHECKING:
     from .inputs import MessageInputs
@@ -37,12 +38,12 @@ def build() -> None:
     """Compile the kernel where no earlier process has done so (seconds), and use it from now on in this process.
 
     It is kept in ``$XDG_CACHE_HOME/fastegnn-md`` (``~/.cache/fastegnn-md``), one file for each version of torch and
-    each kind of CPU.
+    each kind of CPU. One that is damaged, or that others may have written, is compiled anew.
 
     Raises
     ------
     ConfigError
-        If there is no C++ compiler, or it fails.
+        If there is no C++ compiler, or it fails; if the folder cannot be written to, or can be by others.
     MissingDependencyError
         If ninja (extra ``compile``) is not installed.
     """
@@ -52,8 +53,8 @@ def build() -> None:
         capability = torch.backends.cpu.get_cpu_capability()
         flags = [*_FLAGS, *_INSTRUCTIONS.get(capability, [])]
         key = hashlib.sha256("\n".join([source, torch.__version__, *flags]).encode()).hexdigest()[:16]
-        kept = _cache() / f"message-sums-{key}.so"
-        if kept.exists():
+        kept = kept_folder(_cache()) / f"message-sums-{key}.so"
+        if is_whole(kept):
             torch.ops.load_library(str(kept))
         else:
             _compile(source, flags, kept)
@@ -86,8 +87,10 @@ def _compile(source: str, flags: list[str], target: Path) -> None:
             raise ConfigError(f"the C++ compiler could not build the CPU kernel; go on without it: {error}") from error
         finally:
             os.environ["PATH"] = path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, (Path(folder) / "message_sums.so").read_bytes())
+        try:
+            keep(target, (Path(folder) / "message_sums.so").read_bytes())
+        except OSError as error:  # it serves this process
+            warnings.warn(f"the CPU kernel could not be kept in {target}: {error.strerror or error}", stacklevel=2)
 
 
 def _ninja() -> list[str]:
