@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
-
-import numpy as np
 
 from fastegnn_md.errors import ConfigError
 
 from .step import GuardedStep
-from .thermostats import Langevin, Thermostat, VelocityRescaling, in_unit
-
-
-def kelvin_of(temperature: Any, least: float = 0.0) -> float:
-    """A temperature in K.
-
-    Parameters
-    ----------
-    temperature : float or Quantity
-    least : float
-        K; values have to be above, or with zero not below.
-
-    Raises
-    ------
-    ConfigError
-        If it is no number (an array, a text, True), or too small.
-    UnitError
-        If it has the unit of something else.
-    """
-    value = in_unit(temperature, "temperature")
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ConfigError(f"temperature is {value!r}; expected one number of K for all atoms")
-    if not (math.isfinite(value) and value >= least):
-        raise ConfigError(f"temperature is {value}; expected a number of K >= {least:g}")
-    return float(value)
+from .thermostats import Langevin, Thermostat, VelocityRescaling, kelvin_of
 
 
 def change_temperature(guarded: GuardedStep, temperature: Any) -> None:

@@ -12,7 +12,7 @@ from .conserve import Conserve
 from .guards import GuardSettings, guard_settings
 from .schedule import Schedule, schedule_of
 from .step import GuardedStep
-from .thermostats import Langevin, Thermostat, in_unit
+from .thermostats import Langevin, Thermostat, kelvin_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,8 @@ def guarded_step(
         raise ConfigError(f"conserve is {conserve!r}; expected a Conserve of fastegnn_md.integrators")
     if thermostat is not None and (isinstance(thermostat, type) or not hasattr(thermostat, "half_step")):
         raise ConfigError(
-            f"thermostat is {thermostat!r}; expected Langevin(…) or VelocityRescaling(…) of fastegnn_md.integrators"
+            f"thermostat is {thermostat!r}; expected Langevin(…) or VelocityRescaling(…) of fastegnn_md.integrators, "
+            "or temperature and friction by their names"
         )
     own = 0.0 if schedule.classical is None or schedule.engine is not None else schedule.own_step
     if own > 1.000001 * propagator.timestep:
@@ -86,7 +87,7 @@ def guarded_step(
             f"classical steps of {1e3 * own:g} fs are longer than the jumps of {1e3 * propagator.timestep:g} fs; a "
             "bare number is in ps, a unit makes it clear: classical='0.5 fs'"
         )
-    kelvin = None if temperature is None else float(in_unit(temperature, "temperature"))
+    kelvin = None if temperature is None else kelvin_of(temperature)
     if thermostat is not None and (kelvin is not None or friction is not None):
         raise ConfigError("a thermostat brings its temperature: give a thermostat, or temperature and friction")
     if friction is not None:

@@ -342,3 +342,34 @@ def test_an_integrator_in_a_plain_simulation_names_learned_simulation():
     plain.context.setPositions(positions)
     with pytest.raises(ConfigError, match="LearnedSimulation"):
         plain.step(1)
+
+
+class TestArguments:
+    def test_another_order_is_explained(self):
+        for arguments in ((300 * unit.kelvin, StandIn()), (300, 1, StandIn())):
+            with pytest.raises(ConfigError, match=r"LearnedIntegrator\(propagator.*leave the time step out"):
+                LearnedIntegrator(*arguments)
+        with pytest.raises(ConfigError, match="MetropolizedJumpIntegrator"):
+            MetropolizedJumpIntegrator(300, StandIn())
+
+    def test_a_temperature_in_place_of_a_thermostat_is_explained(self):
+        with pytest.raises(ConfigError, match="temperature and friction by their names"):
+            LearnedIntegrator(StandIn(), 300)
+        with pytest.raises(ConfigError, match="everything else by its name"):
+            LearnedIntegrator(StandIn(), 300 * unit.kelvin, 1 / unit.picosecond, 2 * unit.femtosecond)
+
+    def test_the_name_of_a_model_is_loaded(self):
+        topology, system, positions = cases.without_remover(cases.peptide())
+        made = made_of((topology, system, positions), LearnedIntegrator("ala2-vacuum"))
+        made.step(1)
+
+    def test_a_classical_integrator_belongs_to_one(self):
+        classical = cases.langevin()
+        LearnedIntegrator(StandIn(), schedule=Schedule(5, 1, classical=classical))
+        with pytest.raises(ConfigError, match="part of another integrator"):
+            LearnedIntegrator(StandIn(), schedule=Schedule(5, 1, classical=classical))
+
+    @pytest.mark.parametrize("name", ["temperature", "friction", "dt", "schedule", "thermostat", "propagator"])
+    def test_assignments_that_would_be_ignored_raise(self, name):
+        with pytest.raises(ConfigError, match=f"LearnedIntegrator.{name} cannot be assigned"):
+            setattr(LearnedIntegrator(StandIn(), Langevin(300, "1/ps")), name, 300)

@@ -17,10 +17,17 @@ with naming_extras(__name__):
     from ase.md.logger import MDLogger
     from ase.md.md import MolecularDynamics
 
+from ..arguments import ReadOnce
 from .restart import resume, save
 
 
-class JumpDynamics(MolecularDynamics):
+def check_atoms(atoms: Any) -> None:
+    """Refuse what is no Atoms object; raises ConfigError."""
+    if not isinstance(atoms, Atoms):
+        raise ConfigError(f"atoms is a {type(atoms).__name__}; expected an ase.Atoms object")
+
+
+class JumpDynamics(ReadOnce, MolecularDynamics):
     """Base of dynamics that jump.
 
     A subclass keeps a dataclass :attr:`statistics` and adds what a restart needs beyond positions, momenta and random

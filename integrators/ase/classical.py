@@ -21,6 +21,7 @@ with naming_extras(__name__):
     from ase.md.md import MolecularDynamics
     from ase.md.melchionna import MelchionnaNPT
     from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
+    from ase.md.verlet import VelocityVerlet
 
 # They go on from positions of their own, not from those of the atoms.
 _DEAF = (ContourExploration, MelchionnaNPT, NoseHooverChainNVT, IsotropicMTKNPT, MTKNPT)
@@ -58,6 +59,24 @@ def bath_of(classical: MolecularDynamics) -> Bath:
         return Bath(timestep)
     temperature = classical.temp / units.kB
     return Bath(timestep, Langevin(temperature, float(np.mean(classical.fr)) * PICOSECOND), temperature)
+
+
+def check_engine(classical: MolecularDynamics | None) -> None:
+    """Refuse to set the temperature of a dynamics that has one of its own kind; raises ConfigError."""
+    if classical is not None and not isinstance(classical, (ASELangevin, VelocityVerlet)):
+        raise ConfigError(
+            f"the classical steps are those of {type(classical).__name__}, whose temperature cannot be set here: make "
+            "both anew"
+        )
+
+
+def change_engine(classical: Any, temperature_K: float | None = None, friction: Any = None) -> None:
+    """Give ASE's Langevin another temperature (K), or the friction of a Langevin thermostat; others have none."""
+    if isinstance(classical, ASELangevin):
+        if temperature_K is not None:
+            classical.set_temperature(temperature_K=temperature_K)
+        if friction is not None:
+            classical.set_friction(friction.friction / PICOSECOND)
 
 
 def random_state(classical: MolecularDynamics | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -15,13 +15,15 @@ from fastegnn_md.engines.ase.calculated import checked_calculator, energy_of
 from fastegnn_md.errors import CompatibilityError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
+from ..arguments import ANEW, TIMESTEP, propagator_of
 from ..conserve import Conserve
 from ..guards import GuardSettings, JumpStatistics
+from ..heat import change_friction, change_temperature
 from ..options import guarded_step
 from ..schedule import Schedule, schedule_of
 from ..thermostats import Thermostat
-from .base import JumpDynamics
-from .classical import bath_of, check_classical, random_state, restore_random_state
+from .base import JumpDynamics, check_atoms
+from .classical import bath_of, change_engine, check_classical, check_engine, random_state, restore_random_state
 from .description import from_json, to_json
 from .jump import AtomsJump
 
@@ -44,8 +46,9 @@ class LearnedDynamics(JumpDynamics):
     Parameters
     ----------
     atoms : ase.Atoms
-    propagator : LearnedMap
-        A :class:`~fastegnn_md.Propagator` or a :class:`~fastegnn_md.Committee`. It has one time step of its own.
+    propagator : LearnedMap, str or Path
+        A :class:`~fastegnn_md.Propagator` or a :class:`~fastegnn_md.Committee`, or the name or file of a model. It has
+        one time step of its own.
     temperature_K : float, optional
         Of a Langevin thermostat, with ``friction``; alone, of the velocities that a position-only propagator redraws.
     friction : float, optional
@@ -99,8 +102,8 @@ class LearnedDynamics(JumpDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: LearnedMap,
-        *,
+        propagator: LearnedMap | str | Path,
+        *misplaced: Any,
         temperature_K: float | None = None,
         friction: float | str | None = None,
         thermostat: Thermostat | None = None,
@@ -114,6 +117,8 @@ class LearnedDynamics(JumpDynamics):
         loginterval: int = 1,
         restart_file: str | Path | None = None,
     ):
+        propagator = propagator_of(propagator, "LearnedDynamics(atoms, propagator, temperature_K=…, …)", misplaced)
+        check_atoms(atoms)
         self.schedule = schedule_of(schedule)
         self.classical = self.schedule.engine
         bath = None
@@ -147,6 +152,62 @@ class LearnedDynamics(JumpDynamics):
             loginterval=loginterval,
             restart_file=restart_file,
         )
+        self._made = True
+
+    @property
+    def temperature_K(self) -> float | None:
+        """Temperature of the heat bath in K, None in NVE; may be assigned."""
+        self.follow_thermostat()
+        return self.guarded.temperature
+
+    @temperature_K.setter
+    def temperature_K(self, kelvin: float) -> None:
+        self.set_temperature(temperature_K=kelvin)
+
+    @property
+    def thermostat(self) -> Thermostat | None:
+        """Thermostat of the jumps, None in NVE."""
+        self.follow_thermostat()
+        return self.guarded.thermostat
+
+    def set_temperature(self, temperature_K: float) -> None:
+        """Another temperature (K) from the next step on, of jumps and of classical steps.
+
+        Raises
+        ------
+        ConfigError
+            If it is no number >= 0, there is no heat bath (NVE), or the classical steps are those of a dynamics whose
+            temperature cannot be set here.
+        """
+        check_engine(self.classical)
+        change_temperature(self.guarded, temperature_K)
+        change_engine(self.classical, temperature_K=self.guarded.temperature)
+
+    def set_friction(self, friction: Any) -> None:
+        """Another friction from the next step on: 1/(ASE time), or with its unit (``"10/ps"``).
+
+        Raises
+        ------
+        ConfigError
+            If it is no number >= 0, or the thermostat is not Langevin.
+        """
+        change_friction(self.guarded, friction * PICOSECOND if isinstance(friction, Real) else friction)
+        change_engine(self.classical, friction=self.guarded.thermostat)
+
+    def follow_thermostat(self) -> None:
+        """Take over a temperature or friction that was changed on the dynamics of the classical steps (annealing)."""
+        bath = None if self.classical is None else bath_of(self.classical)
+        if bath is not None and bath.thermostat is not None and self.guarded.thermostat is not None:
+            self.guarded.thermostat, self.guarded.temperature = bath.thermostat, bath.temperature
+
+    _read_once: ClassVar[dict[str, str]] = {
+        "temperature": "assign temperature_K",
+        "friction": "call set_friction",
+        "thermostat": "call set_temperature or set_friction, or make a new one",
+        "dt": TIMESTEP,
+        "timestep": TIMESTEP,
+        **dict.fromkeys(("propagator", "schedule", "guard", "conserve", "bonds", "classical"), ANEW),
+    }
 
     @property
     def statistics(self) -> JumpStatistics:
@@ -181,6 +242,7 @@ class LearnedDynamics(JumpDynamics):
         NotFiniteError
             If it answers forces that are not finite in a classical step; atoms and random numbers as above.
         """
+        self.follow_thermostat()
         before, own, place = self.jump.before(self.rng), random_state(self.classical), (self._pending, self._time)
         try:
             with unchanged_on_error(self.atoms):
@@ -256,7 +318,13 @@ class LearnedDynamics(JumpDynamics):
 
     def restart_place(self) -> dict[str, Any]:
         """See :class:`JumpDynamics`."""
-        return {"time": self._time, "pending": self._pending, "classical_rng": random_state(self.classical)}
+        bath = None if self.classical is None else bath_of(self.classical).temperature
+        return {
+            "time": self._time,
+            "pending": self._pending,
+            "classical_rng": random_state(self.classical),
+            "classical_temperature_K": bath,  # annealed, maybe
+        }
 
     def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """See :class:`JumpDynamics`."""
@@ -264,6 +332,8 @@ class LearnedDynamics(JumpDynamics):
         place = header.get("place", {})
         self._time, self._pending = place.get("time", 0.0), place.get("pending", 0)
         restore_random_state(self.classical, place.get("classical_rng"))
+        if self.classical is not None and place.get("classical_temperature_K") is not None:
+            change_engine(self.classical, temperature_K=place["classical_temperature_K"])
         if self.guarded.energy is not None and "energy" in arrays:
             self.guarded.energy.target = arrays["energy"].item()
         if "forces" in arrays:

@@ -55,6 +55,11 @@ class LearnedEnsemble:
                 "this propagator redraws velocities, each replica from its own random numbers; run them one by one"
             )
 
+    def set_temperature(self, temperature_K: float) -> None:
+        """Another temperature (K) of all from the next step on; see :meth:`LearnedDynamics.set_temperature`."""
+        for one in self.dynamics:
+            one.set_temperature(temperature_K)
+
     def run(self, steps: int, progress: bool = False) -> None:
         """Make a number of steps of each dynamics; ``progress`` shows a bar.
 
@@ -90,6 +95,7 @@ class LearnedEnsemble:
         if not jumping:
             return
         for one in jumping:
+            one.follow_thermostat()
             one.jump.waiting = one.jump.prepare(one.rng)
             prepared.append(one.jump.waiting)
         sizes = [each.state.n_atoms for each in prepared]

@@ -32,6 +32,7 @@ class Before(NamedTuple):
 
     drawn: Mapping[str, Any]  # state of the random numbers
     target: float | None  # energy to conserve
+    left: tuple[np.ndarray, np.ndarray] | None  # positions and momenta that the last step left
 
 
 class PreparedJump(NamedTuple):
@@ -71,6 +72,7 @@ class AtomsJump:
         self.waiting: PreparedJump | None = None  # of the step that comes next
         self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._left: tuple[np.ndarray, np.ndarray] | None = None
         self._check()
 
     def step(self, rng: np.random.Generator) -> None:
@@ -116,6 +118,7 @@ class AtomsJump:
     def prepare(self, rng: np.random.Generator) -> PreparedJump:
         """Read the atoms and make the half step of the thermostat before the jump; nothing is written."""
         before = self.before(rng)
+        self._look_for_changes()
         constraints, state = self._read()
         return PreparedJump(self.guarded.prepare(state, constraints, rng, self._classical()), constraints, before)
 
@@ -124,12 +127,12 @@ class AtomsJump:
         if self.waiting is not None:
             return self.waiting.before
         energy = self.guarded.energy
-        return Before(rng.bit_generator.state, None if energy is None else energy.target)
+        return Before(rng.bit_generator.state, None if energy is None else energy.target, self._left)
 
     def undo(self, before: Before, rng: np.random.Generator) -> None:
         """Forget a step that failed or was only prepared; the atoms are still as they were."""
         self.waiting = None
-        rng.bit_generator.state = before.drawn
+        rng.bit_generator.state, self._left = before.drawn, before.left
         if self.guarded.energy is not None:
             self.guarded.energy.target = before.target
 
@@ -163,8 +166,18 @@ class AtomsJump:
         forces = self.forces() if self.guarded.propagator.wants_forces == "start" else False
         return constraints, state_from_atoms(self.atoms, bonds=self.bonds, forces=forces)
 
+    def _look_for_changes(self) -> None:
+        """Take the energy to conserve anew where somebody else has moved the atoms or changed their momenta."""
+        energy = self.guarded.energy
+        if energy is not None and self._left is not None:
+            now = self.atoms.positions, self.atoms.get_momenta()
+            if not all(np.array_equal(a, b) for a, b in zip(now, self._left, strict=True)):
+                energy.target = None
+
     def _write(self, ended: State) -> None:
         write_state(self.atoms, ended)
+        if self.guarded.energy is not None:
+            self._left = self.atoms.get_positions(), self.atoms.get_momenta()
         if ended.forces is not None:  # those of the last classical step serve the next jump
             self.remember_forces(ended.forces.numpy() / FORCE)
 

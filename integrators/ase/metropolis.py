@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -16,8 +16,9 @@ from fastegnn_md.engines.ase.calculated import energy_of
 from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
+from ..arguments import ANEW, TIMESTEP, propagator_of
 from ..metropolis import MetropolisStatistics, MetropolisStep
-from .base import JumpDynamics
+from .base import JumpDynamics, check_atoms
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -75,8 +76,8 @@ class MetropolizedDynamics(JumpDynamics):
     def __init__(
         self,
         atoms: Atoms,
-        propagator: LearnedMap,
-        *,
+        propagator: LearnedMap | str | Path,
+        *misplaced: Any,
         temperature_K: float,
         friction: float | None = None,
         jumps: int = 1,
@@ -87,13 +88,15 @@ class MetropolizedDynamics(JumpDynamics):
         loginterval: int = 1,
         restart_file: str | Path | None = None,
     ):
+        call = "MetropolizedDynamics(atoms, propagator, temperature_K=…)"
+        propagator = propagator_of(propagator, call, misplaced)
+        check_atoms(atoms)
         self.metropolis = MetropolisStep(
             propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
         )
         if atoms.calc is None:
             raise CompatibilityError("the Metropolis test needs energies; attach a calculator: atoms.calc = ...")
         self.metropolis.check(read_constraints(atoms))
-        self.temperature_K, self.friction = temperature_K, friction
         self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
         propagator.check(state_from_atoms(atoms, bonds=self.bonds))
         self._known: tuple[Any, np.ndarray, np.ndarray, float] | None = None
@@ -107,6 +110,41 @@ class MetropolizedDynamics(JumpDynamics):
             loginterval=loginterval,
             restart_file=restart_file,
         )
+        self._made = True
+
+    @property
+    def temperature_K(self) -> float:
+        """Temperature of the canonical distribution in K; may be assigned."""
+        return self.metropolis.temperature
+
+    @temperature_K.setter
+    def temperature_K(self, kelvin: float) -> None:
+        self.set_temperature(temperature_K=kelvin)
+
+    @property
+    def friction(self) -> float | None:
+        """Of the partial refreshment in 1/(ASE time), None where velocities are drawn anew; may be assigned."""
+        friction = self.metropolis.friction
+        return None if friction is None else friction / PICOSECOND
+
+    @friction.setter
+    def friction(self, friction: float | None) -> None:
+        self.set_friction(friction)
+
+    def set_temperature(self, temperature_K: float) -> None:
+        """Another temperature (K) from the next step on; ConfigError if it is no number > 0."""
+        self.metropolis.change(temperature=temperature_K)
+
+    def set_friction(self, friction: float | None) -> None:
+        """Another friction, 1/(ASE time), from the next step on; None draws velocities anew."""
+        self.metropolis.change(friction=None if friction is None else friction * PICOSECOND)
+
+    _read_once: ClassVar[dict[str, str]] = {
+        "temperature": "assign temperature_K",
+        "dt": TIMESTEP,
+        "timestep": TIMESTEP,
+        **dict.fromkeys(("propagator", "jumps", "bonds"), ANEW),
+    }
 
     @property
     def statistics(self) -> MetropolisStatistics:

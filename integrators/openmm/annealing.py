@@ -7,9 +7,9 @@ from typing import Any
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.errors import ConfigError
 
-from ..heat import change_friction, change_temperature, kelvin_of
+from ..heat import change_friction, change_temperature
 from ..step import GuardedStep
-from ..thermostats import Langevin, in_unit
+from ..thermostats import Langevin, in_unit, kelvin_of
 from .classical import bath_of
 
 with naming_extras(__name__):

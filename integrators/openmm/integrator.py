@@ -7,15 +7,17 @@ import dataclasses
 import math
 import time
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.force import DEFAULT_GROUP, JumpForce
 from fastegnn_md.engines.openmm.integrators import force_groups_of
 from fastegnn_md.engines.openmm.register import write_protocol
-from fastegnn_md.errors import JumpError
+from fastegnn_md.errors import ConfigError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
+from ..arguments import ANEW, TIMESTEP, ReadOnce, propagator_of
 from ..conserve import Conserve
 from ..guards import GuardReport, GuardSettings, JumpStatistics
 from ..options import guarded_step
@@ -35,7 +37,7 @@ _ENERGY = "energy"  # to be conserved, amu Å²/ps²; nan before the first jump
 _LEFT = "left"  # fingerprint of what the last jump left
 
 
-class LearnedIntegrator(Annealing, openmm.CompoundIntegrator):
+class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
     """Learned jumps, alone or in turn with classical steps.
 
     A jump is O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O a thermostat, absent in NVE. A jump that a guard
@@ -102,9 +104,9 @@ class LearnedIntegrator(Annealing, openmm.CompoundIntegrator):
 
     def __init__(
         self,
-        propagator: LearnedMap,
+        propagator: LearnedMap | str | Path,
         thermostat: Thermostat | None = None,
-        *,
+        *misplaced: Any,
         temperature: Any = None,
         friction: Any = None,
         schedule: Schedule | None = None,
@@ -114,6 +116,10 @@ class LearnedIntegrator(Annealing, openmm.CompoundIntegrator):
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
+        second: Any = thermostat
+        if isinstance(second, LearnedMap):
+            misplaced = (second, *misplaced)
+        propagator = propagator_of(propagator, "LearnedIntegrator(propagator, temperature=…, friction=…)", misplaced)
         self.schedule = schedule_of(schedule)
         self._options = {
             "thermostat": thermostat,
@@ -125,6 +131,10 @@ class LearnedIntegrator(Annealing, openmm.CompoundIntegrator):
             "group": group,
         }
         given = self.schedule.engine
+        if isinstance(given, openmm.Integrator) and not given.thisown:
+            raise ConfigError(
+                f"the {type(given).__name__} of this schedule is part of another integrator already: make one for each"
+            )
         guarded = guarded_step(
             propagator,
             thermostat=thermostat,
@@ -159,6 +169,15 @@ class LearnedIntegrator(Annealing, openmm.CompoundIntegrator):
         self.jump_seconds, self.classical_seconds, self.classical_steps_taken = 0.0, 0.0, 0
         self._custom, self._guarded = custom, guarded
         self._jump = ContextJump(guarded, custom, self._advance, group)
+        self._made = True
+
+    _read_once: ClassVar[dict[str, str]] = {
+        "temperature": "call setTemperature",
+        "friction": "call setFriction",
+        "thermostat": "call setTemperature or setFriction, or make a new one",
+        **dict.fromkeys(("dt", "timestep", "stepSize", "step_size"), TIMESTEP),
+        **dict.fromkeys(("propagator", "schedule", "guard", "conserve"), ANEW),
+    }
 
     @property
     def statistics(self) -> JumpStatistics:

@@ -7,7 +7,8 @@ import dataclasses
 import time
 import weakref
 from collections.abc import Callable, Collection
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.propagator.learned_map import LearnedMap
 
+from ..arguments import ANEW, TIMESTEP, ReadOnce, propagator_of
 from ..metropolis import MetropolisStatistics, MetropolisStep
 from ..thermostats import in_unit
 from .binding import rebind_on_reinitialize
@@ -33,7 +35,7 @@ with naming_extras(__name__):
 _About = tuple[np.ndarray, np.ndarray, dict[str, float]]
 
 
-class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
+class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
     """Every step is a jump that is accepted or rejected with the potential energy of the Context.
 
     A step refreshes the velocities, jumps, evaluates the energy once, and accepts with probability min(1, exp(-ΔH/kT));
@@ -75,14 +77,17 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
 
     def __init__(
         self,
-        propagator: LearnedMap,
+        propagator: LearnedMap | str | Path,
         temperature: Any,
         friction: Any = None,
-        *,
+        *misplaced: Any,
         jumps: int = 1,
         seed: int | None = None,
         group: int = DEFAULT_GROUP,
     ):
+        given = tuple(one for one in (temperature, friction) if isinstance(one, LearnedMap))
+        call = "MetropolizedJumpIntegrator(propagator, temperature, friction)"
+        propagator = propagator_of(propagator, call, (*given, *misplaced))
         temperature = in_unit(temperature, "temperature")
         friction = None if friction is None else in_unit(friction, "friction")
         self._metropolis = MetropolisStep(propagator, temperature, friction, jumps)
@@ -93,6 +98,14 @@ class MetropolizedJumpIntegrator(openmm.CustomIntegrator):
         self.propagator, self.group, self.jump_seconds = propagator, group, 0.0
         self._bound: tuple[Callable[[], openmm.Context | None], Host, Constraints] | None = None
         self._known: tuple[_About, float] | None = None  # energy in amu Å²/ps²
+        self._made = True
+
+    _read_once: ClassVar[dict[str, str]] = {
+        "temperature": "call setTemperature",
+        "friction": "call setFriction",
+        **dict.fromkeys(("dt", "timestep", "stepSize", "step_size"), TIMESTEP),
+        **dict.fromkeys(("propagator", "jumps"), ANEW),
+    }
 
     @property
     def needs_host(self) -> bool:
