@@ -101,7 +101,9 @@ def test_mean_and_spread_are_those_of_the_members():
 
 def test_members_that_agree_have_no_spread_and_change_nothing():
     one, start = member(1), state()
-    several = Committee([one, copy.deepcopy(one), copy.deepcopy(one)])
+    several = Committee([copy.deepcopy(one), member(2), member(3)])
+    for other in several.members:
+        other.load_state_dict(one.state_dict())
     ended, spread = several.with_spread(start)
     assert not spread.x.any()
     assert not spread.v.any()
@@ -237,6 +239,16 @@ def test_members_that_do_not_fit_are_refused(options, words):
 def test_members_of_another_precision_are_refused():
     with pytest.raises(CompatibilityError, match=r"precision of member 1 is torch\.float32"):
         Committee([member(1), member(2).float()])
+
+
+def test_a_model_and_its_copy_are_no_committee(tmp_path):
+    one = member(1)
+    with pytest.raises(ConfigError, match="members 0 and 2 of the committee have the same weights"):
+        Committee([one, member(2), copy.deepcopy(one)])
+    for name in ("one", "copy"):
+        one.save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ConfigError, match="same weights and never differ; train one with another seed"):
+        Committee.load([tmp_path / "one.safetensors", tmp_path / "copy.safetensors"])
 
 
 def test_what_is_no_committee_is_refused():

@@ -86,7 +86,11 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
         given = [name for name, default in (("select", "all"), ("dt", None), ("stride", 1)) if options[name] != default]
         if given:
             raise DataError(f"{', '.join(given)} apply when a store is written; this source is one already")
-        return source if isinstance(source, Store) else Store(source)
+        if isinstance(source, Store):
+            return source
+        opened = Store(source)
+        opened.verify()
+        return opened
     raise DataError(f"source is a {type(source).__name__}; expected an MDAnalysis Universe or the path of a store")
 
 

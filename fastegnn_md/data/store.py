@@ -11,6 +11,7 @@ the forces at x + v lag/2 ("ahead") and x - v lag/2 ("behind") of one lag.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, brief
 from .scratch import Scratch
 from .topology import Topology
 
@@ -35,6 +36,18 @@ DATASETS = {  # name in this package -> (path in the file, H5MD unit, dtype)
     "forces_behind": (f"{GROUP}/force_behind/value", "kJ mol-1 Angstrom-1", "<f4"),
 }
 IDENTITY = ("numbers", "masses", "charges", "bonds")
+_WRITTEN = ("positions", "velocities", "cells", "forces", "forces_ahead", "forces_behind")  # order within a frame
+# What h5py, NumPy and json raise on damaged files.
+_UNREADABLE = (
+    OSError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -81,10 +94,13 @@ class Store:
         try:
             with h5py.File(self.path, "r") as file:
                 self._read_header(file)
-        except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+            self._check_header()
+        except DataError:
+            raise
+        except _UNREADABLE as error:
             raise DataError(
-                f"{str(self.path)!r} is not a readable store, it is truncated or of another kind ({error}); write it "
-                "again"
+                f"{str(self.path)!r} is not a readable store, it is truncated or of another kind "
+                f"({brief(error, quoted=False)}); write it again"
             ) from error
 
     def _read_header(self, file: h5py.File) -> None:
@@ -102,6 +118,10 @@ class Store:
             )
         if not group.attrs.get("complete", False):
             raise DataError(f"store {str(self.path)!r} is incomplete: its writer was stopped; write it again")
+        size = self.path.stat().st_size
+        for name in ("types", "segments", *IDENTITY):
+            if name in group and group[name].nbytes > size:  # before memory is taken for it
+                raise DataError(f"{name} of store {str(self.path)!r} are larger than the file; write the store again")
         types = group["types"][...].astype(str) if "types" in group else None
         identity = {name: group[name][...] for name in IDENTITY if name in group}
         self.topology = Topology(types=types, **identity)
@@ -112,9 +132,11 @@ class Store:
         self.cell_varies = bool(group.attrs["cell_varies"])
         self.midpoint = float(group.attrs["midpoint"]) if "midpoint" in group.attrs else None
         self.provenance: dict[str, Any] = json.loads(group.attrs["provenance"])
-        self.times = file[DATASETS["positions"][0]].parent["time"][...]
+        times = file[DATASETS["positions"][0]].parent["time"]
+        if times.nbytes > size:
+            raise DataError(f"times of store {str(self.path)!r} are larger than the file; write the store again")
+        self.times = times[...]
         self._layout: dict[str, tuple[int, tuple[int, ...]]] = {}
-        size = self.path.stat().st_size
         for name, (path, _, dtype) in DATASETS.items():
             if path not in file:
                 continue
@@ -126,6 +148,62 @@ class Store:
                 )
             self._layout[name] = (offset, dataset.shape)
         self.n_frames, self.n_atoms = self._layout["positions"][1][:2]
+
+    def _check_header(self) -> None:
+        """Hold shapes and types against each other: what is mapped later lies in the file, whatever it says."""
+        frames, atoms, topology, segments = self.n_frames, self.n_atoms, self.topology, self.segments
+        found: dict[str, tuple[int, ...]] = {name: shape for name, (_, shape) in self._layout.items()}
+        expected: dict[str, tuple[int, ...]] = {
+            name: (frames, 3, 3) if name == "cells" else (frames, atoms, 3) for name in found
+        }
+        for name, kind, shape in (
+            ("numbers", "iu", (atoms,)),
+            ("masses", "f", (atoms,)),
+            ("charges", "f", (atoms,)),
+            ("types", "U", (atoms,)),
+            ("bonds", "iu", (len(topology.bonds) if topology.bonds is not None else 0, 2)),
+        ):
+            value = getattr(topology, name)
+            if value is not None and value.dtype.kind not in kind:
+                raise ValueError(f"{name} are of type {value.dtype}")
+            if value is not None:
+                found[name], expected[name] = value.shape, shape
+        found |= {"times": self.times.shape, "segments": segments.shape}
+        expected |= {"times": (frames,), "segments": (len(segments), 2)}
+        for name, wanted in expected.items():
+            if found[name] != wanted:
+                raise ValueError(f"{name} have shape {found[name]}, expected {wanted}")
+        bonds, ends = topology.bonds, segments
+        if bonds is not None and len(bonds) and not (bonds.min() >= 0 and bonds.max() < atoms):
+            raise ValueError("bonds name atoms that there are not")
+        if ends.dtype.kind not in "iu" or self.times.dtype.kind != "f":
+            raise ValueError("segments or times are of another type")
+        if len(ends) and not (ends.min() >= 0 and ends.max() <= frames and (ends[:, 0] <= ends[:, 1]).all()):
+            raise ValueError("segments name frames that there are not")
+        if not (self.dt > 0 and np.isfinite(self.dt) and np.isfinite(topology.masses).all()):
+            raise ValueError("the time step or a mass is none")
+
+    def verify(self) -> None:
+        """Compare identity and frames with the SHA-256 that they were written with; reads the whole file.
+
+        Raises
+        ------
+        DataError
+            If they differ.
+        """
+        digest = hashlib.sha256(self.topology.sha256.encode())
+        names = [name for name in _WRITTEN if name in self._layout]
+        maps = [self._map(name) for name in names]
+        for frame in range(self.n_frames):
+            for one in maps:
+                digest.update(np.ascontiguousarray(one[frame]).data)
+        digest.update(self.times.astype("<f8").tobytes() + self.segments.astype("<i8").tobytes())
+        digest.update(repr(self.dt).encode())
+        if digest.hexdigest() != self.content:
+            raise DataError(
+                f"store {str(self.path)!r} is damaged: its frames do not have the SHA-256 they were written with; copy "
+                "or write it again"
+            )
 
     @property
     def has_velocities(self) -> bool:

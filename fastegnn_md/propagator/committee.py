@@ -52,7 +52,7 @@ class Committee(LearnedMap):
     Raises
     ------
     ConfigError
-        If there are fewer than two members, or one is given twice or is not a propagator.
+        If there are fewer than two members, one is given twice (as an object or a copy) or is not a propagator.
     CompatibilityError
         If members differ in what they must share.
     """
@@ -148,6 +148,13 @@ def _check_members(members: list[Propagator]) -> None:
             raise CompatibilityError(
                 f"members of a committee must fit together, but {what} of member {index} is {there}, that of member 0 "
                 f"{here}; train them alike, with other seeds or other data of the same kind"
+            )
+    weights = [member.identity()["weights"] for member in members]
+    for index, one in enumerate(weights):
+        if one in weights[:index]:
+            raise ConfigError(
+                f"members {weights.index(one)} and {index} of the committee have the same weights and never differ; "
+                "train one with another seed"
             )
 
 
