@@ -118,3 +118,11 @@ def test_a_harvest_that_is_terminated_says_so_and_goes_on(frames: Path, store: P
 
     assert Store(path).content == Store(store).content
     assert sorted(os.listdir(tmp_path)) == ["pairs.h5md"]
+
+
+@pytest.mark.slow
+def test_commands_that_are_killed_again_and_again_give_the_same_in_the_end() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "kills.py"
+    done = subprocess.run([sys.executable, script, "--kills", "6"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same in the end") == 8

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from .._files import write_atomically
 from ..errors import ConfigError, brief
 from ..propagator.config import Kind, PropagatorConfig
 from ..propagator.migration import FORMER_KEYS, with_kind
@@ -236,7 +237,7 @@ class TrainingConfig(Settings):
         """Write this configuration as YAML; returns the text, and writes it to ``path`` if one is given."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_atomically(path, text.encode())
         return text
 
 
