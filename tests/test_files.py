@@ -58,3 +58,17 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     FIRST.write(path, ARRAYS, {"worth": 1})
     with pytest.raises(CheckpointError, match=r"the header of the test file .* is damaged \('value'\): make it again"):
         THIRD.read(path)
+
+
+def test_a_file_of_another_of_our_formats_is_refused(tmp_path: Path) -> None:
+    from fastegnn_md.integrators.restart_file import FORMAT as RESTART
+    from fastegnn_md.propagator.file import FORMAT as MODEL
+    from fastegnn_md.training.checkpoints import FORMAT as CHECKPOINT
+
+    formats = (MODEL, RESTART, CHECKPOINT)
+    for written in formats:
+        written.write(tmp_path / "file", ARRAYS, {})
+        for read in formats:
+            if read is not written:
+                with pytest.raises(CheckpointError, match=f"not a {read.what} of fastegnn_md"):
+                    read.read(tmp_path / "file")

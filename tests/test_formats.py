@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 import fastegnn_md
 from fastegnn_md import State
 from fastegnn_md.data import TrajectoryPairs
-from fastegnn_md.errors import ConfigError
+from fastegnn_md.errors import CheckpointError, ConfigError
 from fastegnn_md.propagator.config import Kind, PropagatorConfig
 from fastegnn_md.propagator.file import read_manifest
 from fastegnn_md.propagator.migration import with_kind
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.checkpoints import FORMAT as CHECKPOINT
 
 DATA = Path(__file__).parent / "data"
 OPTIONS: dict[Kind, dict[str, Any]] = {
@@ -136,3 +137,16 @@ def test_former_words_that_name_no_kind_are_refused(former: dict[str, Any], word
 def test_a_former_word_on_the_command_line_is_told_the_new_one(setting: str, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         TrainingConfig.from_mapping({}, [setting])
+
+
+def test_a_checkpoint_of_a_number_of_updates_that_there_is_not_is_refused(require: Any, tmp_path: Path) -> None:
+    require("lightning")
+    (train, validation, _), output = run_of_format_1(tmp_path)
+    file = tmp_path / "model.training" / "checkpoint.safetensors"
+    config = TrainingConfig.from_yaml(tmp_path / "model.training" / "config.yaml")
+    tensors, record = CHECKPOINT.read(file)
+    for update in (-3, "many"):
+        rest = {key: value for key, value in record.items() if key not in ("format", "format_version", "version")}
+        CHECKPOINT.write(file, tensors, {**rest, "progress": {**record["progress"], "update": update}})
+        with pytest.raises(CheckpointError, match="has broken metadata"):
+            fit(train, validation, config, output, resume=True, progress=False)

@@ -77,6 +77,8 @@ class TrainingFolder:
             earlier = dict(record["identity"])
             done, updates = int(record["progress"]["update"]), int(earlier["updates"])
             finished = done >= updates or bool(record["progress"]["stopped"])
+            if done < 0:
+                raise ValueError(f"update {done}")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint} has broken metadata ({error!r}); delete it to start") from None
         if resume:
