@@ -115,6 +115,7 @@ def open_pairs(
     stride: int = 1,
     time_reversal: bool = False,
     bonds: str | None = None,
+    friction: str | None = None,
     progress: bool = True,
 ) -> TrajectoryPairs:
     """Pairs from the files named on the command line.
@@ -130,6 +131,7 @@ def open_pairs(
         "lag": lag,
         "velocities": velocities,
         "time_reversal": time_reversal,
+        "friction": friction,
         "progress": progress,
     }
     written = _written_store(topology, trajectories or [])

@@ -26,6 +26,12 @@ def train(
     velocities: Velocities = None,
     store: StorePath = None,
     bonds: Bonds = None,
+    friction: Annotated[
+        str | None,
+        typer.Option(
+            "--friction", help='Langevin friction of the trajectory, as "1/ps" (0/ps: none): the noise floor.'
+        ),
+    ] = None,
     stride: Annotated[int, typer.Option("--stride", min=1, help="Keep every n-th frame.")] = 1,
     split: Annotated[
         str, typer.Option("--split", help="Shares of training, validation and test; blocks of time.")
@@ -63,6 +69,7 @@ def train(
     trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3.
     """
     from .._extras import naming_extras
+    from ..data.noise import thermostat_note
     from ..propagator.base import Propagator
     from ..training import TrainingConfig, fit
     from ..training.one_step import error_table, one_step_errors, ratios
@@ -99,9 +106,12 @@ def train(
         store=store,
         stride=stride,
         bonds=bonds,
+        friction=friction,
         progress=main,
         time_reversal=chosen.time_reversal and velocities != "forward",
     )
+    if main and pairs.friction is None and (note := thermostat_note(pairs)):
+        typer.echo(f"{note}; --friction tells how much (0/ps: there was none), a harvest makes pairs without", err=True)
     training, validation, test = pairs.split(_fractions(split))
     result = fit(training, validation, chosen, output, initial=model, resume=resume)
     if not main:

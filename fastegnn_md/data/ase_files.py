@@ -106,6 +106,8 @@ class FileFrames(MemoryReader):
         None where nobody knows.
     starts : sequence of int
         Frames at which files begin.
+    friction : float, 1/ps, optional
+        Of the Langevin dynamics that wrote the file, if one did.
     **options
         Those of MemoryReader.
     """
@@ -113,13 +115,19 @@ class FileFrames(MemoryReader):
     format = "ASEFRAMES"
 
     def __init__(
-        self, coordinates: np.ndarray, times: np.ndarray | None = None, starts: Sequence[int] = (), **options: Any
+        self,
+        coordinates: np.ndarray,
+        times: np.ndarray | None = None,
+        starts: Sequence[int] = (),
+        friction: float | None = None,
+        **options: Any,
     ):
+        self.friction = friction
         self._times, self._start_frames = times, list(starts)
         options.pop("dt", None)
         dt = float(times[1] - times[0]) if times is not None and len(times) > 1 and times[1] > times[0] else 1.0
         super().__init__(coordinates, dt=dt, **options)
-        self._kwargs |= {"times": times, "starts": starts}  # for copies
+        self._kwargs |= {"times": times, "starts": starts, "friction": friction}  # for copies
         if times is None:
             del self.ts.data["dt"]  # MDAnalysis warns from now on that it takes 1 ps
 
@@ -224,6 +232,7 @@ def _reader(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None
         * (units.EV / units.KJ_PER_MOL)
         if all(force is not None for force in forces)
         else None,
+        friction=_described_friction(files, picosecond),
         filename=os.fspath(files[0][0]),
     )
 
@@ -246,10 +255,7 @@ def _described_step(path: str | os.PathLike, picosecond: float) -> float | None:
     """Time between the frames of a .traj file by the dynamics that wrote it, ps; None where it does not say."""
     if ase_format(path) != "traj":
         return None
-    from ase.io.trajectory import TrajectoryReader
-
-    with TrajectoryReader(os.fspath(path)) as reader:
-        said = reader.description or {}
+    said = _description(path)
     schedule = said.get("schedule") or {}
     even = not schedule.get("classical_steps") and "jumps" not in said  # steps of several lengths, or of no time
     if said.get("type") != "molecular-dynamics" or not even:
@@ -259,6 +265,28 @@ def _described_step(path: str | os.PathLike, picosecond: float) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return step if np.isfinite(step) and step > 0 else None
+
+
+def _described_friction(files: list[tuple[str | os.PathLike, list[Atoms]]], picosecond: float) -> float | None:
+    """Largest friction of the Langevin dynamics of ASE that wrote .traj files, 1/ps; 0 of velocity Verlet."""
+    found = []
+    for path, _ in files:
+        said = _description(path) if ase_format(path) == "traj" else {}
+        if said.get("md-type") == "VelocityVerlet":
+            found.append(0.0)
+        elif said.get("md-type") == "Langevin" and said.get("friction") is not None:
+            found.append(float(np.mean(said["friction"])) * picosecond)
+        else:
+            return None
+    return max(found)
+
+
+def _description(path: str | os.PathLike) -> dict[str, Any]:
+    """What the header of a .traj file says."""
+    from ase.io.trajectory import TrajectoryReader
+
+    with TrajectoryReader(os.fspath(path)) as reader:
+        return reader.description or {}
 
 
 def _forces(atoms: Atoms) -> np.ndarray | None:

@@ -46,6 +46,19 @@ class VelocityPairs(Protocol):
         ...
 
 
+class ThermostattedPairs(Protocol):
+    """What :func:`thermostat_note` asks of pairs; :class:`~fastegnn_md.data.TrajectoryPairs` are such."""
+
+    lag: float
+    has_velocities: bool
+    friction: float | None
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        """Where the pairs come from."""
+        ...
+
+
 class NoiseFloorWarning(UserWarning):
     """Part of the velocity a lag later is noise, or forgotten, whatever the model."""
 
@@ -121,6 +134,24 @@ def noise_floor(pairs: VelocityPairs, friction: float | None = None) -> NoiseFlo
     if pairs.lag >= _SHORT and remembered is not None and remembered < DECORRELATED:
         value = max(value, math.sqrt(1.0 - remembered))
     return NoiseFloor(value=value, friction=friction, remembered=remembered, lag=pairs.lag)
+
+
+def thermostat_note(pairs: ThermostattedPairs) -> str:
+    """What may keep v' of pairs from being predicted: the friction of their trajectory, or that nobody told it.
+
+    Empty for bursts at constant energy, without velocities, and where the friction is known to be none.
+    """
+    if not pairs.has_velocities or all(store.kind != "trajectory" for store in pairs.stores) or pairs.friction == 0:
+        return ""
+    if pairs.friction is not None:
+        return (
+            f"the pairs come from a trajectory with friction {pairs.friction:g}/ps, so that no model can predict v' "
+            f"better than to {langevin_floor(pairs.friction, pairs.lag):.1%} of the thermal velocity"
+        )
+    return (
+        "the pairs come from a trajectory and not from bursts at constant energy: if a thermostat acted in it, its "
+        "noise is a part of v' that no model can predict"
+    )
 
 
 def langevin_floor(friction: float, lag: float) -> float:

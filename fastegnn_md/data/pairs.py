@@ -59,13 +59,15 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
     unwrap : bool
         Follow atoms through periodic boundaries while the store is written. With False wrapped coordinates are refused.
     friction : float or str, optional
-        Langevin friction of the run in 1/ps or with its unit (``"1/ps"``), to estimate the noise floor.
+        Langevin friction of the run in 1/ps or with its unit (``"1/ps"``), to estimate the noise floor; 0 for a run at
+        constant energy. Default: what a .traj file says of the dynamics that wrote it.
     progress : bool
         Show progress bars.
 
     Attributes
     ----------
     lag : float, ps
+    friction : float or None, 1/ps
     lag_frames : tuple of int
         Frames per lag, for each store.
     steps : int
@@ -136,7 +138,8 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             )
         if velocities == "stored":
             check_stored_velocities(self.stores)
-        self._warn_of_noise(units.parse_quantity(friction, "friction") if isinstance(friction, str) else friction)
+        self.friction = _friction(source, friction)
+        self._warn_of_noise()
 
     def _describe(self) -> None:
         stores = self.stores
@@ -177,11 +180,11 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         first = window[:, 0] + before
         return first, np.maximum(window[:, 1] - after - steps * self.lag_frames[index] - first, 0)
 
-    def _warn_of_noise(self, friction: float | None) -> None:
+    def _warn_of_noise(self) -> None:
         trajectory = [one.kind == "trajectory" for one in self.stores]
         if not any(trajectory) or not self.has_velocities:
             return
-        floor = noise_floor(self, friction=friction)
+        floor = noise_floor(self, friction=self.friction)
         if floor.dominates:
             warnings.warn(floor.message(), NoiseFloorWarning, stacklevel=3)
 
@@ -359,3 +362,16 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
             f"velocities {self.velocities!r})"
         )
+
+
+def _friction(source: Source | Sequence[Source], given: float | str | None) -> float | None:
+    """Langevin friction of the sources in 1/ps, None where nobody says."""
+    if given is None:
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        readers = [getattr(getattr(one, "universe", None), "trajectory", None) for one in sources]
+        said = [friction for reader in readers if (friction := getattr(reader, "friction", None)) is not None]
+        return max(said, default=None)
+    friction = units.parse_quantity(given, "friction") if isinstance(given, str) else float(given)
+    if not (math.isfinite(friction) and friction >= 0):
+        raise DataError(f"friction is {given}; expected a number >= 0 in 1/ps, or with its unit")
+    return friction

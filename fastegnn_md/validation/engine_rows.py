@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from ..data.noise import thermostat_note
 from ..errors import DataError
 from ..mechanics.thermal import thermal_velocities
 from ..report.page import Table
@@ -67,6 +68,9 @@ def one_step(case: Case) -> Finding:
     note = "limit: stated; from 1 on the network is worth nothing"
     if pairs.fingerprint == case.propagator.fingerprint:
         note += "; the pairs of its training are among these"
+    noise = thermostat_note(pairs)
+    if noise:
+        note += f"; {noise}"
     return Finding(
         worst(_squares(errors)),
         1.0,

@@ -27,7 +27,7 @@ from .observables.torsions import (
 from .observables.vdos import VelocityDensityOfStates
 from .rows import Finding, Plot
 from .run import Run
-from .statistics import Sample, bootstrap_interval, mean_jensen_shannon, pool
+from .statistics import LARGEST, Sample, bootstrap_interval, mean_jensen_shannon, pool
 
 TEMPERATURE_LIMIT = 0.05  # relative, where the reference has no velocities
 KINETIC_P = 0.01
@@ -130,7 +130,7 @@ def pair_distances(case: Case) -> Finding:
     samples = case.samples("h(r)", measure)
     bins = (np.arange(len(samples[0][0].values)) + 0.5) * WIDTH
     comparison = case.compare(samples, lambda a, b: float(np.abs(a - b).sum() * WIDTH))
-    return Finding.of(comparison, case.factor, plots=(_plot(bins, samples, "r, Å", "h(r), 1/Å"),))
+    return Finding.of(comparison, case.factor, largest=2.0, plots=(_plot(bins, samples, "r, Å", "h(r), 1/Å"),))
 
 
 def radial_distributions(case: Case) -> Finding:
@@ -190,7 +190,7 @@ def _spectra(case: Case, velocities: str) -> Finding:
     frequencies = spectrum(reference[0]).results.frequencies
     comparison = case.compare(samples, lambda a, b: float(0.5 * np.abs(a - b).sum() * frequencies[1]))
     plot = _plot(frequencies, samples, "wavenumber, 1/cm", "density of states, cm")
-    return Finding.of(comparison, case.factor, plots=(plot,))
+    return Finding.of(comparison, case.factor, largest=1.0, plots=(plot,))
 
 
 def diffusion(case: Case) -> Finding:
@@ -237,7 +237,7 @@ def torsions(case: Case) -> Finding:
         for k in worst
     )
     comparison = case.compare(samples, mean_jensen_shannon)
-    return Finding.of(comparison, case.factor, tables=(table,), plots=plots)
+    return Finding.of(comparison, case.factor, largest=LARGEST, tables=(table,), plots=plots)
 
 
 def joint_torsions(case: Case) -> Finding:
@@ -246,7 +246,7 @@ def joint_torsions(case: Case) -> Finding:
     if not pairs:
         raise DataError("no residue has φ and ψ")
     samples = case.samples("joint torsions", lambda run: joint_histograms(_angles(run), pairs))
-    return Finding.of(case.compare(samples, mean_jensen_shannon), case.factor)
+    return Finding.of(case.compare(samples, mean_jensen_shannon), case.factor, largest=LARGEST)
 
 
 def slow_components(case: Case) -> Finding:
@@ -282,7 +282,7 @@ def slow_components(case: Case) -> Finding:
         centres, {"reference": first[1][1:-1], "learned": first[0][1:-1]}, "slowest component", "share of frames"
     )
     comparison = case.compare(samples, mean_jensen_shannon)
-    return Finding.of(comparison, case.factor, tables=(table,), plots=(plot,))
+    return Finding.of(comparison, case.factor, largest=LARGEST, tables=(table,), plots=(plot,))
 
 
 def constraint_violation(case: Case) -> Finding:

@@ -113,6 +113,7 @@ class Finding:
     interval: tuple[float, float] | None = None
     spread: tuple[float, ...] = ()
     at_least: bool = False  # whether "within" lies above the limit
+    largest: float | None = None  # that the value can be, whatever the learned runs
     tables: tuple[Table, ...] = field(default=())
     plots: tuple[Plot, ...] = field(default=())
 
@@ -130,7 +131,13 @@ class Finding:
         )
 
     def row(self, name: str, quantity: str) -> Row:
-        """The row; a value that is not finite lies outside."""
+        """The row; a value that is not finite lies outside, and a limit that no value can pass decides nothing."""
+        if self.largest is not None and self.limit >= self.largest:
+            note = (
+                f"the reference runs lie so far apart that the limit is {self.limit:.3g}, and no two ensembles differ "
+                f"by more than {self.largest:g}: give longer reference runs"
+            )
+            return Row(name, quantity, "not measured", note=note, tables=self.tables, plots=self.plots)
         inside = self.value >= self.limit if self.at_least else self.value <= self.limit
         unsure = not inside and self.interval is not None and self.interval[0] <= self.limit
         return Row(

@@ -147,6 +147,9 @@ def compare(
     return Comparison(to_reference(pool(learned)), interval, spread, factor * float(np.mean(spread)))
 
 
+LARGEST = 1.0  # that the next distance can be
+
+
 def mean_jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
     """Jensen-Shannon distance, base 2, of histograms in rows (K, bins); the mean over rows, from 0 to 1."""
     return float(np.mean(jensenshannon(p, q, base=2, axis=1)))
