@@ -21,6 +21,7 @@ OVERLAP = 1e-3  # Å; atoms closer than this are one atom written twice, no chem
 _COLDEST, _HOTTEST = 1.0, 3e4  # K; 300 K in another unit is 0.7 K or 125,000 K by the factor of AKMA
 _AKMA = 20.455  # Å/ps per Å/AKMA time, the unit of CHARMM and NAMD
 _APART = 8.0  # positions of few digits, a fs apart, make speeds of their own
+_NO_UNIT = 1e5  # atoms that do not move at all are not a matter of units
 _CORRELATED = 0.004  # ps, in which an atom goes where its velocity points
 _NO_UNITS = ("LAMMPSDUMP",)  # formats whose forces come in a unit the file does not name
 
@@ -217,7 +218,7 @@ def check_speeds(positions: np.ndarray, velocities: np.ndarray, dt: float) -> No
     """
     way = positions[:, 1].astype(np.float64) - positions[:, 0]
     ratio = float(np.sqrt(np.mean(velocities.astype(np.float64) ** 2) / max(np.mean((way / dt) ** 2), 1e-30)))
-    if ratio * _APART < 1 or (dt <= _CORRELATED and ratio > _APART):
+    if ratio * _APART < 1 or (dt <= _CORRELATED and _APART < ratio < _NO_UNIT):
         which = f"{ratio:.3g} times as fast as" if ratio > 1 else f"{1 / ratio:.3g} times slower than"
         raise DataError(
             f"the stored velocities are {which} the atoms go in the {units.format_time(dt)} between frames: that time "

@@ -8,6 +8,8 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -112,7 +114,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             raise DataError(f"velocities={velocities!r}; expected one of {', '.join(map(repr, NEIGHBOURS))}")
         if time_reversal and velocities == "forward":
             raise DataError("time_reversal needs velocities of the time of the frame, forward differences are not")
-        self.lag = units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
+        self.lag = _ps(lag)
         self.velocities = velocities
         self.time_reversal = time_reversal
         self.steps = 1
@@ -362,6 +364,13 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             f"TrajectoryPairs({len(self)} pairs, lag {units.format_time(self.lag)}, {len(self.stores)} systems, "
             f"velocities {self.velocities!r})"
         )
+
+
+def _ps(lag: Any) -> float:
+    """A lag in ps."""
+    if not isinstance(lag, (str, Real)):
+        raise DataError(f"lag is {lag!r}; expected a number of ps, or a text with its unit")
+    return units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
 
 
 def _friction(source: Source | Sequence[Source], given: float | str | None) -> float | None:

@@ -202,7 +202,12 @@ def select_atoms(source: mda.Universe | mda.AtomGroup, select: str) -> mda.AtomG
 
 
 def static(atoms: mda.Universe | mda.AtomGroup) -> mda.Universe | mda.AtomGroup:
-    """The same, unless its atoms change from frame to frame, which is a DataError."""
+    """The same; a DataError if it is no universe or group, or its atoms change from frame to frame."""
+    if not isinstance(atoms, (mda.Universe, mda.AtomGroup)):
+        raise DataError(
+            f"a {type(atoms).__name__} was given where an MDAnalysis Universe or AtomGroup is expected; "
+            "fastegnn_md.data.load_universe(file) makes one of the files of MDAnalysis and ASE"
+        )
     if isinstance(atoms, mda.core.groups.UpdatingAtomGroup):
         raise DataError(
             "the atom group is an updating one: other atoms in other frames, whose masses, bonds and velocities would "

@@ -64,6 +64,11 @@ def state_from_universe(
     """
     if velocities not in ("stored", "zero"):
         raise DataError(f"velocities={velocities!r}; expected 'stored' or 'zero'")
+    if not isinstance(source, (mda.Universe, mda.AtomGroup)):
+        raise DataError(
+            f"a {type(source).__name__} was given where an MDAnalysis Universe or AtomGroup is expected; states of ASE "
+            "Atoms are made by fastegnn_md.engines.ase.state_from_atoms"
+        )
     with quiet():
         topology = read_topology(source.atoms)
         frame = copy_frame(source.atoms, velocities=velocities == "stored", forces=forces)

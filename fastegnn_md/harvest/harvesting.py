@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from ..data.frames import keeping_frame, read_frame
 from ..data.mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from ..data.store import Store, write_error
 from ..data.store_writer import StoreWriter
-from ..data.topology import quiet, select_atoms
+from ..data.topology import quiet, select_atoms, static
 from ..errors import DataError
 from .bursts import BurstRecipe, BurstRunner, Start
 from .parts import Finished, run_bursts
@@ -130,8 +131,9 @@ def harvest(
     """
     plan = _Plan.make(burst, interval, timestep, temperature, seed)
     lag = None if midpoint is None else _positive_time("midpoint", midpoint)
-    if processes < 1:
-        raise DataError(f"processes is {processes}; expected 1 or more")
+    static(universe)
+    if not _positive(processes) or processes != int(processes):
+        raise DataError(f"processes is {processes!r}; expected a whole number, 1 or more")
     path = Path(store)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,13 +194,20 @@ class _Plan:
                     f"{long} {units.format_time(ps[long])} is not a whole number of {short}s of "
                     f"{units.format_time(ps[short])}"
                 )
-        if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-            raise DataError(f"temperature is {temperature} K; expected a positive number")
+        if temperature is not None and not _positive(temperature):
+            raise DataError(f"temperature is {temperature!r}; expected one positive number of K for all frames")
         return cls(ps["interval"], ps["timestep"], counts["burst"] + 1, counts["interval"], temperature, int(seed))
 
 
-def _positive_time(name: str, given: float | str) -> float:
+def _positive(value: Any) -> bool:
+    """Whether it is one positive number."""
+    return isinstance(value, Real) and math.isfinite(float(value)) and float(value) > 0
+
+
+def _positive_time(name: str, given: Any) -> float:
     """A time in ps, from a number of ps or a text with its unit."""
+    if not isinstance(given, (str, Real)):
+        raise DataError(f"{name} is {given!r}; expected a number of ps, or a text with its unit")
     value = units.parse_quantity(given, "time") if isinstance(given, str) else float(given)
     if not (math.isfinite(value) and value > 0):
         raise DataError(f"{name} is {given}; expected a positive time")

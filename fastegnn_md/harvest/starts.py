@@ -55,7 +55,10 @@ class StartingPoints:
         check_reader(atoms.universe.trajectory)
         n = atoms.universe.trajectory.n_frames
         chosen = range(n)[frames] if isinstance(frames, slice) else (range(n) if frames is None else frames)
-        self.frames = [int(frame) for frame in chosen]
+        try:
+            self.frames = [int(frame) for frame in chosen]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"frames is {frames!r}; expected a slice, or numbers of frames") from error
         if not self.frames:
             raise DataError(f"no frame is selected out of {n}; check frames={frames}")
         outside = [frame for frame in self.frames if not 0 <= frame < n]

@@ -119,6 +119,7 @@ def fit(
         from .processes import is_main_process
         from .runner import run_lightning  # noqa: F401 - found out before anything is written
 
+    _check_kinds(train, validation, initial)
     _check_pairs(train, validation, config)
     if initial is not None:
         _check_initial(initial, train, config)
@@ -186,6 +187,17 @@ def _fit(
             module.trainer.strategy.barrier()
     history = None if files is None or config.logger == "none" else files.history
     return FitResult(trained, trained.metrics, history, module.progress.update)
+
+
+def _check_kinds(train: Any, validation: Any, initial: Any) -> None:
+    """Say what was given where pairs or a propagator belong."""
+    for name, pairs in (("train", train), ("validation", validation)):
+        if not hasattr(pairs, "fingerprint"):
+            raise DataError(
+                f"{name} is a {type(pairs).__name__}; expected TrajectoryPairs, a part of pairs.split((0.8, 0.1, 0.1))"
+            )
+    if isinstance(initial, (str, Path)):
+        raise ConfigError(f"initial is {str(initial)!r}; load it: initial=Propagator.load({str(initial)!r})")
 
 
 def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: TrainingConfig) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import FORCE, read_constraints, state_from_atoms, write_state
+from fastegnn_md.engines.ase.atoms import FORCE, bond_array, read_constraints, state_from_atoms, write_state
 from fastegnn_md.engines.ase.calculated import CheckedCalculator, energy_of, forces_of
 from fastegnn_md.errors import CompatibilityError, JumpError
 from fastegnn_md.mechanics.constraints import Constraints
@@ -68,7 +68,7 @@ class AtomsJump:
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
     ):
         self.atoms, self.guarded = atoms, guarded
-        self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
+        self.bonds = None if bonds is None else bond_array(bonds)
         self.waiting: PreparedJump | None = None  # of the step that comes next
         self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None

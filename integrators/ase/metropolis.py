@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
+from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, bond_array, read_constraints, state_from_atoms, write_state
 from fastegnn_md.engines.ase.calculated import energy_of
 from fastegnn_md.errors import CompatibilityError
 from fastegnn_md.propagator.learned_map import LearnedMap
@@ -97,7 +97,7 @@ class MetropolizedDynamics(JumpDynamics):
         if atoms.calc is None:
             raise CompatibilityError("the Metropolis test needs energies; attach a calculator: atoms.calc = ...")
         self.metropolis.check(read_constraints(atoms))
-        self.bonds = None if bonds is None else np.array(bonds, dtype=np.int64).reshape(-1, 2)
+        self.bonds = None if bonds is None else bond_array(bonds)
         propagator.check(state_from_atoms(atoms, bonds=self.bonds))
         self._known: tuple[Any, np.ndarray, np.ndarray, float] | None = None
         super().__init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,8 @@ def state_from_atoms(
     EngineError
         If forces are asked for and the calculator fails.
     """
+    if not isinstance(atoms, Atoms):
+        raise StateError(f"a {type(atoms).__name__} was given where ase.Atoms are expected")
     masses = atoms.get_masses()
     if not np.all(masses > 0):
         atom = int(np.flatnonzero(~(masses > 0))[0])
@@ -87,7 +90,7 @@ def state_from_atoms(
         pbc=tensor(atoms.pbc, torch.bool)[None],
         charges=tensor(charges) if charges is not None and charges.any() else None,
         types=None if types is None else tensor(np.asarray(types), torch.int64),
-        bonds=None if bonds is None else tensor(np.asarray(bonds).reshape(-1, 2), torch.int64),
+        bonds=None if bonds is None else tensor(bond_array(bonds), torch.int64),
     )
 
 
@@ -196,6 +199,23 @@ def read_constraints(atoms: Atoms) -> Constraints:
         frozen=torch.tensor(frozen),
         fixed_com=fixed_com,
     )
+
+
+def bond_array(bonds: Any) -> np.ndarray:
+    """Pairs of atoms as an array of int64, shape (M, 2); a StateError if they are none."""
+    try:
+        found = np.array(bonds)
+    except ValueError as error:  # rows of several lengths
+        raise StateError("bonds are rows of several lengths; expected pairs of atoms, shape (M, 2)") from error
+    if found.size == 0:
+        return np.empty((0, 2), dtype=np.int64)
+    if found.dtype.kind not in "iu" or found.ndim != 2 or found.shape[1] != 2:
+        said = repr(bonds) if isinstance(bonds, str) else f"an array of {found.dtype}, shape {found.shape}"
+        raise StateError(
+            f"bonds is {said}; expected pairs of atoms, whole numbers of shape (M, 2). "
+            "fastegnn_md.engines.ase.guess_bonds(atoms) finds them from distances"
+        )
+    return found.astype(np.int64)
 
 
 def guess_bonds(atoms: Atoms, scale: float = 1.15) -> np.ndarray:
