@@ -34,6 +34,7 @@ with naming_extras(__name__):
     from openmm import unit
 
 _ENERGY = "energy"  # to be conserved, amu Å²/ps²; nan before the first jump
+_OURS, _MARK = "ours", 20261126  # another value: a checkpoint of another integrator wrote over our variables
 _LEFT = "left"  # fingerprint of what the last jump left
 
 
@@ -156,6 +157,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         write_protocol(custom, group, propagator.wants_forces == "start", free_flight(propagator))
         custom.addGlobalVariable("seed", seed)
         custom.addGlobalVariable("pending", 0)
+        custom.addGlobalVariable(_OURS, _MARK)
         if guarded.conserve.energy:
             custom.addGlobalVariable(_ENERGY, math.nan)
             custom.addGlobalVariable(_LEFT, -1)
@@ -167,7 +169,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
             one.setIntegrationForceGroups(force_groups_of(one) - {group})
             self.addIntegrator(one)
         self.jump_seconds, self.classical_seconds, self.classical_steps_taken = 0.0, 0.0, 0
-        self._custom, self._guarded = custom, guarded
+        self._custom, self._guarded, self._first_seed = custom, guarded, seed
         self._jump = ContextJump(guarded, custom, self._advance, group)
         self._made = True
 
@@ -239,6 +241,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
             If the Context is not bound or does not fit any more.
         """
         context, left = self._jump.context, steps
+        self._recover()
         while left > 0:
             count = context.getStepCount()
             pending = int(self._custom.getGlobalVariableByName("pending")) if self.schedule.adaptive else 0
@@ -262,6 +265,17 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         self._guarded.statistics = statistics
         self.jump_seconds, self.classical_seconds = jump_seconds, classical_seconds
         self.classical_steps_taken = classical_steps_taken
+
+    def _recover(self) -> None:
+        """Set our variables anew where a checkpoint of another integrator, such as a classical one, was loaded."""
+        if self._custom.getGlobalVariableByName(_OURS) == _MARK:
+            return
+        fresh: dict[str, float] = {"seed": self._first_seed, "pending": 0, _OURS: _MARK}
+        if self._guarded.conserve.energy:
+            fresh |= {_ENERGY: math.nan, _LEFT: -1}
+        for name, value in fresh.items():
+            self._custom.setGlobalVariableByName(name, value)
+        self._jump.recover()
 
     def getStepSize(self) -> unit.Quantity:
         """Mean step of a cycle; of an adaptive schedule, the classical step."""

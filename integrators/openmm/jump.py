@@ -92,6 +92,11 @@ class ContextJump:
             transport = _Inside(context, part, self.guarded, self._custom, self._advance)
         self._bound = weakref.ref(context), part, transport
 
+    def recover(self) -> None:
+        """Set variables of the integrator anew."""
+        if self._bound is not None and isinstance(self._bound[2], _Inside):
+            self._bound[2].recover()
+
     def unbind(self) -> None:
         """Serve no Context."""
         self._bound = None
@@ -258,9 +263,13 @@ class _Inside:
         self._report: GuardReport | None = None
         self._moved = False
         if not part.whole_system:
-            flies = np.zeros((part.n_particles, 3))
-            flies[part.atoms] = 1.0
-            custom.setPerDofVariableByName("flies", flies)
+            self.recover()
+
+    def recover(self) -> None:
+        """Say which particles jump, as a variable of the integrator."""
+        flies = np.zeros((self._part.n_particles, 3))
+        flies[self._part.atoms] = 1.0
+        self._custom.setPerDofVariableByName("flies", flies)
 
     def jump(self, context: openmm.Context, half_step: float, rng: np.random.Generator) -> GuardReport:
         self._moved, self._rng, self._report = False, rng, None

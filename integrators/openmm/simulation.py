@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from fastegnn_md._extras import naming_extras
+from fastegnn_md._files import write_atomically
 from fastegnn_md.engines.openmm.force import add_jump_force, choose_backend, find_jump_force
 from fastegnn_md.engines.openmm.system import NM
 from fastegnn_md.errors import ConfigError
@@ -16,6 +17,7 @@ from fastegnn_md.mechanics.thermal import temperature_per_element
 
 from .integrator import LearnedIntegrator
 from .metropolis import MetropolizedJumpIntegrator
+from .states import set_state, state_xml
 
 with naming_extras(__name__):
     import openmm
@@ -80,12 +82,64 @@ class LearnedSimulation(app.Simulation):
                 f"the System has a jump force already (back-end {force.backend}, {len(force.part.atoms)} atoms); leave "
                 "atoms and backend out, or remove the force first"
             )
+        self._placed = False
         choose_backend(force.backend, platform)  # says what to install where the plugin is missing
         extra = [] if platform is None else [platform, *([dict(platformProperties)] if platformProperties else [])]
         super().__init__(topology, system, integrator, *extra)
         integrator.bind(self.context, force, learned_forces)
         if state is not None:
-            self.loadState(state) if isinstance(state, (str, Path)) else self.context.setState(state)
+            self.loadState(state) if isinstance(state, (str, Path)) else self._set_state(state)
+
+    def saveState(self, file: Any) -> None:
+        """Save the State to a file, as XML that a classical Simulation of the same System can load as well.
+
+        Parameters
+        ----------
+        file : str, Path or writable
+        """
+        xml = state_xml(self.context)
+        if isinstance(file, (str, Path)):
+            write_atomically(file, xml.encode())
+        else:
+            file.write(xml)
+
+    def loadState(self, file: Any) -> None:
+        """Load a State, of this or of a classical Simulation of the same System.
+
+        Of the State of another kind of integrator positions, velocities, box, time, step and parameters are taken;
+        seed and schedule stay those of this integrator.
+
+        Parameters
+        ----------
+        file : str, Path or readable
+
+        Raises
+        ------
+        OpenMMException
+            If it is of another System.
+        """
+        set_state(self.context, Path(file).read_text("utf-8") if isinstance(file, (str, Path)) else file.read())
+
+    def _set_state(self, state: openmm.State) -> None:
+        set_state(self.context, openmm.XmlSerializer.serialize(state))
+
+    def step(self, steps: int) -> None:
+        """Advance by a number of steps.
+
+        Raises
+        ------
+        ConfigError
+            If no positions were set, or all are the same.
+        """
+        if not self._placed:  # positions of zero are those of a Context that was given none
+            positions = self.context.getState(positions=True).getPositions(asNumpy=True)._value
+            self._placed = len(positions) == 1 or bool(np.ptp(positions, axis=0).any())
+            if not self._placed:
+                raise ConfigError(
+                    "all particles are at one place, as where no positions were set: call "
+                    "simulation.context.setPositions(pdb.positions) before step"
+                )
+        super().step(steps)
 
 
 class LearnedStateReporter:
