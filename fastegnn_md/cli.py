@@ -148,6 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         Default: those of the process.
     """
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    _prepare_streams()
     with warnings.catch_warnings(), _Terminations() as terminations:
         warnings.showwarning = _show_warning
         code = _run(arguments)
@@ -178,6 +179,16 @@ class _Terminations:
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.came = True
         raise KeyboardInterrupt
+
+
+def _prepare_streams() -> None:
+    """What a terminal or file cannot show becomes a question mark; what is closed swallows what is written."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: "2>&-"
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _run(arguments: list[str]) -> int:
