@@ -206,8 +206,8 @@ class TestBatches:
             cutoff,
         )
         assert padded.edge_index[:, count:].unique().tolist() in ([], [3])
-        np.testing.assert_array_equal(padded.vector[count:].norm(dim=1, keepdim=True), padded.distance[count:])
-        np.testing.assert_allclose(padded.distance[count:], cutoff, rtol=1e-15)
+        assert torch.equal(padded.vector[count:].norm(dim=1, keepdim=True), padded.distance[count:])
+        np.testing.assert_allclose(padded.distance[count:].cpu(), cutoff, rtol=1e-15)
 
 
 class TestSkin:
@@ -226,7 +226,7 @@ class TestSkin:
             search, drift, compared = NeighbourSearch(cutoff, skin, backend), rng.normal(size=(5, 3)), 0
             for step in range(30):
                 state = state_of(x, cell, pbc, dtype)
-                true = state.positions.double().numpy(), state.cell[0].double().numpy()
+                true = state.positions.double().cpu().numpy(), state.cell[0].double().cpu().numpy()
                 if not every_pair(*true, pbc, 2e-3):
                     compared += 1
                     assert_complete(
@@ -308,6 +308,9 @@ class TestRefusals:
     def test_an_atom_that_has_flown_away(self, backend):
         x = np.random.default_rng(0).uniform(0, 10, (70, 3))
         x[3, 1] = 2e6
+        if WHERE == "cuda" and backend == "vesin_torch":  # its grid on a GPU is another one
+            assert_complete(neighbour_list(state_of(x), 3.0, backend), x, NO_CELL, OPEN, 3.0)
+            return
         with pytest.raises(
             GraphError, match=r"atoms spread over .* × 2.02e\+06 × .* look for an atom that has flown away"
         ):
