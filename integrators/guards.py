@@ -29,8 +29,8 @@ class GuardReport:
     ----------
     ok : bool
     guard : str
-        Which guard refused: ``finite``, ``displacement``, ``speed``, ``spread``, ``constraints``, ``bond`` or
-        ``energy``; empty if none did.
+        Which guard refused: ``finite``, ``displacement``, ``speed``, ``spread``, ``surroundings``,
+        ``constraints``, ``bond``, ``energy`` or ``audits``; empty if none did.
     atom : int or None
         Index of the atom that is furthest outside.
     message : str
@@ -58,6 +58,8 @@ class JumpStatistics:
         Refused jumps by guard.
     fallback_steps, relax_steps : int
         Classical sub-steps in place of refused jumps, and after position-only jumps.
+    audits : int
+        Jumps after which the engine was asked for the total energy.
     """
 
     tried: int = 0
@@ -65,6 +67,29 @@ class JumpStatistics:
     rejected: dict[str, int] = field(default_factory=dict)
     fallback_steps: int = 0
     relax_steps: int = 0
+    audits: int = 0
+    _sum: float = 0.0  # of the changes of the total energy, in kT, and of their squares
+    _squares: float = 0.0
+
+    @property
+    def energy_change(self) -> tuple[float, float]:
+        """Mean change of the total energy over an audited jump and its standard error, in kT of the whole system.
+
+        nan where there are too few audits.
+        """
+        if not self.audits:
+            return math.nan, math.nan
+        mean = self._sum / self.audits
+        if self.audits == 1:
+            return mean, math.nan
+        variance = max(0.0, self._squares - self.audits * mean**2) / (self.audits - 1)
+        return mean, math.sqrt(variance / self.audits)
+
+    def record_audit(self, change: float) -> None:
+        """Count an audit, which found this change of the total energy, in kT."""
+        self.audits += 1
+        self._sum += change
+        self._squares += change**2
 
     def record(self, report: GuardReport) -> None:
         """Count a jump that was tried."""
@@ -92,20 +117,29 @@ class GuardSettings:
         Largest :class:`~fastegnn_md.propagator.committee.Spread` of an atom accepted, of positions or of velocities as
         predicted (before constraints), in units of the residual scale. It needs a :class:`~fastegnn_md.Committee`;
         None does not look.
+    surroundings : float, optional
+        Largest distance of the surroundings of an atom from those of training accepted, in units of the largest there
+        (:class:`~fastegnn_md.propagator.surroundings.Surroundings`). None does not look.
+    audits : float
+        Share of the time to spend on audits: at jumps drawn by chance the engine, where there is one, says by how much
+        the total energy changed (:class:`~fastegnn_md.integrators.audits.Audits`). 0 asks never. Audits out of bounds
+        warn, replace the next jumps by classical steps, and end the run when it happens again and again.
 
     Raises
     ------
     ConfigError
-        If the factor, the energy or the spread is not positive or the margin is not in [0, 1).
+        If a factor, the energy or the spread is not positive, or the margin or the share is not in [0, 1).
     """
 
     displacement_factor: float = 1.5
     bond_margin: float = 0.15
     energy_change: float | None = None
     spread: float | None = None
+    surroundings: float | None = 2.0
+    audits: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("displacement_factor", "bond_margin", "energy_change", "spread"):
+        for name in ("displacement_factor", "bond_margin", "energy_change", "spread", "surroundings", "audits"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise ConfigError(f"{name} is {value!r}; expected a number")
@@ -117,6 +151,10 @@ class GuardSettings:
             raise ConfigError(f"energy_change is {self.energy_change}; expected a number > 0 (in kT), or None")
         if self.spread is not None and not self.spread > 0:
             raise ConfigError(f"spread is {self.spread}; expected a number > 0 (in residual scales), or None")
+        if self.surroundings is not None and not self.surroundings > 0:
+            raise ConfigError(f"surroundings is {self.surroundings}; expected a number > 0, or None")
+        if self.audits is None or not 0 <= self.audits < 1:
+            raise ConfigError(f"audits is {self.audits}; expected a share of the time, 0 <= audits < 1")
 
 
 def guard_settings(guard: bool | GuardSettings | None) -> GuardSettings | None:
@@ -250,6 +288,19 @@ def check_spread(spread: Spread, settings: GuardSettings) -> GuardReport:
         f"{settings.spread:.3g}"
     )
     return GuardReport(False, "spread", atom, message)
+
+
+def check_surroundings(unlike: Tensor, settings: GuardSettings) -> GuardReport:
+    """The guard that asks how unlike those of training the surroundings (N,) are; names the farthest atom."""
+    if settings.surroundings is None or bool((unlike <= settings.surroundings).all()):  # false for NaN
+        return PASSED
+    atom = int(unlike.argmax())
+    outside = int((unlike > settings.surroundings).sum())
+    message = (
+        f"its surroundings are {float(unlike[atom]):.3g} times as far from those of training as any there, limit "
+        f"{settings.surroundings:.3g} ({outside} of {len(unlike)} atoms are beyond it)"
+    )
+    return GuardReport(False, "surroundings", atom, message)
 
 
 def check_bonds(before: State, after: State, ranges: Ranges) -> GuardReport:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, StateError
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
 from fastegnn_md.mechanics.conservation import EnergyRescale, conserve_angular_momentum, conserve_momentum
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
 from fastegnn_md.mechanics.verlet import Forces, velocity_verlet
-from fastegnn_md.propagator.advance import advance_with_spread
+from fastegnn_md.propagator.advance import advance_with_trust
 from fastegnn_md.propagator.learned_map import LearnedMap
-from fastegnn_md.propagator.prediction import Spread
+from fastegnn_md.propagator.prediction import Trust
 from fastegnn_md.state import State
+from fastegnn_md.units import BOLTZMANN
 
+from .audits import Audits, AuditWarning
 from .conserve import Conserve
 from .guards import (
     PASSED,
@@ -33,18 +37,24 @@ from .guards import (
     check_finite,
     check_motion,
     check_spread,
+    check_surroundings,
     jump_error,
     report_of_error,
 )
 from .schedule import Schedule
 from .thermostats import Thermostat
 
+_FAR_FROM_HOME = (
+    "The propagator is wrong about this system or state: train it on frames like these (harvest from this run), take a "
+    "shorter time step, or run classically"
+)
+
 
 class Predicted(NamedTuple):
-    """State that the propagator predicts, and the spread where it is a committee."""
+    """State that the propagator predicts, and how far to trust it."""
 
     state: State
-    spread: Spread | None = None
+    trust: Trust = Trust()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +115,8 @@ class GuardedStep:
     substep: float | None = None
     statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
     energy: EnergyRescale | None = dataclasses.field(init=False, default=None)
+    audits: Audits | None = dataclasses.field(init=False, default=None)
+    kinetic_change: float = dataclasses.field(init=False, default=math.nan)  # of a jump without an engine, for audits
     _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -123,6 +135,8 @@ class GuardedStep:
         if self.conserve.energy and self.schedule.hybrid:
             raise ConfigError("classical steps may change the energy: leave Conserve(energy=True) out, or the steps")
         self.energy = EnergyRescale() if self.conserve.energy else None
+        if self.guard is not None and self.guard.audits > 0 and self._can_be_audited:
+            self.audits = Audits(self.guard.audits)
         if self.substep is None:
             self.substep = self.schedule.own_step
 
@@ -171,6 +185,23 @@ class GuardedStep:
             "relax_steps": self.schedule.relax_steps > 0,
             "minimize_steps": self.schedule.minimize_steps > 0,
         }
+
+    @property
+    def _can_be_audited(self) -> bool:
+        """Redrawn velocities change the total energy, and what was not trained is wrong about it."""
+        return self.propagator.audited and self.propagator.predicts_velocities
+
+    @property
+    def bath_temperature(self) -> float | None:
+        """K, that the motion is held at; None in NVE."""
+        if self.thermostat is not None:
+            return self.thermostat.temperature
+        return None if self.propagator.predicts_velocities else self.temperature
+
+    @property
+    def tolerates_frozen_atoms(self) -> bool:
+        """Whether free atoms next to frozen ones keep their temperature whatever the propagator has seen."""
+        return self.propagator.wants_forces is not None or self.schedule.hybrid
 
     def check(self, constraints: Constraints, periodic: bool) -> None:
         """Refuse to conserve what a system does not; see :meth:`Conserve.check`."""
@@ -237,10 +268,17 @@ class GuardedStep:
             If the prediction is not finite and classical steps are a part of the schedule: in its place they would hide
             a broken propagator.
         """
+        paused = self._paused()
+        if not paused.ok:
+            return state, paused
         ended, report = self._propose(state, constraints, rng, classical, predicted)
         if report.guard == "finite" and self.schedule.hybrid:
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
-        return (self._thermalise(ended, constraints, rng), report) if report.ok else (state, report)
+        if not report.ok:
+            return state, report
+        if self.audits is not None and classical is None:
+            self.kinetic_change = _heat(state, ended)
+        return self._thermalise(ended, constraints, rng), report
 
     def finish(
         self,
@@ -320,14 +358,16 @@ class GuardedStep:
         freedom = self.freedom(state, constraints)
         try:
             if predicted is None:
-                predicted = Predicted(*advance_with_spread(self.propagator, state, rng, self.temperature))
-            ended, spread = predicted
+                predicted = Predicted(*advance_with_trust(self.propagator, state, rng, self.temperature))
+            ended, (spread, unlike) = predicted
             if freedom.momentum:
                 ended = conserve_momentum(state, ended, self.propagator.timestep)
             ranges = self._ranges_of(state)
             report = check_motion(state, ended, ranges) if ranges else check_finite(ended.positions, ended.velocities)
             if report.ok and self.guard is not None and spread is not None:
                 report = check_spread(spread, self.guard)
+            if report.ok and self.guard is not None and unlike is not None:
+                report = check_surroundings(unlike, self.guard)
             if not report.ok:
                 return state, report
             ended = constraints.project(state, ended)
@@ -350,12 +390,14 @@ class GuardedStep:
         if self.schedule.minimize_steps:
             lower = classical.minimise(ended.positions, self.schedule.minimize_steps)
             ended = constraints.project(state, ended.replace(positions=lower))
-        report = PASSED
-        if self.needs_energy:
-            before = 0.0
-            if self.guards_energy or (self.energy is not None and self.energy.target is None):
+        report, audited = PASSED, self.isolated and self.audits is not None and self.audits.due()
+        if self.needs_energy or audited:
+            begun, before = time.perf_counter(), 0.0
+            if audited or self.guards_energy or (self.energy is not None and self.energy.target is None):
                 before = classical.energy(state.positions)
             after = classical.energy(ended.positions)
+            if audited:
+                self.audit(after - before + _heat(state, ended), state, constraints, time.perf_counter() - begun)
             report = self._check_energy(before, after)
             if report.ok and self.energy is not None:
                 if self.energy.target is None:
@@ -366,6 +408,53 @@ class GuardedStep:
             ended = velocity_verlet(ended, classical.forces, self.substep, self.schedule.relax_steps, constraints)
             self.statistics.relax_steps += self.schedule.relax_steps
         return ended, report
+
+    def audit(self, change: float, state: State, constraints: Constraints, seconds: float) -> None:
+        """Take in by how much the true total energy changes over the jump from a state.
+
+        Parameters
+        ----------
+        change : float
+            amu Å²/ps².
+        state : State
+            Before the jump.
+        constraints : Constraints
+        seconds : float
+            What it took to find out.
+
+        Raises
+        ------
+        JumpError
+            If audits are out of bounds and no classical steps may follow, or again and again.
+
+        Warns
+        -----
+        AuditWarning
+            If they are out of bounds.
+        """
+        assert self.audits is not None  # else nobody asks
+        freedom = self.freedom(state, constraints)
+        kelvin = self.temperature or freedom.temperature(state)
+        change = change / (BOLTZMANN * kelvin) if kelvin > 0 else math.inf
+        self.statistics.record_audit(change)
+        self.audits.record(change, seconds)
+        found = self.audits.verdict(freedom.degrees(state))
+        if found is None:
+            return
+        if self.schedule.fallback == "stop" or not self.audits.strike():
+            raise JumpError(f"the audits end the run: {found}. {_FAR_FROM_HOME}")
+        warnings.warn(
+            f"{found}. The next {self.audits.paused} jumps are replaced by classical steps. {_FAR_FROM_HOME}",
+            AuditWarning,
+            stacklevel=2,
+        )
+
+    def _paused(self) -> GuardReport:
+        """Refuses the jumps that follow a bad verdict of the audits."""
+        if self.audits is None or not self.audits.paused:
+            return PASSED
+        self.audits.paused -= 1
+        return GuardReport(False, "audits", None, "audits found that jumps change the total energy")
 
     def _check_energy(self, before: float, after: float) -> GuardReport:
         if self.conserve.energy and not math.isfinite(before + after):
@@ -385,3 +474,8 @@ class GuardedStep:
                 limits = dataclasses.replace(limits, speed={})
             self._ranges = Ranges.of(state, limits, self.guard)
         return self._ranges
+
+
+def _heat(state: State, ended: State) -> float:
+    """Change of the kinetic energy, amu Å²/ps²."""
+    return kinetic_energy(ended.velocities, ended.masses) - kinetic_energy(state.velocities, state.masses)

@@ -82,7 +82,7 @@ def ends(several: Committee, start: State) -> list[State]:
 
 def test_mean_and_spread_are_those_of_the_members():
     several, start = committee(4), state(systems=2)
-    ended, spread = several.with_spread(start)
+    ended, (spread, _) = several.with_trust(start)
     x = np.stack([one.positions.numpy() for one in ends(several, start)])
     v = np.stack([one.velocities.numpy() for one in ends(several, start)])
     np.testing.assert_allclose(ended.positions, x.mean(0), rtol=1e-12)
@@ -104,7 +104,7 @@ def test_members_that_agree_have_no_spread_and_change_nothing():
     several = Committee([copy.deepcopy(one), member(2), member(3)])
     for other in several.members:
         other.load_state_dict(one.state_dict())
-    ended, spread = several.with_spread(start)
+    ended, (spread, _) = several.with_trust(start)
     assert not spread.x.any()
     assert not spread.v.any()
     assert torch.equal(ended.positions, one(start).positions)
@@ -121,7 +121,7 @@ def test_the_mean_turns_with_the_system_and_the_spread_stays(reflect):
     turned = start.replace(
         positions=start.positions @ q + move, velocities=start.velocities @ q, forces=start.forces @ q
     )
-    (plain, spread), (other, of_other) = several.with_spread(start), several.with_spread(turned)
+    (plain, (spread, _)), (other, (of_other, _)) = several.with_trust(start), several.with_trust(turned)
     torch.testing.assert_close(other.positions, plain.positions @ q + move, **CLOSE)
     torch.testing.assert_close(other.velocities, plain.velocities @ q, **CLOSE)
     torch.testing.assert_close(of_other.x, spread.x, **CLOSE)
@@ -139,9 +139,9 @@ def test_the_mean_conserves_momentum_as_its_members_do():
 
 def test_systems_of_a_batch_do_not_see_each_other():
     several, together = committee(), state(systems=3)
-    ended, spread = several.with_spread(together)
+    ended, (spread, _) = several.with_trust(together)
     for one, alone, end in zip(spread.split([9, 9, 9]), together.split(), ended.split(), strict=True):
-        expected, expected_spread = several.with_spread(alone)
+        expected, (expected_spread, _) = several.with_trust(alone)
         torch.testing.assert_close(end.positions, expected.positions, **CLOSE)
         torch.testing.assert_close(one.x, expected_spread.x, **CLOSE)
         torch.testing.assert_close(one.v, expected_spread.v, **CLOSE)
@@ -150,7 +150,7 @@ def test_systems_of_a_batch_do_not_see_each_other():
 def test_position_only_members_redraw_velocities_once():
     several, start = committee(kind="position"), state()
     drawn = several.members[0](start, generator=torch.Generator().manual_seed(3), temperature=300.0)
-    ended, spread = several.with_spread(start, generator=torch.Generator().manual_seed(3), temperature=300.0)
+    ended, (spread, _) = several.with_trust(start, generator=torch.Generator().manual_seed(3), temperature=300.0)
     assert not several.predicts_velocities
     assert spread.v is None
     assert torch.equal(spread.largest, spread.x)
@@ -193,7 +193,7 @@ def test_one_step_calibration_finds_errors_of_known_size(kind):
     for seed in range(60):
         start = state(seed)
         prediction = several.predict(start)
-        spread = prediction.spread
+        spread = prediction.trust.spread
         scale, root = several.residual_scale(start), start.masses.sqrt()
         noise = torch.randn(2, 9, 3, generator=generator, dtype=torch.float64)
         x = start.positions + prediction.displacement + (factor * spread.x * scale[:, 0] / root)[:, None] * noise[0]
@@ -358,7 +358,7 @@ def _atoms(springs: bool = True, seed: int = 0):
 @pytest.fixture
 def largest():
     """The largest spread of the first jump of `_atoms`, and its atom."""
-    spread = committee().with_spread(state())[1].largest
+    spread = committee().with_trust(state())[1].spread.largest
     return float(spread.max()), int(spread.argmax())
 
 

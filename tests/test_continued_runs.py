@@ -156,6 +156,14 @@ def begin(*arguments: object) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """A suite that runs in the background of a shell is told to ignore it, and its children with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_so(cli: Cli, crystal: Path, number: signal.Signals) -> None:
     output, whole = crystal.with_name("out.xtc"), crystal.with_name("whole.xtc")

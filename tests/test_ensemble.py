@@ -115,7 +115,7 @@ def test_a_replica_that_fails_is_named_and_the_others_are_whole():
 def test_a_refused_jump_of_one_replica_is_replaced_there_only():
     propagator = propagator_for()
     replicas = [dynamics_of(propagator, k, name) for k, name in enumerate(NAMES)]
-    inner, calls = type(propagator).with_spread, []
+    inner, calls = type(propagator).with_trust, []
 
     def spoil(self, state, **options):
         calls.append(state.n_atoms)
@@ -123,7 +123,7 @@ def test_a_refused_jump_of_one_replica_is_replaced_there_only():
             raise StateError("velocities has a NaN or infinite value at index 0")
         return inner(self, state, **options)
 
-    propagator.with_spread = spoil.__get__(propagator)
+    propagator.with_trust = spoil.__get__(propagator)
     LearnedEnsemble(replicas).run(3)
     assert [one.statistics.rejected for one in replicas] == [{}, {"finite": 1}, {}]
     assert [one.statistics.fallback_steps for one in replicas] == [0, 4, 0]

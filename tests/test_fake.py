@@ -12,7 +12,7 @@ from fastegnn_md import State
 from fastegnn_md.errors import CompatibilityError, ConfigError
 from fastegnn_md.mechanics.thermal import thermal_velocities
 from fastegnn_md.propagator import FakePropagator, JumpLimits, Propagator, PropagatorConfig, permissive_domain
-from fastegnn_md.propagator.advance import advance, advance_with_spread
+from fastegnn_md.propagator.advance import advance, advance_with_trust
 
 DT = 0.004
 
@@ -37,7 +37,7 @@ def test_it_gives_what_the_function_gives_to_the_last_digit(periodic: bool, whol
     move = (lambda state: state.replace(positions=flight(state)[0])) if whole else flight
     fake, start = FakePropagator(move, DT), water(periodic)
     forces = torch.ones_like(start.positions)
-    ended, spread = advance_with_spread(fake, start.replace(forces=forces), np.random.default_rng(0))
+    ended, (spread, _) = advance_with_trust(fake, start.replace(forces=forces), np.random.default_rng(0))
     assert torch.equal(ended.positions, start.positions + DT * start.velocities)
     assert torch.equal(ended.velocities, start.velocities)
     assert ended.forces is None

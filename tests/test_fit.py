@@ -327,12 +327,17 @@ def test_sets_of_different_lag_are_refused(parts: tuple[TrajectoryPairs, ...], t
 
 
 def test_an_empty_set_is_refused(parts: tuple[TrajectoryPairs, ...]) -> None:
-    class Nothing:
+    class Nothing(TrajectoryPairs):
+        fingerprint = ""
+
+        def __init__(self) -> None:
+            pass
+
         def __len__(self) -> int:
             return 0
 
     with pytest.raises(DataError, match="validation set has no pairs"):
-        fit(parts[0], Nothing(), settings(), progress=False)  # type: ignore[arg-type]
+        fit(parts[0], Nothing(), settings(), progress=False)
 
 
 def test_a_model_file_of_another_ending_is_refused(parts: tuple[TrajectoryPairs, ...], tmp_path: Path) -> None:

@@ -54,12 +54,20 @@ def test_a_propagator_of_format_2_moves_states_as_it_did(kind: Kind) -> None:
         torch.testing.assert_close(found.velocities, known[f"{kind}.velocities"], rtol=1e-9, atol=1e-9)
 
 
+def test_a_propagator_of_format_3_is_that_of_format_2_it_was_made_from() -> None:
+    earlier, later = (fastegnn_md.load(DATA / f"propagator-force-free-{version}.safetensors") for version in (2, 3))
+    assert later.identity() == earlier.identity()
+    assert (later.config, later.domain, later.metrics) == (earlier.config, earlier.domain, earlier.metrics)
+    assert later.provenance is None
+    assert later.surroundings is None
+
+
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_what_is_read_is_written_in_the_present_format(kind: Kind, tmp_path: Path) -> None:
     earlier = fastegnn_md.load(DATA / f"propagator-{kind}-2.safetensors")
     earlier.save(tmp_path / "model.safetensors")
     again = fastegnn_md.load(tmp_path / "model.safetensors")
-    assert read_manifest(tmp_path / "model.safetensors").format_version == 3
+    assert read_manifest(tmp_path / "model.safetensors").format_version == 4
     assert again.identity() == earlier.identity()
     assert (again.config, again.domain, again.metrics) == (earlier.config, earlier.domain, earlier.metrics)
 

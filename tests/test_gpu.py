@@ -111,8 +111,8 @@ def test_a_state_that_is_elsewhere_is_refused_by_name():
 def test_a_committee_gives_its_mean_and_spread(kind):
     state = gpu_cases.system()
     committee = Committee([gpu_cases.propagator(state, seed, kind=kind) for seed in range(3)])
-    expected, spread = committee.with_spread(state)
-    found, spread_there = there(committee).with_spread(there(state))
+    expected, (spread, _) = committee.with_trust(state)
+    found, (spread_there, _) = there(committee).with_trust(there(state))
     same_jump(found, expected)
     close(spread_there.x, spread.x, 1e-7)
     close(spread_there.v, spread.v, 1e-7)

@@ -457,8 +457,11 @@ def test_the_force_residual_is_the_kick_minus_the_force():
 
 
 def test_force_updates_need_forces(oscillators):
-    class Without:
-        has_forces, lag = False, LAG
+    class Without(TrajectoryPairs):
+        has_forces, lag, fingerprint = False, LAG, ""
+
+        def __init__(self):
+            pass
 
         def __len__(self):
             return 3

@@ -427,7 +427,7 @@ class TestOpenMM:
 
         from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation
 
-        topology, system, positions = cases.peptide(constraints=None)
+        topology, system, positions = cases.without_remover(cases.peptide(constraints=None))
         plain = copy.deepcopy(system)
         integrator = LearnedIntegrator(DriftKickDrift(0.0005), guard=False)
         made = LearnedSimulation(topology, system, integrator, *cases.platform_of("Reference"))

@@ -152,8 +152,8 @@ def test_a_simulation_replays_from_the_middle_of_a_cycle(platform, backend, how,
     """Verlet steps, so that every random number is a jump's: a script that forgot its seed gets it back."""
 
     class Noisy(StandIn):
-        def with_spread(self, state, *, generator=None, temperature=None):
-            ended, spread = super().with_spread(state)
+        def with_trust(self, state, *, generator=None, temperature=None):
+            ended, spread = super().with_trust(state)
             noise = torch.randn(state.positions.shape, generator=generator, dtype=torch.float64)
             return ended.replace(velocities=ended.velocities + noise), spread
 

@@ -296,6 +296,7 @@ def test_verlet_energy_does_not_notice_exact_jumps(backend):
     propagator = StandIn(move=exact)
     positions = np.zeros((3, 3))
     positions[:, 0] = 0.1
+    positions[:, 1] = (0.0, 1.0, 2.0)
     made = simulation(
         (topology, springs.system, positions),
         propagator,

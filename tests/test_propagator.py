@@ -28,6 +28,7 @@ class MemoryPairs:
 
     lag = 0.01
     fingerprint = "memory"
+    stores = ()
 
     def __init__(self, count=12, periodic=False, forces=True, velocities=True, conserving=True, bonds=True):
         self.has_forces, self.has_velocities, self.periodic = forces, velocities, periodic

@@ -15,6 +15,7 @@ from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open
 from .outputs import Overwrite, claimed
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
+from .verdict import tell
 
 if TYPE_CHECKING:
     from ..integrators import JumpStatistics, MetropolisStatistics
@@ -102,6 +103,7 @@ def run(
     take turns inside OpenMM, and only the atoms of --select jump.
     """
     import numpy as np
+    import torch
     from tqdm import tqdm
 
     from ..data.ase_files import ase_format
@@ -250,6 +252,7 @@ def run(
             guard=guard,
             conserve=Conserve(energy=conserve_energy),
         )
+    watch = dynamics.jump.watch() if isinstance(dynamics, LearnedDynamics) else None
     temperatures = []
     timestep_ps, first = propagator.timestep, place.step + (restart is not None)
     with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after) as writer:
@@ -264,6 +267,8 @@ def run(
             if step % every == 0:
                 writer.write(atoms, time=step * timestep_ps)
             temperatures.append(dynamics.get_temperature())
+            if watch is not None:
+                watch.record(torch.from_numpy(atoms.get_velocities() * PICOSECOND))
             if stop.given or step == steps:
                 keeper.save(step)
                 break
@@ -275,6 +280,8 @@ def run(
         f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {_became(dynamics.statistics)}"
         f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
+    if watch is not None:
+        tell(watch.verdict(dynamics.statistics, dynamics.guarded.audits))
 
 
 def _became(statistics: JumpStatistics | MetropolisStatistics) -> str:

@@ -12,6 +12,7 @@ from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
+from .verdict import tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +106,7 @@ def run_openmm(
         context.setVelocitiesToTemperature(temperature * unit.kelvin, seed + 1)
     if place.restart is not None:
         load_simulation(place.restart, simulation)
+    watch = integrator.watch()
     steps, mean = place.steps, integrator.getStepSize().value_in_unit(unit.picosecond)
     with (
         StopSignals() as stop,
@@ -126,7 +128,8 @@ def run_openmm(
             done += count
             bar.update(count)
             if done % every == 0:
-                writer.write(_frame(context, start), time=context.getTime()._value)
+                writer.write(now := _frame(context, start), time=context.getTime()._value)
+                watch.record(now.velocities if part is None else now.velocities[part])
             keeper.step_done(done)
         keeper.save(done)
     if done < steps and stop.given:
@@ -141,6 +144,7 @@ def run_openmm(
         f"{1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken):.3g} ms per classical step; "
         f"saved {output} and {keeper.path.name}"
     )
+    tell(watch.verdict(statistics, integrator.audits))
 
 
 def _turned(vectors: np.ndarray, turn: np.ndarray | None) -> np.ndarray:

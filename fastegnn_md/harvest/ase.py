@@ -104,10 +104,12 @@ class ASERunner:
 
             from ..engines.ase.atoms import PICOSECOND
             from ..engines.ase.calculated import CheckedCalculator
-            from ..engines.ase.calculators import new_calculator
+            from ..engines.ase.calculators import charge_of, describe_calculator, new_calculator
         self._ps = PICOSECOND
         self._recipe = recipe
-        self._calculator = CheckedCalculator(new_calculator(recipe.factory))
+        calculator = new_calculator(recipe.factory)
+        self._calculator = CheckedCalculator(calculator)
+        self.about: dict[str, Any] = {"theory": describe_calculator(calculator), "charge": charge_of(calculator)}
         self._constraints = []
         if len(recipe.pairs):
             self._constraints = [FixBondLengths(recipe.pairs, bondlengths=recipe.lengths)]

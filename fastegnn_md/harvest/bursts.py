@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -82,7 +82,15 @@ def midpoint_mark(midpoint: float | None) -> str:
 
 
 class BurstRunner(Protocol):
-    """Runs bursts one after the other."""
+    """Runs bursts one after the other.
+
+    Attributes
+    ----------
+    about : dict
+        ``theory`` of the forces and total ``charge`` (e), as far as the engine says them.
+    """
+
+    about: dict[str, Any]
 
     def run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         """One burst of ``n_frames`` frames, the first being the start with its constraints satisfied."""

@@ -147,7 +147,7 @@ def harvest(
         if path.exists() and _is_result(path, fingerprint, energy_tolerance, overwrite):
             return path
         runner = recipe.build()
-        mirror = _compare_with_mirror_images(runner, source)
+        about, mirror = runner.about, _compare_with_mirror_images(runner, source)
         if mirror is not None and mirror.matters:
             warnings.warn(mirror.message("forces of the engine"), MirrorWarning, stacklevel=2)
         own = runner if processes == 1 else None
@@ -163,7 +163,7 @@ def harvest(
         )
         with done:
             _run(done, recipe, source, plan, processes, progress, own)
-            _merge(done, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror)
+            _merge(done, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror, about)
         shutil.rmtree(done.folder, ignore_errors=True)
     return path
 
@@ -322,6 +322,7 @@ def _merge(
     max_failed: float,
     fingerprint: str,
     mirror: MirrorAsymmetry | None,
+    about: dict[str, Any],
 ) -> None:
     total = len(source.frames)
     changes, complaints = np.zeros(total), set()
@@ -344,6 +345,7 @@ def _merge(
     provenance: dict[str, Any] = {
         "harvest": fingerprint,
         "engine": recipe.name,
+        **about,
         "bursts": total,
         "dropped bursts": failed,
         "median energy change per degree of freedom": f"{typical:.3g} kT",

@@ -129,6 +129,8 @@ class OpenMMRunner:
 
     def __init__(self, recipe: OpenMMRecipe):
         openmm = _openmm()
+        from ..engines.openmm.description import theory_of
+
         self._vec3, self._unit, self._exception = openmm.Vec3, openmm.unit, openmm.OpenMMException
         system = openmm.XmlSerializer.deserialize(recipe.xml)
         platform = openmm.Platform.getPlatformByName(recipe.platform)
@@ -139,6 +141,7 @@ class OpenMMRunner:
         self._integrator.setConstraintTolerance(self._tolerance)
         self._context = openmm.Context(system, self._integrator, platform, settings)
         self._periodic, self._midpoint = recipe.periodic, recipe.midpoint
+        self.about: dict[str, Any] = {"theory": theory_of(system), "charge": None}
 
     def run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         """One burst.

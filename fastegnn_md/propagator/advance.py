@@ -11,18 +11,18 @@ from ..state import State
 
 if TYPE_CHECKING:
     from .learned_map import LearnedMap
-    from .prediction import Spread
+    from .prediction import Trust
 
 
 def advance(learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None) -> State:
-    """State after one jump, on the device of the state; as :func:`advance_with_spread`."""
-    return advance_with_spread(learned_map, state, rng, temperature)[0]
+    """State after one jump, on the device of the state; as :func:`advance_with_trust`."""
+    return advance_with_trust(learned_map, state, rng, temperature)[0]
 
 
-def advance_with_spread(
+def advance_with_trust(
     learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None
-) -> tuple[State, Spread | None]:
-    """State after one jump and, where the map has one, its spread; both on the device of the state.
+) -> tuple[State, Trust]:
+    """State after one jump, and how far it can be trusted; both on the device of the state.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def advance_with_spread(
     here, there = state.device, learned_map.device or state.device
     generator = torch.Generator(device=there)
     generator.manual_seed(int(rng.integers(2**63)))
-    ended, spread = learned_map.with_spread(_on(state, there), generator=generator, temperature=temperature)
-    return _on(ended, here), spread if spread is None or here == there else spread.to(here)
+    ended, trust = learned_map.with_trust(_on(state, there), generator=generator, temperature=temperature)
+    return _on(ended, here), trust if here == there else trust.to(here)
 
 
 def _on(state: State, device: torch.device) -> State:

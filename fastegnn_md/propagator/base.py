@@ -24,7 +24,9 @@ from .file import manifest_of, read_model, write_model
 from .learned_map import LearnedMap
 from .linear import LinearPredictor
 from .network import build_network
-from .prediction import Prediction, Residual
+from .prediction import Prediction, Residual, Trust
+from .provenance import Provenance
+from .surroundings import Surroundings
 
 _CLASSES: dict[str, type[Propagator]] = {}  # by kind; a subclass enters itself when it is defined
 
@@ -49,6 +51,10 @@ class Propagator(LearnedMap):
         SHA-256 of the training data, empty before training.
     metrics : dict
         Errors on held-out pairs, as reported at the end of training.
+    provenance : Provenance or None
+        What the training data were; None where the file does not say.
+    surroundings : Surroundings or None
+        Of atoms in the training data; None where they were not measured.
     kinds : tuple of str
         Kinds of a configuration that this class serves.
     """
@@ -67,6 +73,8 @@ class Propagator(LearnedMap):
         self.config, self.timestep, self.domain = config, timestep, domain
         self.species = domain.species
         self.fingerprint = ""
+        self.provenance: Provenance | None = None
+        self.surroundings: Surroundings | None = None
         self._checked: tuple[Tensor | None, ...] | None = None  # numbers, masses and pbc that were found fit
         self._neighbours = NeighbourSearch(config.cutoff)
         self._bond_distance: BondDistance | None = None  # of the last system
@@ -96,6 +104,11 @@ class Propagator(LearnedMap):
     @skin.setter
     def skin(self, skin: float) -> None:
         self._neighbours = NeighbourSearch(self.config.cutoff, skin)
+
+    @property
+    def audited(self) -> bool:  # type: ignore[override]  # of other maps a plain attribute
+        """False before training: what jumps do to the energy is then no question."""
+        return bool(self.metrics)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,7 +143,10 @@ class Propagator(LearnedMap):
                 f"state.to({str(self.device)!r})"
             )
         self.check(state)
-        return self._predict(state)
+        prediction = self._predict(state)
+        if self.surroundings is None or prediction.edges is None:
+            return prediction
+        return prediction._replace(trust=Trust(unlike=self.surroundings(state.numbers, prediction.edges)))
 
     @torch.no_grad()
     def virtual_nodes(self, state: State) -> Tensor | None:
@@ -259,8 +275,20 @@ class Propagator(LearnedMap):
         CheckpointError
             If the folder is missing or read-only, or the disk is full.
         """
-        about = (self.config, self.timestep, self.domain, self.dtype, self.fingerprint, self.metrics)
-        write_model(path, manifest_of(*about), self.state_dict())
+        weights, reach = self.state_dict(), None
+        if self.surroundings is not None:
+            weights, reach = weights | self.surroundings.tensors(), self.surroundings.shape.reach
+        manifest = manifest_of(
+            self.config,
+            self.timestep,
+            self.domain,
+            self.dtype,
+            fingerprint=self.fingerprint,
+            metrics=self.metrics,
+            provenance=self.provenance,
+            surroundings_reach=reach,
+        )
+        write_model(path, manifest, weights)
 
     @staticmethod
     def load(path: str | Path, device: torch.device | str = "cpu") -> Propagator:
@@ -311,8 +339,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Propagator:
     CheckpointError
         If there is no such file or name, or the file is not a propagator.
     """
-    propagator, manifest = read_model(find_model(path), Propagator.build)
+    propagator, surroundings, manifest = read_model(find_model(path), Propagator.build)
     propagator.fingerprint, propagator.metrics = manifest.training_data, manifest.metrics
+    propagator.provenance, propagator.surroundings = manifest.provenance, surroundings
     return propagator.eval().to(device)
 
 

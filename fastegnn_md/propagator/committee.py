@@ -21,7 +21,7 @@ from .base import Propagator
 from .domain import MASS_TOLERANCE
 from .learned_map import LearnedMap
 from .limits import JumpLimits
-from .prediction import Prediction, Spread
+from .prediction import Prediction, Spread, Trust
 
 
 class Committee(LearnedMap):
@@ -68,6 +68,8 @@ class Committee(LearnedMap):
         self.timestep, self.species = first.timestep, first.species
         self.config = max(members, key=lambda one: one.config.cutoff).config
         self.domain = dataclasses.replace(first.domain, limits=_common_limits([one.limits for one in members]))
+        self.provenance = first.provenance
+        self.audited = all(one.audited for one in members)
         self.fingerprint = ",".join(dict.fromkeys(one.fingerprint for one in members))
         self.members = nn.ModuleList(members)  # type: ignore[assignment]  # a sequence of its own kind
 
@@ -115,7 +117,9 @@ class Committee(LearnedMap):
         if self.predicts_velocities:
             velocities = [one.velocities for one in each if one.velocities is not None]
             v, spread_v = _mean_and_spread(velocities, root / scale[:, 1])
-        return Prediction(x, v, spread=Spread(spread_x, spread_v))
+        unlike = [one.trust.unlike for one in each if one.trust.unlike is not None]
+        farthest = torch.stack(unlike).amax(0) if unlike else None
+        return Prediction(x, v, trust=Trust(Spread(spread_x, spread_v), farthest))
 
     def residual_scale(self, state: State) -> Tensor:
         """Mean of the members' residual scales, shape (N, 2): amu^½ Å and amu^½ Å/ps."""

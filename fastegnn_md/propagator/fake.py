@@ -29,7 +29,7 @@ from .config import Kind, PropagatorConfig
 from .domain import Domain
 from .learned_map import LearnedMap
 from .limits import JumpLimits
-from .prediction import Prediction, Spread
+from .prediction import Prediction, Trust
 
 _HEAVIEST = 118  # atomic number
 
@@ -54,6 +54,8 @@ class FakePropagator(LearnedMap):
         Å; boxes narrower than twice of it are refused where propagators refuse them.
     reversible, volume_preserving : bool
         What the function is; nobody checks.
+    audited : bool
+        Ask an engine now and then whether jumps keep the total energy.
     fingerprint : str
         Tells the training data of this map from those of others.
 
@@ -75,12 +77,14 @@ class FakePropagator(LearnedMap):
         cutoff: float = 3.5,
         reversible: bool = False,
         volume_preserving: bool = False,
+        audited: bool = False,
         fingerprint: str = "fake",
     ):
         super().__init__()
         self.move, self.timestep, self.fingerprint = move, timestep, fingerprint
         self.config = PropagatorConfig(kind=kind, cutoff=cutoff)
         self.reversible, self.volume_preserving = reversible, volume_preserving
+        self.audited = audited
         self._any_boundary = domain is None
         self.domain = permissive_domain() if domain is None else domain
         self.calls = 0
@@ -101,13 +105,13 @@ class FakePropagator(LearnedMap):
         return Prediction(ended.positions - state.positions, velocities)
 
     @torch.no_grad()
-    def with_spread(
+    def with_trust(
         self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
-    ) -> tuple[State, Spread | None]:
-        """As :meth:`LearnedMap.with_spread`; positions are those of the function to the last digit."""
+    ) -> tuple[State, Trust]:
+        """As :meth:`LearnedMap.with_trust`; positions are those of the function to the last digit."""
         ended = self._moved(state)
         still = Prediction(torch.zeros_like(ended.positions), ended.velocities if self.predicts_velocities else None)
-        return still.end(ended, generator, temperature), None
+        return still.end(ended, generator, temperature), Trust()
 
     def residual_scale(self, state: State) -> Tensor:
         """Ones: residuals are in amu^½ Å and amu^½ Å/ps."""

@@ -21,6 +21,8 @@ from .config import PropagatorConfig
 from .domain import MASS_TOLERANCE, Domain
 from .limits import JumpLimits
 from .migration import with_kind
+from .provenance import Provenance
+from .surroundings import Surroundings, SurroundingsShape
 
 
 def _from_1(content: dict[str, Any]) -> dict[str, Any]:
@@ -36,13 +38,17 @@ def _from_2(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "config": with_kind(content["config"])}
 
 
+def _from_3(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "provenance": None, "surroundings_reach": None}
+
+
 FORMAT = TensorFormat(
     name="fastegnn_md propagator",
-    version=3,  # 2: smooth at the cutoff; 3: config.kind
+    version=4,  # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings
     key="manifest",
     what="model file",
     advice="copy or train the model again",
-    migrations={1: _from_1, 2: _from_2},
+    migrations={1: _from_1, 2: _from_2, 3: _from_3},
 )
 
 
@@ -74,6 +80,8 @@ class Manifest(BaseModel):
     dtype: str
     training_data: str
     metrics: dict[str, Any]
+    provenance: Provenance | None
+    surroundings_reach: Annotated[float, Field(gt=0, le=100)] | None
 
 
 _UNITS = {"length": "Å", "time": "ps", "mass": "amu", "force": "amu Å/ps²"}
@@ -87,6 +95,8 @@ def manifest_of(
     dtype: torch.dtype,
     fingerprint: str = "",
     metrics: dict[str, Any] | None = None,
+    provenance: Provenance | None = None,
+    surroundings_reach: float | None = None,
 ) -> Manifest:
     """Everything about a propagator but its weights."""
     return Manifest(
@@ -109,6 +119,8 @@ def manifest_of(
         dtype=str(dtype).removeprefix("torch."),
         training_data=fingerprint,
         metrics=metrics or {},
+        provenance=provenance,
+        surroundings_reach=surroundings_reach,
     )
 
 
@@ -167,8 +179,10 @@ def _manifest(path: str | Path, header: dict[str, Any]) -> Manifest:
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def read_model(path: str | Path, build: Callable[[PropagatorConfig, float, Domain], Module]) -> tuple[Module, Manifest]:
-    """Build a module from the manifest of a file and give it the weights.
+def read_model(
+    path: str | Path, build: Callable[[PropagatorConfig, float, Domain], Module]
+) -> tuple[Module, Surroundings | None, Manifest]:
+    """Build a module from the manifest of a file and give it the weights; and the surroundings, where it has them.
 
     Parameters
     ----------
@@ -197,15 +211,23 @@ def read_model(path: str | Path, build: Callable[[PropagatorConfig, float, Domai
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
         with torch.device("meta"):  # shapes without memory: the manifest may ask for any size
             shapes = build(manifest.config, manifest.timestep_ps, domain).to(dtype).state_dict()
+            shape = None
+            if manifest.surroundings_reach is not None:
+                shape = SurroundingsShape(domain.species, manifest.surroundings_reach)
+                shapes = shapes | Surroundings(shape).to(dtype).tensors()
         _check_tensors(path, tensors, shapes)
         module = build(manifest.config, manifest.timestep_ps, domain).to(dtype)
-        module.load_state_dict(tensors)
+        surroundings = None
+        if shape is not None:
+            surroundings = Surroundings(shape).to(dtype)
+            surroundings.take(tensors)
+        module.load_state_dict({name: tensors[name] for name in module.state_dict()})
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         # RuntimeError: sizes that PyTorch cannot count
         raise CheckpointError(f"{path} cannot be loaded: {brief(error, quoted=False)}") from error
-    return module, manifest
+    return module, surroundings, manifest
 
 
 def _check_tensors(path: str | Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

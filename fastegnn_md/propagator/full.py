@@ -27,8 +27,8 @@ class FullPropagator(Propagator):
     kinds: ClassVar[tuple[str, ...]] = ("force-free", "force-start", "force-midpoint")
 
     def _predict(self, state: State) -> Prediction:
-        edges = self._neighbours(state)
-        move, edges = self._translated(self._move, edges, state.n_atoms)
+        found = self._neighbours(state)
+        move, edges = self._translated(self._move, found, state.n_atoms)
         displacement, velocities, z = move(
             state.positions,
             state.velocities,
@@ -40,7 +40,7 @@ class FullPropagator(Propagator):
             edges,
             self._hops(state, edges),
         )
-        return Prediction(displacement, velocities, z)
+        return Prediction(displacement, velocities, z, edges=found)
 
     def _arithmetic(self) -> Move:
         return self._move

@@ -97,16 +97,21 @@ class KickDriftPropagator(Propagator):
         kicks = self.config.kicks
         step = self.timestep / kicks
         velocities, displacement = state.velocities, 0.5 * step * state.velocities
+        first: EdgeList | None = None
         for number in range(kicks):
             moved = state.replace(positions=state.positions + displacement)
-            velocities = velocities + step * self._acceleration(moved, torch.full_like(state.batch, number))
+            edges = self._neighbours(moved)
+            first = edges if first is None else first
+            velocities = velocities + step * self._along(edges, moved, torch.full_like(state.batch, number))
             displacement = displacement + (step if number + 1 < kicks else 0.5 * step) * velocities
-        return Prediction(displacement, velocities, None)
+        return Prediction(displacement, velocities, None, edges=first)
 
     def _acceleration(self, state: State, number: Tensor) -> Tensor:
+        return self._along(self._neighbours(state), state, number)
+
+    def _along(self, edges: EdgeList, state: State, number: Tensor) -> Tensor:
         """a_k in Å/ps², shape (N, 3), for the kick ``number`` (N,), counted from 0, of each atom."""
         assert state.batch is not None  # set by State
-        edges = self._neighbours(state)
         move, edges = self._translated(self._kick, edges, state.n_atoms)
         (acceleration,) = move(
             state.positions,

@@ -15,7 +15,8 @@ from ..state import State
 from .config import Kind, PropagatorConfig, WantedForces
 from .domain import Domain
 from .limits import JumpLimits
-from .prediction import Prediction, Residual, Spread
+from .prediction import Prediction, Residual, Trust
+from .provenance import Provenance
 
 
 class LearnedMap(nn.Module, ABC):
@@ -29,8 +30,12 @@ class LearnedMap(nn.Module, ABC):
     domain : Domain
     fingerprint : str
         Of the training data, empty before training.
+    provenance : Provenance or None
+        What the training data were; None where the file does not say.
     reversible, volume_preserving : bool
         Whether the map is its own inverse once velocities are turned round, and its Jacobian has determinant 1.
+    audited : bool
+        Whether an engine is asked now and then if jumps keep the total energy.
     has_spread : bool
         Whether predictions tell how far they can be trusted.
     """
@@ -39,9 +44,11 @@ class LearnedMap(nn.Module, ABC):
     timestep: float
     domain: Domain
     fingerprint: str
+    provenance: Provenance | None = None
     reversible: bool = False
     volume_preserving: bool = False
     has_spread: bool = False
+    audited: bool = True
 
     # what is predicted ------------------------------------------------------------------------------------------------
 
@@ -108,15 +115,15 @@ class LearnedMap(nn.Module, ABC):
         StateError
             As :meth:`predict`.
         """
-        return self.with_spread(state, generator=generator, temperature=temperature)[0]
+        return self.with_trust(state, generator=generator, temperature=temperature)[0]
 
     @torch.no_grad()
-    def with_spread(
+    def with_trust(
         self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
-    ) -> tuple[State, Spread | None]:
-        """What :meth:`forward` gives, and the spread where the map :attr:`has_spread`, of one prediction."""
+    ) -> tuple[State, Trust]:
+        """What :meth:`forward` gives, and how far it can be trusted."""
         prediction = self.predict(state, generator=generator)
-        return prediction.end(state, generator, temperature), prediction.spread
+        return prediction.end(state, generator, temperature), prediction.trust
 
     def compile(self) -> None:
         """Translate the jump, where there is something to translate."""

@@ -32,4 +32,5 @@ class PositionPropagator(Propagator):
             edge_vector=edges.vector.to(self.dtype),
             **self._invariants(species, state.masses, systems, edges, self._hops(state, edges)),
         )
-        return Prediction(output.x - x, None, shifted_back(output.z, origin), output.connectivity_loss)
+        z = shifted_back(output.z, origin)
+        return Prediction(output.x - x, None, z, output.connectivity_loss, edges=edges)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CompatibilityError
+from ..graph import EdgeList
 from ..mechanics.thermal import thermal_velocities
 from ..state import State
 
@@ -50,6 +51,28 @@ class Spread(NamedTuple):
         return self.x if self.v is None else torch.maximum(self.x, self.v)
 
 
+class Trust(NamedTuple):
+    """How far a prediction can be trusted."""
+
+    spread: Spread | None = None  # of a committee
+    unlike: Tensor | None = None  # (N,), distance of surroundings from those of training, where these were measured
+
+    def to(self, device: torch.device | str) -> Trust:
+        """The same on another device."""
+        spread, unlike = self
+        return Trust(
+            None if spread is None else spread.to(device),
+            None if unlike is None else unlike.to(device),
+        )
+
+    def split(self, sizes: Sequence[int]) -> list[Trust]:
+        """Of systems of these numbers of atoms, one after the other."""
+        nothing = [None] * len(sizes)
+        spreads = nothing if self.spread is None else self.spread.split(sizes)
+        unlike = nothing if self.unlike is None else self.unlike.split(list(sizes))
+        return [Trust(*both) for both in zip(spreads, unlike, strict=True)]
+
+
 class Prediction(NamedTuple):
     """What a learned map says of a state."""
 
@@ -57,7 +80,8 @@ class Prediction(NamedTuple):
     velocities: Tensor | None  # (N, 3), Å/ps; None where they are redrawn
     z: Tensor | None = None  # (B, C, 3), Å, virtual nodes
     connectivity: Tensor | None = None  # as in Residual
-    spread: Spread | None = None  # of a committee
+    trust: Trust = Trust()
+    edges: EdgeList | None = None  # that the network looked at first
 
     def end(self, state: State, generator: torch.Generator | None, temperature: float | None) -> State:
         """Where the state comes to; arguments, dtype and errors of :meth:`LearnedMap.forward`."""

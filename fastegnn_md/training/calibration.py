@@ -160,7 +160,7 @@ def one_step_calibration(
     with tqdm(total=len(chosen), disable=not progress, desc="calibration", unit="pair") as bar, torch.no_grad():
         for start, end in batches(pairs, chosen, batch_size, bar):
             prediction = committee.predict(start)
-            residual, spread = prediction.residual(start, end, committee.residual_scale(start)), prediction.spread
+            residual, spread = prediction.residual(start, end, committee.residual_scale(start)), prediction.trust.spread
             if spread is None:
                 raise DataError("one propagator has no spread to calibrate; give a committee")
             for key, error, apart in (("x", residual.x, spread.x), ("v", residual.v, spread.v)):

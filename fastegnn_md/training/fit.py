@@ -24,7 +24,7 @@ from .config import TrainingConfig
 from .folder import TrainingFolder
 from .one_step import Errors, lowest_baseline, one_step_errors, over_baseline
 from .schedule import spread
-from .start import check_forces, representative, untrained_propagator
+from .start import check_forces, remember_data, representative, untrained_propagator
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -155,7 +155,7 @@ def _fit(
         propagator = untrained_propagator(train, config.propagator, seed=config.seed)
     else:
         propagator = copy.deepcopy(initial).cpu().requires_grad_(True)
-        propagator.fingerprint = train.fingerprint
+        remember_data(propagator, train, seed=config.seed)
     propagator.to(torch.float64 if config.precision == "64-true" else torch.float32).train()
     chosen = spread(len(validation), config.validation_pairs)
     baselines = one_step_errors(propagator, validation, indices=chosen, progress=progress)

@@ -10,6 +10,9 @@ from ..errors import DataError
 from ..propagator.base import Propagator
 from ..propagator.config import PropagatorConfig
 from ..propagator.domain import Domain
+from ..propagator.file import package_version
+from ..propagator.provenance import Provenance
+from ..propagator.surroundings import Surroundings
 from ..units import format_time
 
 # Atoms that ranges and linear predictors are measured on, for systems of any size.
@@ -52,8 +55,19 @@ def untrained_propagator(
     start, end = pairs.batch(representative(pairs, sample, seed))
     propagator = Propagator.build(config, pairs.lag, Domain.from_pairs(start, end, config), seed=seed)
     propagator.measure(start, end)
-    propagator.fingerprint = pairs.fingerprint
+    remember_data(propagator, pairs, seed=seed, sample=sample)
     return propagator
+
+
+def remember_data(propagator: Propagator, pairs: TrajectoryPairs, *, seed: int = 0, sample: int = 4096) -> None:
+    """Let a propagator know the data it is for: their fingerprint, provenance and surroundings."""
+    start, end = pairs.batch(representative(pairs, sample, seed))
+    propagator.fingerprint = pairs.fingerprint
+    propagator.provenance = Provenance.measure(
+        start, end, (store.provenance for store in pairs.stores), package_version()
+    )
+    measured = Surroundings.measure(start, propagator.config.cutoff, seed=seed)
+    propagator.surroundings = None if measured is None else measured.to(propagator.dtype)
 
 
 def representative(pairs: TrajectoryPairs, count: int, seed: int) -> list[int]:

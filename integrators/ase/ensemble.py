@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
-from fastegnn_md.propagator.prediction import Spread
 from fastegnn_md.state import State
 
 from ..step import Predicted
@@ -99,19 +98,16 @@ class LearnedEnsemble:
             one.jump.waiting = one.jump.prepare(one.rng)
             prepared.append(one.jump.waiting)
         sizes = [each.state.n_atoms for each in prepared]
-        spreads: list[Spread | None] = [None] * len(sizes)
         try:
             together = State.concatenate([each.state for each in prepared])
-            ended, spread = self._propagator.with_spread(together)
-            if spread is not None:
-                spreads = [*spread.split(sizes)]
+            ended, trust = self._propagator.with_trust(together)
         except StateError:
             return  # one of them is not finite: alone, each finds out for itself
-        parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), spreads, strict=True)
-        for one, each, (positions, velocities, apart) in zip(jumping, prepared, parts, strict=True):
+        parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), trust.split(sizes), strict=True)
+        for one, each, (positions, velocities, trusted) in zip(jumping, prepared, parts, strict=True):
             one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
             state = each.state.replace(positions=positions, velocities=velocities, forces=None, midpoint_forces=None)
-            one.jump.waiting = each._replace(predicted=Predicted(state, apart))
+            one.jump.waiting = each._replace(predicted=Predicted(state, trusted))
 
     def _forget(self) -> None:
         for one in self.dynamics:

@@ -13,12 +13,15 @@ from torch import Tensor
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, bond_array, read_constraints, state_from_atoms, write_state
 from fastegnn_md.engines.ase.calculated import CheckedCalculator, energy_of, forces_of
+from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator
 from fastegnn_md.errors import CompatibilityError, JumpError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.state import State
 
 from ..guards import GuardReport, jump_error
+from ..home import check_home
 from ..step import Classical, GuardedStep, Predicted
+from ..verdict import RunWatch
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -141,6 +144,11 @@ class AtomsJump:
         constraints, state = self._read_constraints(), state_from_atoms(self.atoms)
         return self.guarded.freedom(state, constraints).temperature(state)
 
+    def watch(self) -> RunWatch:
+        """A watch over the temperatures of a run that begins here."""
+        constraints, state = self._read_constraints(), state_from_atoms(self.atoms)
+        return RunWatch(state, self.guarded.freedom(state, constraints), self.guarded.bath_temperature)
+
     def known_forces(self) -> np.ndarray | None:
         """Forces at the present positions (N, 3) in eV/Å, without those of constraints, if they are known."""
         if self._known_forces is None:
@@ -241,6 +249,17 @@ class AtomsJump:
             self._check_calculator()
         self._read_constraints()
         state = state_from_atoms(self.atoms, bonds=self.bonds)
+        known = propagator.provenance
+        check_home(
+            known,
+            state,
+            self._read_constraints(),
+            temperature=self.guarded.temperature,
+            theory=describe_calculator(self.atoms.calc, "" if known is None else known.theory),
+            charge=charge_of(self.atoms.calc),
+            lenient=self.guarded.guard is None,
+            holds_atoms=self.guarded.tolerates_frozen_atoms,
+        )
         # Forces of zero stand for those of the first step, which are not worth a call here.
         zeros = torch.zeros_like(state.positions)
         propagator.check(state.replace(forces=zeros, midpoint_forces=zeros))

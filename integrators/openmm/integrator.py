@@ -18,11 +18,13 @@ from fastegnn_md.errors import ConfigError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, ReadOnce, propagator_of
+from ..audits import Audits
 from ..conserve import Conserve
 from ..guards import GuardReport, GuardSettings, JumpStatistics
 from ..options import guarded_step
 from ..schedule import Schedule, schedule_of
 from ..thermostats import Thermostat
+from ..verdict import RunWatch
 from .annealing import Annealing
 from .binding import rebind_on_reinitialize
 from .classical import bath_of, check_timestep, checked_seed, classical_integrator, half_step_of, step_generator
@@ -224,6 +226,15 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         """
         self._jump.bind(context, force, learned_forces)
         rebind_on_reinitialize(context, self, force, learned_forces)
+
+    @property
+    def audits(self) -> Audits | None:
+        """What the engine was asked about the total energy; None where nobody asks."""
+        return self._guarded.audits
+
+    def watch(self) -> RunWatch:
+        """A watch over the temperatures of the atoms that jump, of a run that begins here."""
+        return self._jump.watch()
 
     def unbind(self) -> None:
         """Serve no Context; steps then raise."""

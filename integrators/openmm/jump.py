@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -12,15 +13,19 @@ import numpy as np
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
+from fastegnn_md.engines.openmm.description import theory_of
 from fastegnn_md.engines.openmm.force import JumpForce, bound_context, check_binding
 from fastegnn_md.engines.openmm.register import BACK_SHIFT, BETWEEN, JUMP, RESTORE, TOKEN, Register
 from fastegnn_md.engines.openmm.system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
 from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
+from fastegnn_md.units import KJ_PER_MOL
 
 from ..guards import GuardReport
+from ..home import check_home
 from ..step import GuardedStep
+from ..verdict import RunWatch
 from .binding import check_forces
 from .host import Host
 
@@ -72,6 +77,16 @@ class ContextJump:
         check_binding(system, force)
         self.guarded.isolated = part.isolated
         self.guarded.check(part.constraints, system.usesPeriodicBoundaryConditions())
+        check_home(
+            self.guarded.propagator.provenance,
+            part.blank(system),
+            part.constraints,
+            temperature=self.guarded.temperature,
+            engine="OpenMM",
+            theory=theory_of(system),
+            lenient=self.guarded.guard is None,
+            holds_atoms=self.guarded.tolerates_frozen_atoms,
+        )
         hybrid, informed = self.guarded.schedule.hybrid, self.guarded.propagator.wants_forces is not None
         described = check_forces(system, force, informed, hybrid, learned_forces)
         baths = [name for name in described.between_steps if name != "CMMotionRemover"]
@@ -89,13 +104,19 @@ class ContextJump:
                         f"{what}: needs the classical potential within a step, which the back-end {force.backend!r} "
                         "cannot evaluate; use backend='host'"
                     )
-            transport = _Inside(context, part, self.guarded, self._custom, self._advance)
+            transport = _Inside(context, part, self.guarded, self._custom, self._advance, self.group)
         self._bound = weakref.ref(context), part, transport
 
     def recover(self) -> None:
         """Set variables of the integrator anew."""
         if self._bound is not None and isinstance(self._bound[2], _Inside):
             self._bound[2].recover()
+
+    def watch(self) -> RunWatch:
+        """A watch over the temperatures of the atoms that jump."""
+        context, part = self.context, self._part
+        state = Host(context.getSystem(), part, set(range(32)) - {self.group}).read(context)
+        return RunWatch(state, self.guarded.freedom(state, part.constraints), self.guarded.bath_temperature)
 
     def unbind(self) -> None:
         """Serve no Context."""
@@ -111,6 +132,12 @@ class ContextJump:
             If none was, or it was deleted.
         """
         return bound_context(None if self._bound is None else self._bound[0])
+
+    @property
+    def _part(self) -> JumpSystem:
+        """The atoms that jump; a Context was bound."""
+        assert self._bound is not None
+        return self._bound[1]
 
     def attempt(
         self, half_step: float, rng: np.random.Generator, *, replacing: bool = False
@@ -135,7 +162,7 @@ class ContextJump:
         context = self.context
         assert self._bound is not None  # the Context was found
         _, part, transport = self._bound
-        time, count = context.getTime(), context.getStepCount()
+        present, count = context.getTime(), context.getStepCount()
         done = False
         try:
             report = transport.jump(context, half_step, rng)
@@ -159,7 +186,7 @@ class ContextJump:
                 transport.restore(context)
                 self._place_sites(context)
             # The integrator that moves particles counts each of its parts as a step.
-            context.setTime(time + self.guarded.propagator.timestep * unit.picosecond if done else time)
+            context.setTime(present + self.guarded.propagator.timestep * unit.picosecond if done else present)
             context.setStepCount(count + 1 if done else count)
         message, atom = as_particle(report.message, report.atom, part)
         return replace(report, message=message, atom=atom), done
@@ -253,7 +280,9 @@ class _Inside:
         guarded: GuardedStep,
         custom: openmm.CustomIntegrator,
         advance: Callable[[], None],
+        group: int,
     ):
+        self._group = group
         self._part, self._guarded, self._custom, self._advance = part, guarded, custom, advance
         propagator = guarded.propagator
         self._register = Register(
@@ -262,6 +291,7 @@ class _Inside:
         self._rng = np.random.default_rng(0)  # that of the present jump
         self._report: GuardReport | None = None
         self._moved = False
+        self._prepared: State | None = None  # by the present jump
         if not part.whole_system:
             self.recover()
 
@@ -273,6 +303,9 @@ class _Inside:
 
     def jump(self, context: openmm.Context, half_step: float, rng: np.random.Generator) -> GuardReport:
         self._moved, self._rng, self._report = False, rng, None
+        audits = self._guarded.audits
+        audited = audits is not None and self._guarded.isolated and audits.due()
+        before = self._energy(context) if audited else 0.0
         # A CustomIntegrator takes the forces of its last step for valid, whatever another integrator of the same
         # CompoundIntegrator did since, until the Context is changed from outside: here the parameter does it.
         context.setParameter(TOKEN, self._register.token)
@@ -288,7 +321,19 @@ class _Inside:
             raise ConfigError(
                 "the jump force was not asked; the System of this Context has none, or another process bound it"
             )
+        if report.ok and audited:
+            assert self._prepared is not None  # there was a jump
+            jumped = time.perf_counter()
+            change = self._energy(context) - before + self._guarded.kinetic_change
+            # What the energy before took is about what the energy after takes.
+            seconds = 2 * (time.perf_counter() - jumped)
+            self._guarded.audit(change, self._prepared, self._part.constraints, seconds)
         return report
+
+    def _energy(self, context: openmm.Context) -> float:
+        """Potential energy without the jump force, amu Å²/ps²."""
+        groups = set(range(32)) - {self._group}
+        return context.getState(energy=True, groups=groups).getPotentialEnergy()._value * KJ_PER_MOL
 
     def _jump(
         self, positions: Tensor, velocities: Tensor, forces: Tensor | None, box: Tensor | None
@@ -296,8 +341,8 @@ class _Inside:
         """The science, on tensors in OpenMM's units: Δx and Δv of the atoms that jump."""
         part = self._part = self._part.to(positions.device)
         state = part.state(positions, velocities, forces, box)
-        prepared = self._guarded.prepare(state, part.constraints, self._rng)
-        ended, self._report = self._guarded.attempt(prepared, part.constraints, self._rng)
+        self._prepared = self._guarded.prepare(state, part.constraints, self._rng)
+        ended, self._report = self._guarded.attempt(self._prepared, part.constraints, self._rng)
         return (ended.positions - state.positions) / NM, (ended.velocities - state.velocities) / NM
 
     def back_shift(self, context: openmm.Context, half_step: float) -> None:

@@ -121,9 +121,9 @@ class StandIn(FakePropagator):
         domain = dataclasses.replace(domain, masses=light)
         super().__init__(move or self.drift, timestep, domain, **{"cutoff": 3.0, **options})
 
-    def with_spread(self, state, **options):
+    def with_trust(self, state, **options):
         self.seen = state
-        return super().with_spread(state, **options)
+        return super().with_trust(state, **options)
 
     @staticmethod
     def drift(state, timestep=0.008):

@@ -34,3 +34,26 @@ def new_calculator(factory: Callable[[], Any]) -> Calculator:
             "forces"
         )
     return made
+
+
+# What tells one level of theory from another, where a calculator has it as a parameter.
+_LEVEL = ("method", "xc", "basis", "model", "solvation")
+
+
+def describe_calculator(calculator: Calculator | None, known: str = "") -> str:
+    """Program and level of theory, as far as a calculator says them; empty without one.
+
+    A subclass of the calculator that is ``known`` by its description is described as that one.
+    """
+    if calculator is None:
+        return ""
+    given = getattr(calculator, "parameters", None) or {}
+    level = ", ".join(f"{name}={brief(given[name], quoted=False)}" for name in _LEVEL if given.get(name) is not None)
+    names = [kind.__name__ + (f" ({level})" if level else "") for kind in type(calculator).__mro__]
+    return known if known in names else names[0]
+
+
+def charge_of(calculator: Calculator | None) -> float | None:
+    """Total charge in e, where the calculator says it."""
+    charge = (getattr(calculator, "parameters", None) or {}).get("charge")
+    return float(charge) if isinstance(charge, (int, float)) and not isinstance(charge, bool) else None

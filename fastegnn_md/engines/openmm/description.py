@@ -115,6 +115,12 @@ def describe_system(system: openmm.System, topology: Topology, atoms: Iterable[i
     )
 
 
+def theory_of(system: openmm.System) -> str:
+    """Classes of the forces of a force field, as a provenance has them."""
+    names = {type(force).__name__ for force in system.getForces() if force.getName() != FORCE_NAME}
+    return ", ".join(sorted(name for name in names if name in _FORCE_FIELD or name.startswith("Amoeba")))
+
+
 def unusual_forces(system: openmm.System, topology: Topology) -> tuple[str, ...]:
     """Forces beyond an ordinary force field: restraints, biases, fields, machine-learned potentials.
 

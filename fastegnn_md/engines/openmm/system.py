@@ -79,6 +79,16 @@ class JumpSystem:
         tensors = {name: getattr(self, name).to(device) for name in ("numbers", "masses", "bonds")}
         return replace(self, constraints=self.constraints.to(device), **tensors)
 
+    def blank(self, system: openmm.System) -> State:
+        """Who the jumping atoms are, all of them at rest in one place: for what needs no positions."""
+        nowhere, cell = torch.zeros(len(self.numbers), 3, dtype=torch.float64), None
+        if self.periodic:
+            box = [[component._value for component in vector] for vector in system.getDefaultPeriodicBoxVectors()]
+            cell = NM * torch.tensor(box, dtype=torch.float64)[None]
+        return State(
+            numbers=self.numbers, masses=self.masses, bonds=self.bonds, cell=cell, positions=nowhere, velocities=nowhere
+        )
+
     def state(self, positions: Tensor, velocities: Tensor, forces: Tensor | None, box: Tensor | None) -> State:
         """State of the jumping atoms.
 

@@ -1,0 +1,213 @@
+"""Is a propagator at home in a system? What its training data were, against what it is to move."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from fastegnn_md.errors import CompatibilityError
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.propagator.provenance import Provenance, SystemKind, across_angles, share_of_kinds, symbol_of
+from fastegnn_md.state import State
+
+_HOTTER = 1.5  # times the highest temperature of training
+_DENSER = 0.05  # share beyond the range of volumes per atom
+_ALL, _NONE = 0.95, 0.05  # shares of held distances that count as all and none
+
+
+class UnlikeTrainingWarning(UserWarning):
+    """A system differs from the training data in a way that may be meant."""
+
+
+def check_home(
+    provenance: Provenance | None,
+    state: State,
+    constraints: Constraints,
+    *,
+    temperature: float | None = None,
+    engine: str = "ASE",
+    theory: str = "",
+    charge: float | None = None,
+    lenient: bool = False,
+    holds_atoms: bool = False,
+) -> None:
+    """Compare a system with the training data of a propagator.
+
+    Parameters
+    ----------
+    provenance : Provenance, optional
+        None, of files that do not say it, compares nothing.
+    state : State
+        The system.
+    constraints : Constraints
+        Of the system.
+    temperature : float, optional
+        K, of the run.
+    engine : {"ASE", "OpenMM"}
+    theory : str
+        What computes forces here, in the words of the provenance; empty if nobody knows.
+    charge : float, optional
+        Total charge here, e.
+    lenient : bool
+        Warn of what would be an error: the user has switched the guards off.
+    holds_atoms : bool
+        Whether frozen atoms do no harm: the propagator gets forces, or classical steps follow jumps.
+
+    Raises
+    ------
+    CompatibilityError
+        If constraints, frozen atoms, charge or molecule are others than in training; the message names the remedy.
+
+    Warns
+    -----
+    UnlikeTrainingWarning
+        Of another temperature, density or theory.
+    """
+    if provenance is None:
+        return
+    wrong = [
+        *_constraints(provenance, state, constraints),
+        *([] if holds_atoms else _frozen(provenance, constraints)),
+        *_charge(provenance, charge),
+        *_molecule(provenance, state),
+    ]
+    if wrong and not lenient:
+        raise CompatibilityError(wrong[0])
+    doubts = [
+        *wrong,
+        *_temperature(provenance, temperature),
+        *_volume(provenance, state),
+        *_theory(provenance, engine, theory),
+    ]
+    for doubt in doubts:
+        warnings.warn(doubt, UnlikeTrainingWarning, stacklevel=6)
+
+
+def _constraints(provenance: Provenance, state: State, constraints: Constraints) -> list[str]:
+    here = _held_here(state, constraints)
+    for kind in provenance.held_distances:
+        share = here.get((kind.elements, kind.apart))
+        if share is None:
+            continue
+        names = "–".join(symbol_of(number) for number in kind.elements)
+        what = f"{names} bonds" if kind.apart == 1 else f"{names} distances across an angle"
+        if kind.share >= _ALL and share < _ALL:
+            return [
+                f"this propagator was trained with {what} of fixed length, here {1 - share:.0%} of them are free: hold "
+                f"them ({_remedy(provenance)}), or train with free bonds"
+            ]
+        if kind.share <= _NONE and share > _NONE:
+            return [
+                f"this propagator was trained with free {what}, here {share:.0%} of them have a fixed length: leave "
+                f"these constraints out ({_remedy(provenance)}), or train with them"
+            ]
+    return []
+
+
+def _remedy(provenance: Provenance) -> str:
+    """Constraints of the training data as engines call them."""
+    bonds = {kind.elements: kind.share >= _ALL for kind in provenance.held_distances if kind.apart == 1}
+    hydrogens = {elements: held for elements, held in bonds.items() if 1 in elements}
+    if all(bonds.values()):
+        return "OpenMM: constraints=app.AllBonds; ASE: FixBondLengths of all bonds; --constraints AllBonds"
+    if hydrogens and all(hydrogens.values()):
+        return "OpenMM: constraints=app.HBonds; ASE: FixBondLengths of bonds to hydrogen; --constraints HBonds"
+    return "OpenMM: constraints=None; ASE: no FixBondLengths; --constraints none"
+
+
+def _held_here(state: State, constraints: Constraints) -> dict[tuple[tuple[int, int], int], float]:
+    """Share of distances that are held, by elements and number of bonds between; what is not there is left out."""
+    n = state.n_atoms
+    # Bonds that are held are known to be bonds, whatever the topology says.
+    held = constraints.bonds.sort(dim=1).values
+    known = [] if state.bonds is None else [(1, state.bonds), (2, across_angles(state.bonds, n))]
+    found: dict[tuple[tuple[int, int], int], float] = {}
+    for apart, pairs in known:
+        if len(pairs) == 0:
+            continue
+        ends = pairs.sort(dim=1).values
+        chosen = torch.isin(ends[:, 0] * n + ends[:, 1], held[:, 0] * n + held[:, 1])
+        # two frozen atoms keep their distance by themselves
+        chosen |= constraints.frozen[pairs].all(dim=1)
+        moves = ~constraints.frozen[pairs].all(dim=1)
+        if bool(moves.any()):
+            shares = share_of_kinds(state.numbers, pairs[moves], chosen[moves])
+            found |= {(kind, apart): share for kind, share in shares.items()}
+    if state.bonds is None and len(held):
+        shares = share_of_kinds(state.numbers, held, torch.ones(len(held), dtype=torch.bool))
+        found |= {(kind, 1): share for kind, share in shares.items()}
+    return found
+
+
+def _frozen(provenance: Provenance, constraints: Constraints) -> list[str]:
+    count = int(constraints.frozen.sum())
+    if not count or provenance.held_atoms:
+        return []
+    return [
+        f"{count} atoms are frozen and this force-free propagator has never seen an atom held: free atoms would cool. "
+        "Put classical steps between jumps (schedule=Schedule(10, 1, classical=…)), use a force-informed propagator, "
+        "or train with these atoms held"
+    ]
+
+
+def _charge(provenance: Provenance, charge: float | None) -> list[str]:
+    if charge is None or provenance.charge is None or abs(charge - provenance.charge) < 1e-6:
+        return []
+    return [
+        f"the calculator has a charge of {charge:g} e, the training data had {provenance.charge:g}: train with this "
+        "charge"
+    ]
+
+
+def _molecule(provenance: Provenance, state: State) -> list[str]:
+    if not provenance.systems:
+        return []
+    for system in state.split():
+        here = SystemKind.of(system)
+        formulas = [kind.formula for kind in provenance.systems]
+        if state.periodic:  # surfaces, defects and mixtures are the business of the guard of surroundings
+            continue
+        if here.formula not in formulas:
+            return [
+                f"the system is {here.formula}, this propagator has seen {', '.join(dict.fromkeys(formulas))} only and "
+                "knows no other molecule: train with it, or on many molecules"
+            ]
+        alike = [kind.bonds for kind in provenance.systems if kind.formula == here.formula]
+        if here.bonds is not None and None not in alike and here.bonds not in alike:
+            return [
+                f"the system is {here.formula}, as in training, but with other bonds: another isomer, or bonds that "
+                "are missing; give its bonds as they are, or train with it"
+            ]
+    return []
+
+
+def _temperature(provenance: Provenance, temperature: float | None) -> list[str]:
+    if temperature is None or provenance.temperature_K is None or temperature <= _HOTTER * provenance.temperature_K[1]:
+        return []
+    low, high = provenance.temperature_K
+    return [f"the temperature is {temperature:g} K, the training data had {low:g} to {high:g} K: train at this one too"]
+
+
+def _volume(provenance: Provenance, state: State) -> list[str]:
+    if provenance.volume_per_atom is None or state.cell is None:
+        return []
+    low, high = provenance.volume_per_atom
+    volume = float(torch.linalg.det(state.cell.double()).abs().sum()) / state.n_atoms
+    if (1 - _DENSER) * low <= volume <= (1 + _DENSER) * high:
+        return []
+    return [
+        f"the box has {volume:.4g} Å³ per atom, the training data had {low:.4g} to {high:.4g} Å³: jumps of atoms whose "
+        "surroundings are unlike those of training are refused"
+    ]
+
+
+def _theory(provenance: Provenance, engine: str, theory: str) -> list[str]:
+    # One potential has other names in another engine.
+    foreign = (engine == "OpenMM") != provenance.engine.startswith("OpenMM")
+    if foreign or not theory or not provenance.theory or theory == provenance.theory:
+        return []
+    return [
+        f"forces come from {theory} here, the propagator learned those of {provenance.theory}: jumps and classical "
+        "steps follow two different potentials"
+    ]

@@ -1,0 +1,252 @@
+"""A system is compared with what a propagator was trained on, when the two are brought together."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from ase import units
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixBondLengths
+from ase.io import read
+from ase.md.velocitydistribution import thermalize_momenta
+
+import fastegnn_md
+from fastegnn_md import State
+from fastegnn_md.engines.ase import guess_bonds
+from fastegnn_md.engines.ase.atoms import state_from_atoms
+from fastegnn_md.errors import CompatibilityError, JumpError
+from fastegnn_md.integrators import LearnedDynamics, Schedule
+from fastegnn_md.integrators.home import UnlikeTrainingWarning
+from fastegnn_md.propagator.provenance import HeldDistances, Provenance, SystemKind
+
+FRICTION = 0.01 / units.fs
+
+
+def copper(a=3.61, temperature=1200.0):
+    return started(bulk("Cu", a=a, cubic=True) * (3, 3, 3), temperature)
+
+
+def started(atoms, temperature):
+    atoms.calc = EMT()
+    thermalize_momenta(atoms, temperature, rng=np.random.default_rng(0))
+    return atoms
+
+
+def dynamics(atoms, model, temperature=600.0, **options):
+    return LearnedDynamics(
+        atoms, fastegnn_md.load(model), temperature_K=temperature, friction=FRICTION, rng=1, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def ala2():
+    from importlib.resources import as_file, files
+
+    with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
+        atoms = read(path)
+    bonds = guess_bonds(atoms)
+    return atoms, bonds, bonds[(atoms.numbers[bonds] == 1).any(axis=1)]
+
+
+class TestMeasured:
+    def pairs(self, held, temperature=300.0, count=40):
+        """Pairs of ethanol whose bonds to hydrogen turn and whose other bonds stretch."""
+        atoms, rng = molecule("CH3CH2OH"), np.random.default_rng(0)
+        bonds, starts, ends = guess_bonds(atoms), [], []
+        atoms.set_constraint(FixBondLengths(bonds[(atoms.numbers[bonds] == 1).any(axis=1)]) if held else None)
+        for _ in range(count):
+            thermalize_momenta(atoms, temperature, rng=rng)
+            starts.append(state_from_atoms(atoms, bonds=bonds))
+            moved = atoms.copy()
+            moved.set_positions(atoms.positions + 0.03 * rng.normal(size=(9, 3)))
+            ends.append(state_from_atoms(moved, bonds=bonds))
+        return State.concatenate(starts), State.concatenate(ends)
+
+    @pytest.mark.parametrize("held", [True, False])
+    def test_held_bonds_are_found_in_the_data_themselves(self, held):
+        found = {(one.elements, one.apart): one.share for one in Provenance.measure(*self.pairs(held)).held_distances}
+        for kind in ((1, 6), (1, 8)):
+            assert found[kind, 1] == (1.0 if held else pytest.approx(0.0, abs=0.05))
+        assert found[(6, 6), 1] < 0.05
+        assert found[(1, 1), 2] < 0.05
+
+    def test_systems_and_sources(self):
+        sources = [{"engine": "ASE", "theory": "EMT", "charge": 1.0, "temperature": t} for t in (300, 500)]
+        found = Provenance.measure(*self.pairs(False), sources, "0.1")
+        assert [one.formula for one in found.systems] == ["C2H6O"]
+        assert (found.engine, found.theory, found.charge, found.temperature_K) == ("ASE", "EMT", 1.0, (300.0, 500.0))
+        assert not found.held_atoms
+
+    def test_the_temperature_is_not_widened_by_chance(self):
+        low, high = Provenance.measure(*self.pairs(False, 400.0, 400)).temperature_K
+        assert 370 < low <= high < 430
+        cold, hot = self.pairs(False, 300.0, 200), self.pairs(False, 600.0, 200)
+        both = [State.concatenate([*pair]) for pair in zip(cold, hot, strict=True)]
+        low, high = Provenance.measure(*both).temperature_K
+        assert 240 < low < 360
+        assert 540 < high < 720
+
+    def test_many_molecules_are_no_list(self):
+        names = ["H2O", "CH4", "NH3", "CH3OH", "C2H6", "C2H4", "C2H2", "CO2", "HCN"]
+        states = [state_from_atoms(molecule(name), bonds=guess_bonds(molecule(name))) for name in names]
+        together = State.concatenate(states)
+        assert Provenance.measure(together, together).systems == ()
+
+    def test_a_graph_is_told_by_its_bonds_and_not_by_the_order_of_atoms(self):
+        atoms, rng = molecule("CH3CH2OH"), np.random.default_rng(0)
+        order = rng.permutation(9)
+        one = state_from_atoms(atoms, bonds=guess_bonds(atoms))
+        other = state_from_atoms(atoms[order], bonds=guess_bonds(atoms[order]))
+        ether = molecule("CH3OCH3")
+        assert SystemKind.of(one) == SystemKind.of(other)
+        assert SystemKind.of(one) != SystemKind.of(state_from_atoms(ether, bonds=guess_bonds(ether)))
+
+
+class TestAtoms:
+    def test_what_fits_is_met_without_a_word(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run = dynamics(copper(), "copper-emt")
+            run.run(20)
+        assert run.statistics.rejected == {}
+
+    def test_a_slab_stays_a_slab(self):
+        slab = fcc111("Cu", (3, 3, 4), a=3.61, vacuum=8)
+        slab.pbc = True
+        slab = started(slab, 1200)
+        with pytest.warns(UnlikeTrainingWarning, match=r"Å³ per atom"):
+            run = dynamics(slab, "copper-emt")
+        run.run(3)
+        assert run.statistics.rejected == {"surroundings": 3}
+        assert run.statistics.fallback_steps > 0
+        assert np.ptp(slab.positions[:, 2]) < 9
+
+    def test_without_an_engine_the_atom_is_named(self):
+        with pytest.warns(UnlikeTrainingWarning, match="per atom"):
+            run = dynamics(copper(1.1 * 3.61), "copper-emt")
+        run.atoms.calc = None
+        before = run.atoms.positions.copy()
+        with pytest.raises(JumpError, match=r"surroundings guard refused the jump at atom \d+ \(Cu\).*Nothing was"):
+            run.run(5)
+        assert run.statistics.accepted < 5
+        assert np.isfinite(before).all()
+
+    def test_frozen_atoms(self):
+        atoms = copper()
+        atoms.set_constraint(FixAtoms(range(54)))
+        with pytest.raises(CompatibilityError, match=r"54 atoms are frozen.*schedule=Schedule"):
+            dynamics(atoms, "copper-emt")
+        dynamics(atoms, "copper-emt", schedule=Schedule(2, 1, classical="5 fs")).run(3)
+        with pytest.warns(UnlikeTrainingWarning, match="54 atoms are frozen"):
+            dynamics(atoms, "copper-emt", guard=False)
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("CH3OCH3", "with other bonds"),
+            ("CH3OH", "the system is CH4O, this propagator has seen C2H6O only"),
+            ("CH3CH2O", "C2H5O"),
+        ],
+    )
+    def test_another_molecule(self, name, words):
+        atoms = molecule(name)
+        with pytest.raises(CompatibilityError, match=words):
+            dynamics(atoms, "ethanol-xtb", bonds=guess_bonds(atoms))
+
+    def test_another_charge_and_another_theory(self):
+        atoms = molecule("CH3CH2OH")
+        atoms.calc = EMT()
+        atoms.calc.parameters["charge"] = 1
+        with pytest.raises(CompatibilityError, match="a charge of 1 e, the training data had 0"):
+            dynamics(atoms, "ethanol-xtb", bonds=guess_bonds(atoms))
+        atoms.calc = EMT()
+        with pytest.warns(UnlikeTrainingWarning, match=r"forces come from EMT here.*TBLite \(method=GFN2-xTB\)"):
+            dynamics(atoms, "ethanol-xtb", bonds=guess_bonds(atoms))
+
+    def test_a_hotter_run(self):
+        with pytest.warns(UnlikeTrainingWarning, match="the temperature is 1500 K, the training data had 600 to 800"):
+            dynamics(copper(), "copper-emt", 1500.0)
+
+    @pytest.mark.parametrize("model", ["ala2-vacuum", "ala2-gbn2"])
+    def test_bonds_that_are_free_or_held_unlike_in_training(self, ala2, model):
+        atoms, bonds, hydrogens = ala2
+        atoms.set_constraint()
+        with pytest.raises(CompatibilityError, match=r"C bonds of fixed length, here 100% of them are free.*HBonds"):
+            dynamics(atoms, model, 300.0, bonds=bonds)
+        atoms.set_constraint(FixBondLengths(bonds))
+        with pytest.raises(CompatibilityError, match=r"free .* bonds, here 100% of them have a fixed length"):
+            dynamics(atoms, model, 300.0, bonds=bonds)
+        atoms.set_constraint(FixBondLengths(hydrogens[1:]))
+        with pytest.raises(CompatibilityError, match="of fixed length, here"):
+            dynamics(atoms, model, 300.0, bonds=bonds)
+        atoms.set_constraint(FixBondLengths(hydrogens))
+        dynamics(atoms, model, 300.0, bonds=bonds)
+
+
+class TestContext:
+    @pytest.fixture
+    def bind(self, require):
+        require("openmm")
+        import openmm
+        from openmm import app
+        from openmm_cases import peptide_pdb
+
+        from fastegnn_md.integrators import Langevin, LearnedIntegrator, LearnedSimulation
+
+        pdb = peptide_pdb()
+
+        def make(constraints=app.HBonds, massless=(), schedule=None):
+            system = app.ForceField("amber14-all.xml").createSystem(
+                pdb.topology, constraints=constraints, removeCMMotion=False
+            )
+            for particle in massless:
+                system.setParticleMass(particle, 0)
+            heat = Langevin(300, "10/ps")
+            integrator = LearnedIntegrator(fastegnn_md.load("ala2-vacuum"), heat, schedule=schedule, seed=1)
+            simulation = LearnedSimulation(
+                pdb.topology, system, integrator, openmm.Platform.getPlatformByName("Reference")
+            )
+            simulation.context.setPositions(pdb.positions)
+            return simulation
+
+        return make
+
+    def test_constraints_of_the_training_are_asked_for(self, bind):
+        from openmm import app
+
+        with pytest.raises(CompatibilityError, match=r"here 100% of them are free.*constraints=app\.HBonds"):
+            bind(None)
+        with pytest.raises(CompatibilityError, match=r"free .* have a fixed length.*constraints=app\.HBonds"):
+            bind(app.AllBonds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            bind(app.HBonds).step(2)
+
+    def test_massless_particles(self, bind):
+        from openmm import app
+
+        with pytest.raises(CompatibilityError, match="2 atoms are frozen"):
+            bind(app.HBonds, (4, 5))  # of a carbonyl group, which has no constraints
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            bind(app.HBonds, (4, 5), Schedule(2, 1, classical="2 fs")).step(3)
+
+
+def test_a_model_that_does_not_say_compares_nothing():
+    propagator = fastegnn_md.load("copper-emt")
+    propagator.provenance = propagator.surroundings = None
+    atoms = copper()
+    atoms.set_constraint(FixAtoms(range(54)))
+    LearnedDynamics(atoms, propagator, temperature_K=600, friction=FRICTION, rng=1)
+
+
+def test_a_provenance_reads_itself():
+    one = Provenance(
+        systems=(SystemKind(formula="Cu"),),
+        held_distances=(HeldDistances(elements=(1, 6), apart=1, share=1.0),),
+        temperature_K=(300.0, 400.0),
+    )
+    assert Provenance.model_validate_json(one.model_dump_json()) == one

@@ -1,0 +1,135 @@
+"""What a run was like: temperatures per element, refusals, audits, and the exit code of ``run``."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, fcc111
+from typer.testing import CliRunner
+
+from fastegnn_md import State
+from fastegnn_md.cli import app
+from fastegnn_md.integrators import JumpStatistics
+from fastegnn_md.integrators.audits import Audits
+from fastegnn_md.integrators.verdict import RunVerdict, RunWatch, degrees_of_elements
+from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.mechanics.freedom import Freedom
+from fastegnn_md.mechanics.thermal import thermal_velocities
+
+HYDROGEN, OXYGEN = 1.008, 15.999
+
+
+def gas(count=8, held=True, momentum=False):
+    """Molecules OH, far from each other; bonds held or free; and what is left of their motion."""
+    numbers, masses = torch.tensor([8, 1] * count), torch.tensor([OXYGEN, HYDROGEN] * count, dtype=torch.float64)
+    positions = torch.zeros(2 * count, 3, dtype=torch.float64)
+    positions[:, 0] = torch.arange(2 * count) // 2 * 10.0
+    positions[1::2, 1] = 0.97
+    bonds = torch.arange(2 * count).view(-1, 2) if held else torch.empty(0, 2, dtype=torch.int64)
+    constraints = Constraints(masses, bonds, torch.full((len(bonds),), 0.97), torch.zeros(2 * count, dtype=torch.bool))
+    state = State(positions=positions, velocities=torch.zeros_like(positions), numbers=numbers, masses=masses)
+    return state, Freedom(constraints, momentum=momentum)
+
+
+def test_a_bond_takes_a_degree_from_its_atoms_by_their_masses():
+    state, freedom = gas()
+    found = degrees_of_elements(state, freedom)
+    share = OXYGEN / (OXYGEN + HYDROGEN)  # μ / m of the hydrogen
+    assert found[1] == pytest.approx(8 * (3 - share), rel=0.01)
+    assert found[8] == pytest.approx(8 * (3 - (1 - share)), rel=0.01)
+    assert sum(found.values()) == pytest.approx(freedom.degrees(state))
+
+
+def test_a_momentum_takes_degrees_by_mass():
+    state, freedom = gas(held=False, momentum=True)
+    found, total = degrees_of_elements(state, freedom), 8 * (OXYGEN + HYDROGEN)
+    assert found[8] == pytest.approx(24 - 3 * 8 * OXYGEN / total, rel=0.01)
+    assert sum(found.values()) == pytest.approx(45)
+
+
+def watched(temperatures, frames=400, held=True, target=300.0, seed=0):
+    """A run whose elements have these temperatures, in both halves."""
+    state, freedom = gas(held=held)
+    watch, rng = RunWatch(state, freedom, target), np.random.default_rng(seed)
+    for frame in range(frames):
+        velocities = torch.zeros_like(state.positions)
+        half = temperatures[0] if frame < frames // 2 else temperatures[-1]
+        for number, kelvin in half.items():
+            thermal = freedom.project(state, thermal_velocities(state.masses, kelvin, rng))
+            velocities[state.numbers == number] = thermal[state.numbers == number]
+        watch.record(velocities)
+    return watch
+
+
+def test_a_thermal_run_is_well():
+    verdict = watched([{1: 300.0, 8: 300.0}]).verdict(JumpStatistics(400, 400))
+    assert verdict.warnings == []
+    for half in (verdict.first, verdict.second):
+        for name in ("H", "O", "all"):
+            assert half[name][0] == pytest.approx(300, rel=0.06)
+    assert "temperature in the first half: H " in verdict.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "target", "words"),
+    [
+        ([{1: 240.0, 8: 360.0}], 300.0, r"elements are apart in the second half: O 3\d\d K, H 2\d\d K"),
+        ([{1: 300.0, 8: 300.0}, {1: 600.0, 8: 600.0}], 300.0, r"the second half is \d+ K, 300 K asked for"),
+        ([{1: 300.0, 8: 300.0}, {1: 600.0, 8: 600.0}], None, r"the second half is \d+ K, \d+ K in the first half"),
+    ],
+)
+def test_runaway_and_elements_apart_are_told(temperatures, target, words):
+    found = watched(temperatures, target=target).verdict(JumpStatistics(400, 400)).warnings
+    assert any(re.search(words, one) for one in found), found
+
+
+def test_a_few_frames_tell_no_temperature():
+    assert watched([{1: 3000.0, 8: 10.0}], frames=20).verdict(JumpStatistics(20, 20)).warnings == []
+
+
+def test_refusals_and_audits_are_told():
+    statistics, audits = JumpStatistics(100, 85, {"bond": 5, "surroundings": 10}), Audits(0.2, strikes=2)
+    statistics.record_audit(1.0)
+    statistics.record_audit(3.0)
+    verdict = watched([{1: 300.0, 8: 300.0}]).verdict(statistics, audits)
+    assert verdict.lines[1] == "audits: 2 jumps, total energy changed by 2 ± 1 kT per jump"
+    assert any("15 of 100 jumps were refused, most by the surroundings guard" in one for one in verdict.warnings)
+    assert any("audits were out of bounds 2 times" in one for one in verdict.warnings)
+
+
+def test_statistics_of_audits_survive_a_restart_header():
+    statistics = JumpStatistics()
+    assert all(math.isnan(one) for one in statistics.energy_change)
+    for change in (1.0, 2.0, 6.0):
+        statistics.record_audit(change)
+    again = JumpStatistics(**vars(statistics))
+    assert again.energy_change == (pytest.approx(3.0), pytest.approx(np.std([1, 2, 6], ddof=1) / math.sqrt(3)))
+
+
+def test_not_a_number_is_no_temperature():
+    value = {"all": (math.nan, math.nan)}
+    assert "nan" in RunVerdict(value, value, JumpStatistics(), 300.0, frames=100).warnings[0]
+
+
+@pytest.mark.filterwarnings("ignore:the box has")
+@pytest.mark.parametrize(("surface", "code"), [(False, 0), (True, 3)])
+def test_the_command_ends_with_its_verdict(surface, code, tmp_path):
+    atoms = bulk("Cu", a=3.61, cubic=True) * 3
+    if surface:
+        atoms = fcc111("Cu", (3, 3, 4), a=3.61, vacuum=8)
+        atoms.pbc = True
+        atoms.info.clear()
+    atoms.write(tmp_path / "start.extxyz")
+    command = ["run", "copper-emt", str(tmp_path / "start.extxyz"), "--steps", "3", "--calculator", "emt"]
+    command += ["--temperature", "600", "-o", str(tmp_path / "out.xtc")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == code, done.output
+    assert "temperature in the first half: Cu " in done.output
+    assert (tmp_path / "out.xtc").stat().st_size > 0
+    if surface:
+        assert "warning: 3 of 3 jumps were refused, most by the surroundings guard" in done.output
+        assert "should not be trusted (exit code 3)" in done.output
