@@ -18,7 +18,7 @@ PACKAGE = "fastegnn_md"
 # From the ground up: a room imports from rows above its own in this table, and from itself.
 FLOORS = (
     ("errors",),
-    ("_extras", "_files", "_random", "units", "state"),
+    ("_extras", "_files", "_progress", "units", "state"),
     ("segments",),
     ("graph", "nn"),
     ("mechanics", "models"),

@@ -104,8 +104,8 @@ def run(
     """
     import numpy as np
     import torch
-    from tqdm import tqdm
 
+    from .._progress import progress_bar
     from ..data.ase_files import ase_format
     from ..data.frames import seek
     from ..data.topology import select_atoms
@@ -257,7 +257,7 @@ def run(
     timestep_ps, first = propagator.timestep, place.step + (restart is not None)
     with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after) as writer:
         keeper = Keeper(place, output, writer, dynamics.save_restart)
-        for step in tqdm(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
+        for step in progress_bar(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
             if step:
                 try:
                     dynamics.run(1)

@@ -52,8 +52,7 @@ def run_openmm(
     guard: GuardSettings,
 ) -> None:
     """Hybrid steps of a whole system, of which the atoms of ``group`` jump; ``start`` is the state of all atoms."""
-    from tqdm import tqdm
-
+    from .._progress import progress_bar
     from ..engines.mdanalysis import RolloutWriter
     from ..engines.openmm.calculator import platform_named, reduced_box
     from ..engines.openmm.system import NM
@@ -111,7 +110,7 @@ def run_openmm(
     with (
         StopSignals() as stop,
         RolloutWriter(output, universe.atoms, dt=every * mean, after=place.after) as writer,
-        tqdm(total=steps, initial=place.step, desc="run", unit="step") as bar,
+        progress_bar(total=steps, initial=place.step, desc="run", unit="step") as bar,
     ):
         keeper = Keeper(place, output, writer, lambda path, notes: save_simulation(path, simulation, notes))
         if place.restart is None:

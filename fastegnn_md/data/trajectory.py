@@ -11,8 +11,8 @@ from typing import Any
 
 import MDAnalysis as mda
 import numpy as np
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ..errors import DataError
 from .frames import READ_ERRORS, Frame, copy_frame, file_has_times, keeping_frame, read_frame, unreadable
 from .split import segments_from_times
@@ -136,7 +136,7 @@ def _write(
         provenance=provenance,
     )
     with writer:
-        bar = tqdm(total=n_frames, desc="reading frames", unit="frame", disable=not progress, delay=2)
+        bar = progress_bar(total=n_frames, desc="reading frames", unit="frame", disable=not progress, delay=2)
         for row, frame in enumerate(_frames(atoms, stride, **keep)):
             for field, kept in keep.items():
                 if kept and getattr(frame, field) is None:

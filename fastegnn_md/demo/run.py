@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from .._extras import naming_extras
+from .._progress import progress_bar
 from ..mechanics.thermal import temperature_per_element
 from ..propagator.base import Propagator
 from ..state import State
@@ -152,7 +152,9 @@ def learned_run(
     energies, kinetic = [], []
     begun = time.perf_counter()
     with RolloutWriter(trajectory) as writer:
-        for _ in tqdm(dynamics.irun(settings.jumps), total=settings.jumps + 1, desc="jumps", disable=not progress):
+        for _ in progress_bar(
+            dynamics.irun(settings.jumps), total=settings.jumps + 1, desc="jumps", disable=not progress
+        ):
             energies.append(atoms.get_potential_energy() / (units.kJ / units.mol))
             state = state_from_atoms(atoms, bonds=system.bonds)
             kinetic.append(kinetic_per_atom(state))

@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 from openmm import Context, LangevinMiddleIntegrator, LocalEnergyMinimizer, Platform, System, unit
 from openmm import app as openmm_app
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ..engines.openmm import OpenMMCalculator
 from ..state import State
 
@@ -67,7 +67,7 @@ class AlanineDipeptide:
         simulation.step(settings.equilibration)
         simulation.reporters.append(openmm_app.DCDReporter(str(path), settings.frame_every))
         energies = np.empty(settings.frames)
-        for frame in tqdm(range(settings.frames), desc="reference", disable=not progress):
+        for frame in progress_bar(range(settings.frames), desc="reference", disable=not progress):
             simulation.step(settings.frame_every)
             energies[frame] = simulation.context.getState(energy=True).getPotentialEnergy()._value
         simulation.reporters.clear()  # closes the file

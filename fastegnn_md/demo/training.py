@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ..data import TrajectoryPairs
 from ..propagator.config import Kind, PropagatorConfig
 from ..training import TrainingConfig, fit
@@ -65,7 +65,7 @@ def _train(store: Path, output: Path, name: str, settings: DemoSettings) -> None
 
 def _show(running: list[Future[None]], output: Path, settings: DemoSettings, *, progress: bool) -> None:
     """One bar over the updates of both trainings, from their histories."""
-    with tqdm(total=len(KINDS) * settings.updates, desc="training", unit="update", disable=not progress) as bar:
+    with progress_bar(total=len(KINDS) * settings.updates, desc="training", unit="update", disable=not progress) as bar:
         while wait(running, timeout=0.5).not_done:
             if any(one.done() and one.exception() for one in running):
                 return  # the error is raised by the caller

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import MDAnalysis as mda
 import numpy as np
-from tqdm import tqdm
 
 from .. import units
 from .._files import only_writer
+from .._progress import progress_bar
 from ..data.frames import keeping_frame, read_frame
 from ..data.mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from ..data.store import Store, write_error
@@ -293,7 +293,7 @@ def _run(
         return Start(point.positions, point.velocities, point.cell)
 
     waiting = [index for index in range(len(source.frames)) if index not in done]
-    with tqdm(
+    with progress_bar(
         total=len(source.frames), initial=len(done), desc="harvest", unit="burst", disable=not progress or not waiting
     ) as bar:
         for index, burst in run_bursts(waiting, recipe, start, plan.n_frames, plan.steps_between, processes, runner):

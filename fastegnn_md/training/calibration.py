@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ..errors import DataError
 from .one_step import batches
 
@@ -157,7 +157,7 @@ def one_step_calibration(
     chosen = list(range(len(pairs))) if indices is None else list(indices)
     errors: dict[str, list[np.ndarray]] = {"x": [], "v": []}
     spreads: dict[str, list[np.ndarray]] = {"x": [], "v": []}
-    with tqdm(total=len(chosen), disable=not progress, desc="calibration", unit="pair") as bar, torch.no_grad():
+    with progress_bar(total=len(chosen), disable=not progress, desc="calibration", unit="pair") as bar, torch.no_grad():
         for start, end in batches(pairs, chosen, batch_size, bar):
             prediction = committee.predict(start)
             residual, spread = prediction.residual(start, end, committee.residual_scale(start)), prediction.trust.spread

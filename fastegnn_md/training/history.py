@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from tqdm.auto import tqdm
 
+from .._progress import Bar, progress_bar
 from .module import PropagatorModule
 
 
@@ -83,7 +83,7 @@ class UpdateBar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: tqdm[Any] | None = None
+        self._bar: Bar | None = None
         self._visible = True
         self._loss, self._ratios = math.nan, ""
 
@@ -98,7 +98,7 @@ class UpdateBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the update the run starts from."""
         assert isinstance(pl_module, PropagatorModule)  # narrows the type
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=pl_module.config.updates,
             initial=pl_module.progress.update,
             desc="training",

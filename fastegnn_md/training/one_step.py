@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from .._progress import Bar, progress_bar
 from ..propagator.linear import LeastSquares, LinearPredictor
 from ..state import State
 
@@ -73,7 +73,7 @@ def one_step_errors(
     full, forces = propagator.predicts_velocities, propagator.wants_forces is not None
     baselines = _Baselines(propagator.domain.species, pairs.lag, velocities=full, forces=forces)
     sums = {"learned": _Sum()}
-    with tqdm(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
+    with progress_bar(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
         for start, end in batches(pairs, chosen, batch_size, bar):
             baselines.add(start.replace(forces=propagator.forces_of(start)), end)
         for start, end in batches(pairs, chosen, batch_size, bar):
@@ -188,9 +188,7 @@ def ratios(errors: Mapping[str, Errors]) -> dict[str, float]:
     return over_baseline(learned, lowest_baseline(errors))
 
 
-def batches(
-    pairs: TrajectoryPairs, chosen: Sequence[int], size: int, bar: tqdm[NoReturn]
-) -> Iterator[tuple[State, ...]]:
+def batches(pairs: TrajectoryPairs, chosen: Sequence[int], size: int, bar: Bar) -> Iterator[tuple[State, ...]]:
     """Batches of the chosen pairs, counted by a progress bar; smaller ones of large systems, to bound memory."""
     size = max(1, min(size, _ATOMS_PER_BATCH // pairs.n_atoms))
     for begin in range(0, len(chosen), size):

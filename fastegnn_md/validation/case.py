@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ..data.frames import keeping_frame, read_frame
 from ..data.topology import quiet, read_topology
 from ..errors import DataError
@@ -139,7 +139,7 @@ class Case:
             runs = [*blocks, *(reference or self.reference)]
             found = [
                 Sample(np.asarray(measure(run)), run.n_frames)
-                for run in tqdm(runs, desc=key, unit="run", disable=not self.progress, leave=False)
+                for run in progress_bar(runs, desc=key, unit="run", disable=not self.progress, leave=False)
             ]
             self._samples[key] = found[: len(blocks)], found[len(blocks) :]
         return self._samples[key]
@@ -165,7 +165,7 @@ def check_frames(runs: Sequence[Run], progress: bool = False) -> None:
     for run in runs:
         reader = run.atoms.universe.trajectory
         with quiet(), keeping_frame(reader):
-            for frame in tqdm(range(run.stop), desc="reading", unit="frame", disable=not progress, leave=False):
+            for frame in progress_bar(range(run.stop), desc="reading", unit="frame", disable=not progress, leave=False):
                 read_frame(run.atoms, frame)
 
 

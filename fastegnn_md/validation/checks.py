@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ..errors import ConfigError, FastEGNNMDError
 from . import engine_rows, ensemble_rows
 from .case import PIECES, Case, check_frames, independent
@@ -158,7 +158,7 @@ def validate(
         rng=np.random.default_rng(seed),
         progress=progress,
     )
-    rows = [measure(case, check) for check in tqdm(checks, desc="checks", unit="row", disable=not progress)]
+    rows = [measure(case, check) for check in progress_bar(checks, desc="checks", unit="row", disable=not progress)]
     return Report(
         f"Validation of a propagator: {propagator.describe()}", rows, _facts(case, seed), _remarks(case, len(reference))
     )

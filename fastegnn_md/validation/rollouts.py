@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import MDAnalysis as mda
 import numpy as np
-from tqdm import tqdm
 
 from .._extras import naming_extras
+from .._progress import progress_bar
 from ..data.topology import quiet
 from ..engines.mdanalysis import RolloutWriter
 from ..errors import ConfigError, JumpError
@@ -192,7 +192,7 @@ def _one(dynamics: LearnedDynamics, path: Path, group: AtomGroup, steps: int, ev
     seconds, stopped = 0.0, ""
     times, potential, kinetic = [], [], []
     with RolloutWriter(path, group) as writer:
-        for step in tqdm(range(steps + 1), desc=path.stem, unit="jump", disable=not progress):
+        for step in progress_bar(range(steps + 1), desc=path.stem, unit="jump", disable=not progress):
             begun = time.perf_counter()
             if step:
                 try:

@@ -8,7 +8,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md._random import as_generator
+from fastegnn_md.engines.ase.generators import as_generator
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.propagator.learned_map import LearnedMap
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tqdm import tqdm
-
+from fastegnn_md._progress import progress_bar
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
 from fastegnn_md.state import State
 
@@ -68,7 +67,7 @@ class LearnedEnsemble:
             If a guard refuses the jump of a replica and nothing can replace it; it names the replica. Those before it
             have made the step, it and those after it have not.
         """
-        for _ in tqdm(self.irun(steps), total=steps, disable=not progress, unit="step"):
+        for _ in progress_bar(self.irun(steps), total=steps, disable=not progress, unit="step"):
             pass
 
     def irun(self, steps: int) -> Iterator[int]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._extras import naming_extras
-from ..._random import as_generator
 from ...errors import CompatibilityError
 from ...propagator.advance import advance
 from .atoms import (
@@ -21,6 +20,7 @@ from .atoms import (
     update_atoms,
     write_state,
 )
+from .generators import as_generator
 
 with naming_extras(__name__):
     from ase import Atoms

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import MDAnalysis as mda
 import numpy as np
-from tqdm import tqdm
 
+from ..._progress import progress_bar
 from ...data.frames import keeping_frame, read_frame
 from ...data.topology import load_universe, select_atoms
 from ...errors import DataError
@@ -124,7 +124,7 @@ def protein_steps(
     x = np.empty((total + ahead, len(atoms), 3), dtype=np.float32)
     spread = np.full(3, 10.0)
     with keeping_frame(universe.trajectory):
-        for index in tqdm(range(total + ahead), desc="read", unit="frame", disable=not progress, delay=2):
+        for index in progress_bar(range(total + ahead), desc="read", unit="frame", disable=not progress, delay=2):
             frame = read_frame(atoms, index)
             x[index] = frame.positions
             if frame.cell is not None:

@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..._extras import naming_extras
+from ..._progress import progress_bar
 from ...engines.openmm.calculator import platform_named
 from ...engines.openmm.system import NM
 from ...errors import ConfigError, DataError
@@ -113,7 +112,7 @@ def write_water_box(
         with open(topology, "w", encoding="utf-8") as file:
             app.PDBFile.writeFile(model.topology, state.getPositions(), file)
         simulation.reporters.append(app.DCDReporter(str(partial), box.frame_every, enforcePeriodicBox=False))
-        for _ in tqdm(range(box.frames), desc="water", unit="frame", disable=not progress):
+        for _ in progress_bar(range(box.frames), desc="water", unit="frame", disable=not progress):
             simulation.step(box.frame_every)
         simulation.reporters.clear()  # closes the file
         partial.replace(target)

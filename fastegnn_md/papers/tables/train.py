@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from ..._progress import progress_bar
 from ...errors import CheckpointError, TrainingError
 from ...models import ModelOutput, build_model, hyperparameters_of
 from ...segments import segment_mean
@@ -130,7 +130,9 @@ class RowTraining:
         end = saved = time.monotonic()
         end += seconds
         every = max(1, math.ceil(self.settings.evaluate_every * len(self.data["train"]) / self.settings.batch_size))
-        with tqdm(desc=self.row.name, unit="update", initial=self.update, disable=not self.progress, delay=2) as bar:
+        with progress_bar(
+            desc=self.row.name, unit="update", initial=self.update, disable=not self.progress, delay=2
+        ) as bar:
             while not self.finished:
                 begun = time.monotonic()
                 loss = self._step()

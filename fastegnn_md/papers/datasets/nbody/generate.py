@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from ...._progress import progress_bar
 from ....errors import DataError
 from ..rotation import random_rotation
 from .complexes import draw_sizes
@@ -142,7 +142,7 @@ def charged_systems(
         for begin in range(0, total, batch)
     ]
     found: dict[tuple[int, int, int], list[dict[str, np.ndarray]]] = {}
-    with tqdm(
+    with progress_bar(
         total=sum(recipe.systems), desc="simulate", unit="system", disable=not progress, delay=2, smoothing=0.0
     ) as bar:
         for job, systems in _finished(recipe, jobs, processes):

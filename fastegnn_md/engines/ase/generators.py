@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import ConfigError
+from ...errors import ConfigError
 
 
 def as_generator(rng: np.random.Generator | int | None) -> tuple[np.random.Generator, int | None]:

@@ -1,0 +1,59 @@
+"""How far a long run is: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from tqdm import tqdm
+
+_EVERY = 30.0  # seconds between two lines
+_AT_ONCE = 2.0  # seconds; what takes less says nothing
+_LINE = (
+    "{desc}: {n_fmt} of {total_fmt} {unit}s, {percentage:.0f} %, {elapsed} so far, {remaining} left, "
+    "{rate_fmt}{postfix}"
+)
+_UNKNOWN = "{desc}: {n_fmt} {unit}s, {elapsed} so far, {rate_fmt}{postfix}"
+
+
+Bar: TypeAlias = "tqdm[Any]"  # for annotations
+
+
+class Lines(tqdm):
+    """A bar of tqdm that writes whole lines, one now and then and one at its end."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        calm = {"mininterval": _EVERY, "maxinterval": 2 * _EVERY, "delay": _AT_ONCE}
+        super().__init__(*arguments, **{**options, **calm})
+        if not self.disable:
+            self.bar_format = _UNKNOWN if self.total is None else _LINE
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """What writes a state of the bar."""
+
+        def write(text: str) -> None:
+            if text.strip():
+                file.write(text.strip().removeprefix(": ") + "\n")
+                file.flush()
+
+        return write
+
+    def close(self) -> None:
+        """Write the last line, if this took long enough to say anything."""
+        said = not self.disable and self.last_print_n == self.n > self.initial
+        if not self.disable and not said and self._time() - self.start_t >= self.delay:
+            self.refresh()
+        self.sp, self.fp = lambda text: None, io.StringIO()  # tqdm would clear a line of a terminal
+        super().close()
+
+
+def progress_bar(*arguments: Any, **options: Any) -> tqdm:
+    """A bar as ``tqdm`` makes it where standard error is a terminal, else one of :class:`Lines`."""
+    stream = sys.stderr
+    on_terminal = stream is not None and hasattr(stream, "isatty") and stream.isatty()
+    if stream is None:
+        options["disable"] = True
+    return tqdm(*arguments, **options) if on_terminal else Lines(*arguments, **options)

@@ -1,0 +1,85 @@
+"""Progress: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastegnn_md import _progress
+from fastegnn_md._progress import Lines, progress_bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def steps(monkeypatch: pytest.MonkeyPatch, count: int, seconds: float, **options: object) -> str:
+    """What a run of so many steps of so many seconds writes to a log file."""
+    clock, log = Clock(), io.StringIO()
+    monkeypatch.setattr("tqdm.std.time", clock)
+    monkeypatch.setattr(sys, "stderr", log)
+    for _ in progress_bar(range(count), desc="run", unit="step", **options):
+        clock.now += seconds
+    return log.getvalue()
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch):
+    written = steps(monkeypatch, 3600, 0.125)
+    lines = written.splitlines()
+    assert 10 <= len(lines) <= 17  # in seven and a half minutes
+    assert "\r" not in written
+    assert lines[0].startswith("run: ")
+    assert lines[-1].startswith("run: 3600 of 3600 steps, 100 %, 07:30 so far, 00:00 left, ")
+    assert len(set(lines)) == len(lines)
+
+
+def test_slow_steps_get_a_line_each(monkeypatch):
+    assert len(steps(monkeypatch, 10, 40.0).splitlines()) in (10, 11)
+
+
+def test_what_is_soon_done_says_nothing(monkeypatch):
+    assert steps(monkeypatch, 10, 0.1) == ""
+    assert steps(monkeypatch, 10, 100.0, disable=True) == ""
+
+
+def test_an_unknown_end(monkeypatch):
+    clock, log = Clock(), io.StringIO()
+    monkeypatch.setattr("tqdm.std.time", clock)
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress_bar(desc="train", unit="update") as bar:
+        for _ in range(100):
+            clock.now += 1.0
+            bar.update(1)
+    assert log.getvalue().splitlines()[-1].startswith("train: 100 updates, 01:40 so far")
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    log = Terminal()
+    monkeypatch.setattr(sys, "stderr", log)
+    made = progress_bar(range(3), desc="run")
+    assert not isinstance(made, Lines)
+    list(made)
+    assert "\rrun: 100%|" in log.getvalue()
+
+
+def test_no_stream_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(progress_bar(range(3))) == [0, 1, 2]
+
+
+def test_every_bar_of_the_package_is_this_one():
+    root = Path(_progress.__file__).parents[1]
+    sources = [path for folder in ("fastegnn_md", "integrators") for path in (root / folder).rglob("*.py")]
+    assert [path.name for path in sources if "from tqdm" in path.read_text(encoding="utf-8")] == ["_progress.py"]
