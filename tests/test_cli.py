@@ -154,14 +154,13 @@ def test_the_architecture_is_an_option_of_training(cli: Cli, mistake: Any, store
 
 def test_training_ends_with_the_errors_on_the_test_pairs(cli: Cli, store: Path, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    code, out, err = cli("train", store, "--lag", "3 fs", "--updates", 30, "--batch-size", 16, "-o", path, *SMALL)
+    code, out, _ = cli("train", store, "--lag", "3 fs", "--updates", 30, "--batch-size", 16, "-o", path, *SMALL)
     assert code == 0
     pairs = TrajectoryPairs(store, lag="3 fs", time_reversal=True, progress=False)
     errors = one_step_errors(Propagator.load(path), pairs.split()[2])
     for name, error in errors.items():
         assert f"{name} " in out
         assert f"{error.x:.5g}" in out
-    assert "30/30" in err
     assert path.read_bytes() == model.read_bytes()
 
 
