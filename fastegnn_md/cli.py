@@ -28,7 +28,7 @@ from .commands.run import run
 from .commands.suggest_lag import suggest_lag
 from .commands.train import train
 from .commands.validate import validate
-from .errors import FastEGNNMDError
+from .errors import FastEGNNMDError, in_shell_words
 
 _PROGRAM = "fastegnn-md"
 _LONGEST = 4000  # characters of a message: it may quote what was given
@@ -224,7 +224,7 @@ def _wrong_arguments(error: Any) -> str:
 def _describe(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, FastEGNNMDError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return _one_line(str(error))
+    return _one_line(in_shell_words(error))
 
 
 def _one_line(text: str) -> str:
@@ -235,4 +235,5 @@ def _one_line(text: str) -> str:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
-    typer.echo(f"{_PROGRAM}: warning: {_one_line(str(message))}", err=True)
+    text = in_shell_words(message) if isinstance(message, Warning) else message
+    typer.echo(f"{_PROGRAM}: warning: {_one_line(text)}", err=True)

@@ -32,6 +32,44 @@ def brief(value: Any, *, quoted: bool = True) -> str:
     return text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]} ... {text[-_LONGEST // 2 :]}"
 
 
+class Remedy(str):
+    """A message that ends with what to do: in Python as text, in words of the command line as ``shell``.
+
+    For messages of errors and warnings. Formatted into another text it is only what Python shows; :meth:`after` keeps
+    both.
+
+    Parameters
+    ----------
+    fact : str
+        What was given and what was expected.
+    python, shell : str
+        What to do, the end of the sentence.
+
+    Attributes
+    ----------
+    shell : str
+        The whole message for the command line.
+    """
+
+    shell: str
+
+    def __new__(cls, fact: str, python: str = "", shell: str = "") -> Remedy:  # noqa: D102
+        message = super().__new__(cls, f"{fact}{python}")
+        message.shell = f"{fact}{shell}"
+        return message
+
+    @staticmethod
+    def after(beginning: str, error: BaseException) -> Remedy:
+        """The message of an error, with something before it."""
+        return Remedy(beginning, str(error), in_shell_words(error))
+
+
+def in_shell_words(error: BaseException) -> str:
+    """The message of an error or warning as the command line shows it."""
+    message = error.args[0] if error.args else ""
+    return message.shell if isinstance(message, Remedy) else str(error)
+
+
 class FastEGNNMDError(Exception):
     """Base class of every error this package raises on purpose."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, NotFiniteError, StateError
+from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, NotFiniteError, Remedy, StateError
 from fastegnn_md.mechanics.constraints import UnreachableLengthError
 from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
@@ -150,7 +150,9 @@ class GuardSettings:
         if self.energy_change is not None and not self.energy_change > 0:
             raise ConfigError(f"energy_change is {self.energy_change}; expected a number > 0 (in kT), or None")
         if self.spread is not None and not self.spread > 0:
-            raise ConfigError(f"spread is {self.spread}; expected a number > 0 (in residual scales), or None")
+            raise ConfigError(
+                Remedy(f"spread is {self.spread}; expected a number > 0 (in residual scales)", ", or None")
+            )
         if self.surroundings is not None and not self.surroundings > 0:
             raise ConfigError(f"surroundings is {self.surroundings}; expected a number > 0, or None")
         if self.audits is None or not 0 <= self.audits < 1:
@@ -372,8 +374,8 @@ def _check_size(guard: str, what: str, unit: str, values: Tensor, limits: Tensor
     return GuardReport(False, guard, atom, message)
 
 
-def jump_error(state: State, report: GuardReport, advice: str) -> JumpError:
-    """The error of a refused jump that nothing replaces; names the element of the atom."""
+def jump_error(state: State, report: GuardReport, python: str, shell: str | None = None) -> JumpError:
+    """The error of a refused jump that nothing replaces, and what to do; names the element of the atom."""
     from MDAnalysis.guesser.tables import Z2SYMB  # slow to import, and needed for this message only
 
     where = ""
@@ -381,6 +383,10 @@ def jump_error(state: State, report: GuardReport, advice: str) -> JumpError:
         number = int(state.numbers[report.atom])
         where = f" at atom {report.atom} ({Z2SYMB.get(number, f'atomic number {number}')})"
     return JumpError(
-        f"the {report.guard} guard refused the jump{where}: {report.message}. Nothing was written; {advice}",
+        Remedy(
+            f"the {report.guard} guard refused the jump{where}: {report.message}. Nothing was written; ",
+            python,
+            python if shell is None else shell,
+        ),
         report.atom,
     )

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from fastegnn_md.errors import CompatibilityError
+from fastegnn_md.errors import CompatibilityError, Remedy
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.propagator.provenance import Provenance, SystemKind, across_angles, share_of_kinds, symbol_of
 from fastegnn_md.state import State
@@ -94,26 +94,35 @@ def _constraints(provenance: Provenance, state: State, constraints: Constraints)
         what = f"{names} bonds" if kind.apart == 1 else f"{names} distances across an angle"
         if kind.share >= _ALL and share < _ALL:
             return [
-                f"this propagator was trained with {what} of fixed length, here {1 - share:.0%} of them are free: hold "
-                f"them ({_remedy(provenance)}), or train with free bonds"
+                _constraints_as_trained(
+                    f"this propagator was trained with {what} of fixed length, here {1 - share:.0%} of them are free: "
+                    "train with free bonds, or hold them (",
+                    provenance,
+                )
             ]
         if kind.share <= _NONE and share > _NONE:
             return [
-                f"this propagator was trained with free {what}, here {share:.0%} of them have a fixed length: leave "
-                f"these constraints out ({_remedy(provenance)}), or train with them"
+                _constraints_as_trained(
+                    f"this propagator was trained with free {what}, here {share:.0%} of them have a fixed length: "
+                    "train with these constraints, or leave them out (",
+                    provenance,
+                )
             ]
     return []
 
 
-def _remedy(provenance: Provenance) -> str:
-    """Constraints of the training data as engines call them."""
+def _constraints_as_trained(fact: str, provenance: Provenance) -> Remedy:
+    """The fact, and the constraints of the training data as engines and the command line call them."""
     bonds = {kind.elements: kind.share >= _ALL for kind in provenance.held_distances if kind.apart == 1}
     hydrogens = {elements: held for elements, held in bonds.items() if 1 in elements}
     if all(bonds.values()):
-        return "OpenMM: constraints=app.AllBonds; ASE: FixBondLengths of all bonds; --constraints AllBonds"
-    if hydrogens and all(hydrogens.values()):
-        return "OpenMM: constraints=app.HBonds; ASE: FixBondLengths of bonds to hydrogen; --constraints HBonds"
-    return "OpenMM: constraints=None; ASE: no FixBondLengths; --constraints none"
+        names = ("app.AllBonds", "FixBondLengths of all bonds", "AllBonds")
+    elif hydrogens and all(hydrogens.values()):
+        names = ("app.HBonds", "FixBondLengths of bonds to hydrogen", "HBonds")
+    else:
+        names = ("None", "no FixBondLengths", "none")
+    openmm, ase, shell = names
+    return Remedy(fact, f"OpenMM: constraints={openmm}; ASE: {ase})", f"--constraints {shell})")
 
 
 def _held_here(state: State, constraints: Constraints) -> dict[tuple[tuple[int, int], int], float]:
@@ -145,9 +154,12 @@ def _frozen(provenance: Provenance, constraints: Constraints) -> list[str]:
     if not count or provenance.held_atoms:
         return []
     return [
-        f"{count} atoms are frozen and this force-free propagator has never seen an atom held: free atoms would cool. "
-        "Put classical steps between jumps (schedule=Schedule(10, 1, classical=…)), use a force-informed propagator, "
-        "or train with these atoms held"
+        Remedy(
+            f"{count} atoms are frozen and this force-free propagator has never seen an atom held: free atoms would "
+            "cool. Use a force-informed propagator, train with these atoms held, or put classical steps between jumps",
+            ": schedule=Schedule(10, 1, classical=…)",
+            ", as --engine openmm does with --classical-steps of 1 or more",
+        )
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
-from fastegnn_md.errors import CompatibilityError, ConfigError
+from fastegnn_md.errors import CompatibilityError, ConfigError, Remedy
 
 from .thermostats import in_unit
 
@@ -130,8 +130,12 @@ class Schedule:
         steps = max(1, round(timestep / step))
         if abs(steps * step - timestep) > 1e-6 * timestep:
             raise CompatibilityError(
-                f"a refused jump of {1e3 * timestep:g} fs is replaced by classical steps, and steps of "
-                f"{1e3 * step:g} fs do not add up to it; choose a classical step that divides it, or jumps=None"
+                Remedy(
+                    f"a refused jump of {1e3 * timestep:g} fs is replaced by classical steps, and steps of "
+                    f"{1e3 * step:g} fs do not add up to it; choose ",
+                    "a classical step that divides it, or jumps=None",
+                    "a --timestep that divides it, or --jumps 0",
+                )
             )
         return steps
 

@@ -311,7 +311,12 @@ class GuardedStep:
         if self.schedule.fallback == "stop":
             raise jump_error(state, report, "with fallback='classical' classical steps would replace it")
         if classical is None:
-            raise jump_error(state, report, "attach a calculator, and classical steps will replace it")
+            raise jump_error(
+                state,
+                report,
+                "attach a calculator, and classical steps will replace it",
+                "with --calculator or --forcefield classical steps will replace it",
+            )
         assert self.substep is not None  # set by __post_init__
         timestep = self.propagator.timestep
         steps = max(1, round(timestep / self.substep))

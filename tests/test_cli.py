@@ -148,7 +148,7 @@ def test_the_architecture_is_an_option_of_training(cli: Cli, mistake: Any, store
     assert "position schnet" in out
     assert type(Propagator.load(path).network).__name__ == "SchNet"
     arguments.append("--overwrite")
-    assert "schnet predicts no velocities: set kind='position'" in mistake(*arguments, "--architecture", "schnet")
+    assert "give --kind position" in mistake(*arguments, "--architecture", "schnet")
     assert "unknown model 'schnett'" in mistake(*arguments, "--architecture", "schnett")
 
 

@@ -125,7 +125,7 @@ def test_a_pdb_file_with_a_force_field(cli, model, pdb, tmp_path):
     assert output.read_bytes() != first
 
 
-@pytest.mark.filterwarnings("ignore:.* particles are outside atoms=")
+@pytest.mark.filterwarnings("ignore:.* particles do not jump")
 def test_only_the_selected_atoms_jump(cli, model, tmp_path):
     path, output = tmp_path / "solvated.pdb", tmp_path / "out.trr"
     topology, _, positions = cases.solvated()

@@ -229,7 +229,7 @@ class TestBetweenSteps:
             made_of(case, integrator)
 
     def test_atoms_that_never_move_are_named_once(self):
-        with pytest.warns(UserWarning, match="2 of 22 particles are outside atoms= and rest for good") as caught:
+        with pytest.warns(UserWarning, match="2 of 22 particles do not jump and rest for good") as caught:
             made = made_of(cases.peptide(constraints=None), LearnedIntegrator(StandIn()), atoms=range(20))
         made.step(2)
         assert len(caught) == 1

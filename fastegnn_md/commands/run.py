@@ -126,6 +126,8 @@ def run(
         raise ConfigError("--tau is another thermostat: give it with --temperature, without --friction and --nve")
     if tau is not None and engine == "openmm":
         raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
+    if friction is not None and (temperature is None or nve):
+        raise ConfigError("--friction is that of the thermostat: give it with --temperature, without --nve")
     if spread is not None and not committee:
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
     place = Place(
@@ -227,6 +229,8 @@ def run(
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
+    if (friction or tau) is not None and not propagator.predicts_velocities:
+        raise ConfigError("this propagator redraws velocities at --temperature: leave --friction and --tau out")
     rate = parse_quantity(friction or _FRICTION, "friction")
     thermostat: Langevin | VelocityRescaling | None = None
     if tau is not None:

@@ -66,6 +66,8 @@ def run_openmm(
 
     if temperature is None and not (nve and moving):
         raise ConfigError("--engine openmm needs --temperature: of the thermostat, or to draw missing velocities")
+    if not jumps and not classical_steps:
+        raise ConfigError("--jumps 0 takes classical steps after a refused jump: give --classical-steps of 1 or more")
     box = turn = None
     if start.cell is not None:
         box, turn = reduced_box(start.cell[0].numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._extras import naming_extras
 from ..errors import ConfigError, DataError
@@ -45,7 +45,8 @@ def attach_engine(
     trust: bool = False,
 ) -> np.ndarray | None:
     """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known."""
-    from ase.constraints import FixBondLengths
+    import numpy as np
+    from ase.constraints import FixAtoms, FixBondLengths
 
     if calculator is not None and (forcefield or system):
         raise ConfigError("--calculator and --forcefield (or --system) exclude each other; give one of them")
@@ -65,9 +66,12 @@ def attach_engine(
                 "give a structure of these atoms only"
             )
         atoms.calc = OpenMMCalculator(built)
-        atoms.set_masses(atoms.calc.masses)
+        resting = atoms.calc.masses == 0  # what OpenMM calls so keeps its place
+        atoms.set_masses(np.where(resting, atoms.get_masses(), atoms.calc.masses))
+        held: list[Any] = [FixAtoms(mask=resting)] if resting.any() else []
         if built.getNumConstraints():
-            atoms.set_constraint(atoms.calc.bond_constraints())
+            held.append(atoms.calc.bond_constraints())
+        atoms.set_constraint(held)
         return join_bonds(bonds, system_bonds(built, atoms.numbers))
     if constraints == "none":
         return bonds

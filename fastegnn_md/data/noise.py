@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from .. import units
+from ..errors import Remedy
 from .store import Store
 
 WORTH_A_WARNING = 0.02  # of the thermal velocity; a well-trained propagator errs by about 0.05
@@ -94,10 +95,11 @@ class NoiseFloor:
         cause = f"friction {self.friction:g}/ps" if self.friction else ""
         if self.lag >= _SHORT and self.remembered is not None and self.remembered < DECORRELATED:
             cause = f"velocities are forgotten, {self.remembered:.1%} of their variance remains"
-        return (
+        return Remedy(
             f"at a lag of {units.format_time(self.lag)} no model can predict v' better than to about "
-            f"{self.value:.1%} of the thermal velocity ({cause}); harvest NVE bursts from these frames "
-            "(fastegnn_md.harvest.harvest), or train a position-only propagator (velocities='none')"
+            f"{self.value:.1%} of the thermal velocity ({cause}); harvest NVE bursts from these frames ",
+            "(fastegnn_md.harvest.harvest), or train a position-only propagator (velocities='none')",
+            "(fastegnn-md harvest), or train a position-only propagator (--kind position)",
         )
 
 

@@ -111,7 +111,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         progress: bool = True,
     ):
         if velocities not in NEIGHBOURS:
-            raise DataError(f"velocities={velocities!r}; expected one of {', '.join(map(repr, NEIGHBOURS))}")
+            raise DataError(f"velocities are {velocities!r}; expected one of {', '.join(map(repr, NEIGHBOURS))}")
         if time_reversal and velocities == "forward":
             raise DataError("time_reversal needs velocities of the time of the frame, forward differences are not")
         self.lag = _ps(lag)

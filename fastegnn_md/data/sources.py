@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import MDAnalysis as mda
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from .frames import check_speeds, check_velocities
 from .scratch import Scratch
 from .store import Store
@@ -96,7 +96,12 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
 
 def _no_velocities(fact: str) -> DataError:
     return DataError(
-        f"{fact}. Ways out: harvest short bursts from the frames (fastegnn_md.harvest.harvest draws velocities at a "
-        "temperature); velocities='central' (differences of neighbouring frames, approximate); velocities='forward' "
-        "(looks into the future, for published tables only); velocities='none' (position-only propagators)"
+        Remedy(
+            f"{fact}. Ways out: harvest short bursts from the frames",
+            " (fastegnn_md.harvest.harvest draws velocities at a temperature); velocities='central' (differences of "
+            "neighbouring frames, approximate); velocities='forward' (looks into the future, for published tables "
+            "only); velocities='none' (position-only propagators)",
+            " (fastegnn-md harvest draws velocities at --temperature); for train and evaluate --velocities central "
+            "(differences of neighbouring frames, approximate), or a model of --kind position",
+        )
     )

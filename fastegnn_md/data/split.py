@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from ..units import format_time
 
 
@@ -46,17 +46,23 @@ def segments_from_times(times: np.ndarray, cuts: Sequence[int] = ()) -> tuple[fl
     forward = steps[steps > 0]
     if not len(forward):
         raise DataError(
-            f"the times of all {len(times)} frames are the same ({times[0]:g} ps): the file carries no usable time; "
-            "give the time between frames, dt=<ps>"
+            Remedy(
+                f"the times of all {len(times)} frames are the same ({times[0]:g} ps): the file carries no usable "
+                "time; ",
+                "open it with Universe(..., dt=<ps>)",
+                "write the trajectory with its times, or in a format without, which takes --dt",
+            )
         )
     dt = float(np.median(forward))
     rounding = 2.0 * float(np.spacing(np.float32(np.abs(times).max())))
     uniform = np.abs(steps - dt) <= min(1e-3 * dt + rounding, 0.25 * dt)
     if uniform.sum() < 0.5 * len(steps):
         raise DataError(
-            f"the times between frames are not uniform: they range from {steps.min():g} to {steps.max():g} ps and the "
-            f"middle one is {dt:g} ps; write the trajectory at a fixed interval, or, if the times are wrong, "
-            "open it with Universe(..., dt=<ps>)"
+            Remedy(
+                f"the times between frames are not uniform: they range from {steps.min():g} to {steps.max():g} ps and "
+                f"the middle one is {dt:g} ps; write the trajectory at a fixed interval",
+                ", or, if the times are wrong, open it with Universe(..., dt=<ps>)",
+            )
         )
     begins = np.flatnonzero(~uniform) + 1
     bounds = np.unique(np.concatenate([[0], begins, np.asarray(cuts, dtype=np.int64), [len(times)]]))
@@ -79,8 +85,12 @@ def frames_per_lag(lag: float, dt: float) -> int:
     frames = round(ratio)
     if frames < 1:
         raise DataError(
-            f"lag {format_time(lag)} is shorter than the {format_time(dt)} between frames; the nearest possible lag is "
-            f"{format_time(dt)}. For shorter lags harvest bursts from these frames: fastegnn_md.harvest.harvest"
+            Remedy(
+                f"lag {format_time(lag)} is shorter than the {format_time(dt)} between frames; the nearest possible "
+                f"lag is {format_time(dt)}. For shorter lags harvest bursts from these frames: ",
+                "fastegnn_md.harvest.harvest",
+                "fastegnn-md harvest",
+            )
         )
     if abs(ratio - frames) > min(1e-3 * frames, 0.05):
         below = max(1, int(np.floor(ratio)))

@@ -16,7 +16,7 @@ from MDAnalysis.guesser.default_guesser import DefaultGuesser
 from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.guesser.tables import masses as STANDARD_MASSES
 
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from .ase_files import ase_format, ase_universe
 from .xdr import check_gromacs
 
@@ -233,9 +233,12 @@ def read_topology(atoms: mda.AtomGroup) -> Topology:
     numbers, notes["elements"] = _numbers(atoms, masses)
     if len(massless):
         raise DataError(
-            f"{len(massless)} atoms have no mass, the first is {describe(atoms, massless[0])}; virtual sites and "
-            "unknown atoms cannot be propagated: select them away (for example select='not name MW'), or set "
-            "universe.atoms.masses"
+            Remedy(
+                f"{len(massless)} atoms have no mass, the first is {describe(atoms, massless[0])}; virtual sites and "
+                "unknown atoms cannot be propagated: select them away, for example ",
+                "select='not name MW', or set universe.atoms.masses",
+                '--select "not name MW"',
+            )
         )
     guessed = "masses" in _guessed_attributes(atoms)
     if masses is None or (np.all(masses == 1.0) and np.any(numbers != 1)):

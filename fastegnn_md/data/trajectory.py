@@ -13,7 +13,7 @@ import MDAnalysis as mda
 import numpy as np
 
 from .._progress import progress_bar
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from .frames import READ_ERRORS, Frame, copy_frame, file_has_times, keeping_frame, read_frame, unreadable
 from .split import segments_from_times
 from .store import Store
@@ -101,9 +101,12 @@ class _FieldMissingError(DataError):
     """Some frames have a field and some have not."""
 
     def __init__(self, field: str, frame: int):
+        ways = (", or choose velocities='central' or 'none'", ", or choose --velocities central or none")
         super().__init__(
-            f"frame {frame} has no {field} although frame 0 has; save them with every frame"
-            + (", or choose velocities='central' or 'none'" if field == "velocities" else "")
+            Remedy(
+                f"frame {frame} has no {field} although frame 0 has; save them with every frame",
+                *(ways if field == "velocities" else ()),
+            )
         )
         self.field = field
 
@@ -183,14 +186,21 @@ def _time_between_frames(reader: Any, dt: float | None) -> float | None:
         first, second = float(reader[0].time), float(reader[1].time)
         if dt is not None and abs(second - first - dt) > 1e-3 * dt:
             raise DataError(
-                f"dt={dt:g} ps was given but the file says {second - first:g} ps between its first frames; leave dt "
-                "out, or, if the file is wrong, open it with Universe(..., dt=<ps>)"
+                Remedy(
+                    f"{dt:g} ps between frames were given but the file says {second - first:g} ps; leave ",
+                    "dt out, or, if the file is wrong, open it with Universe(..., dt=<ps>)",
+                    "--dt out, or, if the file is wrong, write it with the right times",
+                )
             )
         return None
     if dt is None:
         raise DataError(
-            f"the trajectory ({', '.join(_file_names(reader))}) does not say how much time lies between its frames; "
-            "give it, dt=<ps> (MDAnalysis would take 1 ps)"
+            Remedy(
+                f"the trajectory ({', '.join(_file_names(reader))}) does not say how much time lies between its "
+                "frames (MDAnalysis would take 1 ps); give it, ",
+                "dt=<ps>",
+                'as --dt "2 ps"',
+            )
         )
     return float(dt)
 

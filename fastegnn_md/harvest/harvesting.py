@@ -29,7 +29,7 @@ from ..data.mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from ..data.store import Store, write_error
 from ..data.store_writer import StoreWriter
 from ..data.topology import quiet, select_atoms, static
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from .bursts import BurstRecipe, BurstRunner, Start
 from .parts import Finished, run_bursts
 from .recipe import burst_recipe
@@ -259,8 +259,12 @@ def _is_result(path: Path, fingerprint: str, tolerance: float, overwrite: bool) 
         return True
     if not overwrite:
         raise DataError(
-            f"store {str(path)!r} is there and was made with other frames, another engine or other settings; choose "
-            "another name, or replace it (overwrite=True, --overwrite)"
+            Remedy(
+                f"store {str(path)!r} is there and was made with other frames, another engine or other settings; "
+                "choose another name, or replace it: ",
+                "overwrite=True",
+                "--overwrite",
+            )
         )
     return False
 
@@ -337,10 +341,12 @@ def _merge(
     if failed > max_failed * total or failed == total:
         said = f" The engine gave up on some of them ({min(complaints)})." if complaints else ""
         raise DataError(
-            f"{failed} of {total} bursts changed their total energy by more than {tolerance:g} kT per degree of "
-            f"freedom (the median is {typical:.2g}).{said} Use a timestep smaller than "
-            f"{units.format_time(plan.timestep)}, constrain bonds to hydrogen, or relax the frames first. The bursts "
-            "are kept: with a larger energy_tolerance they are not run again"
+            Remedy(
+                f"{failed} of {total} bursts changed their total energy by more than {tolerance:g} kT per degree of "
+                f"freedom (the median is {typical:.2g}).{said} Use a timestep smaller than "
+                f"{units.format_time(plan.timestep)}, constrain bonds to hydrogen, or relax the frames first",
+                ". The bursts are kept: with a larger energy_tolerance they are not run again",
+            )
         )
     provenance: dict[str, Any] = {
         "harvest": fingerprint,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.store import write_error
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from .bursts import Burst, BurstRecipe, BurstRunner, Start, start_worker, work
 
 _VECTORS = ("positions", "velocities", "forces", "ahead", "behind")
@@ -198,8 +198,12 @@ def run_bursts(
         ForkingPickler.dumps(recipe)
     except Exception as error:  # whatever keeps something of the user's from being sent
         raise DataError(
-            f"the engine cannot be sent to other processes ({error}); define the calculator factory at the top level "
-            "of a module, or use processes=1"
+            Remedy(
+                f"the engine cannot be sent to other processes ({error}); define the calculator factory at the top "
+                "level of a module, or use ",
+                "processes=1",
+                "--processes 1",
+            )
         ) from error
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch or OpenMM threads can hang
     workers = min(processes, len(waiting))

@@ -13,9 +13,11 @@ from ..data.frames import Frame, check_velocities, file_has_times, read_frame
 from ..data.topology import join_bonds, read_topology
 from ..data.unwrap import make_whole, spanning_tree
 from ..data.xdr import check_reader
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from ..mechanics.thermal import thermal_velocities
 from .bursts import BurstRecipe
+
+_DRAW = ("temperature=<K>", "--temperature")
 
 
 class StartingPoints:
@@ -60,7 +62,7 @@ class StartingPoints:
         except (TypeError, ValueError) as error:
             raise DataError(f"frames is {frames!r}; expected a slice, or numbers of frames") from error
         if not self.frames:
-            raise DataError(f"no frame is selected out of {n}; check frames={frames}")
+            raise DataError(Remedy(f"no frame is selected out of {n}; check ", f"frames={frames}", "--frames"))
         outside = [frame for frame in self.frames if not 0 <= frame < n]
         if outside:
             raise DataError(f"frame {outside[0]} does not exist; the trajectory has {n} frames, counted from 0")
@@ -69,7 +71,7 @@ class StartingPoints:
         self._has_times = file_has_times(atoms.universe.trajectory)
         self.first = read_frame(atoms, self.frames[0])
         if temperature is None and self.first.velocities is None:
-            raise DataError("the trajectory has no velocities; draw them: temperature=<K>")
+            raise DataError(Remedy("the trajectory has no velocities; draw them: ", *_DRAW))
         if temperature is None and self.first.velocities is not None:
             check_velocities(self.first.velocities, self.topology.masses)
         self.periodic = self.first.cell is not None
@@ -111,6 +113,6 @@ class StartingPoints:
             generator = np.random.default_rng([self._seed, frame])
             v = thermal_velocities(torch.from_numpy(self.topology.masses), self._temperature, generator).numpy()
         elif v is None:
-            raise DataError(f"frame {frame} has no velocities although others have; draw them: temperature=<K>")
+            raise DataError(Remedy(f"frame {frame} has no velocities although others have; draw them: ", *_DRAW))
         time = data.time if self._has_times and data.time is not None else 0.0
         return replace(data, positions=x, velocities=v.astype(np.float64), cell=cell, time=time)

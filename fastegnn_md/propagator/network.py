@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Remedy
 from ..models import architectures_for, build_model, hyperparameters_of
 from .config import PropagatorConfig
 from .domain import Domain
@@ -41,7 +41,7 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
     try:
         return _build(config, domain, node_features, edge_features)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(Remedy.after("", error)) from error
 
 
 def _build(config: PropagatorConfig, domain: Domain, node_features: int, edge_features: int) -> nn.Module:
@@ -50,7 +50,11 @@ def _build(config: PropagatorConfig, domain: Domain, node_features: int, edge_fe
     if full and name not in architectures_for("full"):
         able = ", ".join(architectures_for("full"))
         raise ConfigError(
-            f"{name} predicts no velocities: set kind='position', or for kind {config.kind!r} take one of {able}"
+            Remedy(
+                f"{name} predicts no velocities: for kind {config.kind!r} take one of {able}, or ",
+                "set kind='position'",
+                "give --kind position",
+            )
         )
     if domain.periodic and name not in architectures_for("periodic"):
         able = ", ".join(architectures_for("periodic"))

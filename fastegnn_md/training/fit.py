@@ -16,7 +16,7 @@ import torch
 from .._extras import naming_extras
 from .._files import only_writer
 from ..data.mirror import MirrorAsymmetry, MirrorWarning
-from ..errors import CompatibilityError, ConfigError, DataError
+from ..errors import CompatibilityError, ConfigError, DataError, Remedy
 from ..models import architectures_for
 from ..propagator.base import Propagator
 from ..units import format_time
@@ -230,8 +230,11 @@ def _check_initial(initial: Propagator, train: TrajectoryPairs, config: Training
     differences = [f"{key} is {given[key]!r}, not {value!r}" for key, value in wanted.items() if value != given[key]]
     if differences:
         raise ConfigError(
-            f"the settings under 'propagator' are not those of the initial propagator: {'; '.join(differences)}; "
-            "give propagator=initial.config"
+            Remedy(
+                f"the settings under 'propagator' are not those of the initial propagator: {'; '.join(differences)}; ",
+                "give propagator=initial.config",
+                "with --from leave them out, and --kind and --architecture",
+            )
         )
     if not math.isclose(initial.timestep, train.lag, rel_tol=1e-6):
         raise CompatibilityError(

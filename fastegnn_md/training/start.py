@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..data import TrajectoryPairs
-from ..errors import DataError
+from ..errors import DataError, Remedy
 from ..propagator.base import Propagator
 from ..propagator.config import PropagatorConfig
 from ..propagator.domain import Domain
@@ -24,8 +24,12 @@ def check_forces(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
     if config.wants_forces == "midpoint" and not pairs.has_midpoint_forces:
         lag = format_time(pairs.lag)
         raise DataError(
-            f"kind {config.kind!r} needs forces half a lag of {lag} before and after each frame, these pairs have "
-            f"none: harvest bursts with midpoint={lag!r} (--midpoint), or take another kind"
+            Remedy(
+                f"kind {config.kind!r} needs forces half a lag of {lag} before and after each frame, these pairs have "
+                "none: take another kind, or harvest bursts with ",
+                f"midpoint={lag!r}",
+                f'--midpoint "{lag}"',
+            )
         )
     if config.wants_forces == "start" and not pairs.has_forces:
         raise DataError(

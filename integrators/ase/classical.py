@@ -8,7 +8,8 @@ import numpy as np
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import PICOSECOND
-from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError
+from fastegnn_md.engines.ase.calculated import ATTACH
+from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, Remedy
 
 from ..options import Bath
 from ..restart_file import generator_state, restore_generator
@@ -49,7 +50,7 @@ def check_classical(classical: Any, atoms: Atoms) -> None:
     if classical.atoms is not atoms:
         raise ConfigError("the classical dynamics was made for other atoms; make it for these")
     if atoms.calc is None:
-        raise CompatibilityError("classical steps need forces; attach a calculator: atoms.calc = ...")
+        raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
 
 
 def bath_of(classical: MolecularDynamics) -> Bath:

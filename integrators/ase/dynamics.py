@@ -11,8 +11,8 @@ import numpy as np
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import PICOSECOND, unchanged_on_error
-from fastegnn_md.engines.ase.calculated import checked_calculator, energy_of
-from fastegnn_md.errors import CompatibilityError, JumpError
+from fastegnn_md.engines.ase.calculated import ATTACH, checked_calculator, energy_of
+from fastegnn_md.errors import CompatibilityError, JumpError, Remedy
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, propagator_of
@@ -137,7 +137,7 @@ class LearnedDynamics(JumpDynamics):
         )
         self._replacement = 0 if bath is None else self.schedule.replacement_steps(propagator.timestep, bath.timestep)
         if self.schedule.hybrid and atoms.calc is None:
-            raise CompatibilityError("classical steps need forces; attach a calculator: atoms.calc = ...")
+            raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
         self.log_energy = False
         self.jump = AtomsJump(atoms, self.guarded, bonds)
         self._pending, self._time = 0, 0.0
@@ -252,7 +252,7 @@ class LearnedDynamics(JumpDynamics):
             restore_random_state(self.classical, own)
             self._pending, self._time = place
             if isinstance(error, JumpError):
-                raise JumpError(f"step {self.nsteps + 1}: {error}", error.atom) from error
+                raise JumpError(Remedy.after(f"step {self.nsteps + 1}: ", error), error.atom) from error
             raise
 
     def _step(self) -> None:
@@ -343,7 +343,7 @@ class LearnedDynamics(JumpDynamics):
         super()._refresh_properties()
         if self.log_energy:
             if self.atoms.calc is None:
-                raise CompatibilityError("log_energy=True needs a calculator; attach one: atoms.calc = ...")
+                raise CompatibilityError(Remedy("log_energy=True needs a calculator; ", *ATTACH))
             self.jump.forces()
             energy_of(self.atoms)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, bond_array, read_constraints, state_from_atoms, write_state
-from fastegnn_md.engines.ase.calculated import CheckedCalculator, energy_of, forces_of
+from fastegnn_md.engines.ase.calculated import ATTACH, CheckedCalculator, energy_of, forces_of
 from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator
-from fastegnn_md.errors import CompatibilityError, JumpError
+from fastegnn_md.errors import CompatibilityError, JumpError, Remedy
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.state import State
 
@@ -108,7 +108,7 @@ class AtomsJump:
         """One step of velocity Verlet, with the thermostat around it."""
         classical = self._classical()
         if classical is None:
-            raise CompatibilityError("classical steps need forces; attach a calculator: atoms.calc = ...")
+            raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
         constraints = self._read_constraints()
         state = state_from_atoms(self.atoms, bonds=self.bonds, forces=self.forces())
         self._write(self.guarded.classical_step(state, constraints, rng, classical))
@@ -241,7 +241,7 @@ class AtomsJump:
         }
         for what, asked in needs.items():
             if asked:
-                raise CompatibilityError(f"{what}: needs the engine; attach a calculator: atoms.calc = ...")
+                raise CompatibilityError(Remedy(f"{what}: needs the engine; ", *ATTACH))
 
     def _check(self) -> None:
         propagator = self.guarded.propagator
@@ -265,7 +265,10 @@ class AtomsJump:
         propagator.check(state.replace(forces=zeros, midpoint_forces=zeros))
         if self.bonds is None and self.guarded.guard is not None and propagator.limits.bonds:
             warnings.warn(
-                "no bonds were given, so the guard cannot check bond lengths; give bonds=, from the topology or from "
-                "fastegnn_md.engines.ase.guess_bonds(atoms)",
+                Remedy(
+                    "no bonds were given, so the guard cannot check bond lengths; give ",
+                    "bonds=, from the topology or from fastegnn_md.engines.ase.guess_bonds(atoms)",
+                    "a topology that has them, or --bonds guess",
+                ),
                 stacklevel=4,
             )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, bond_array, read_constraints, state_from_atoms, write_state
-from fastegnn_md.engines.ase.calculated import energy_of
-from fastegnn_md.errors import CompatibilityError
+from fastegnn_md.engines.ase.calculated import ATTACH, energy_of
+from fastegnn_md.errors import CompatibilityError, Remedy
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, propagator_of
@@ -95,7 +95,7 @@ class MetropolizedDynamics(JumpDynamics):
             propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
         )
         if atoms.calc is None:
-            raise CompatibilityError("the Metropolis test needs energies; attach a calculator: atoms.calc = ...")
+            raise CompatibilityError(Remedy("the Metropolis test needs energies; ", *ATTACH))
         self.metropolis.check(read_constraints(atoms))
         self.bonds = None if bonds is None else bond_array(bonds)
         propagator.check(state_from_atoms(atoms, bonds=self.bonds))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.description import SystemDescription, describe_system
 from fastegnn_md.engines.openmm.force import JumpForce, find_jump_force
-from fastegnn_md.errors import CompatibilityError, ConfigError
+from fastegnn_md.errors import CompatibilityError, ConfigError, Remedy
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 with naming_extras(__name__):
@@ -68,10 +68,14 @@ def check_forces(
         names = ", ".join(ignored)
         if not hybrid:
             raise CompatibilityError(
-                f"the System has forces beyond a force field: {names}. Jumps of a force-free propagator do not feel "
-                "them, and there are no classical steps that would: give schedule=Schedule(classical_steps, jumps), "
-                "take a force-informed propagator, or remove them. If they were there in training, say "
-                f"learned_forces={ignored}"
+                Remedy(
+                    f"the System has forces beyond a force field: {names}. Jumps of a force-free propagator do not "
+                    "feel them, and there are no classical steps that would: take a force-informed propagator, remove "
+                    "them, or give ",
+                    "schedule=Schedule(classical_steps, jumps). If they were there in training, say "
+                    f"learned_forces={ignored}",
+                    "--classical-steps of 1 or more",
+                )
             )
         warnings.warn(
             f"jumps of a force-free propagator do not feel {names} of this System, the classical steps between them "
@@ -83,8 +87,12 @@ def check_forces(
         count = len(set(resting) - {int(i) for i in force.part.atoms})
         if count:
             warnings.warn(
-                f"{count} of {len(resting)} particles are outside atoms= and rest for good, as there are no classical "
-                "steps; a temperature over all particles counts them. Give schedule=Schedule(classical_steps, jumps)",
+                Remedy(
+                    f"{count} of {len(resting)} particles do not jump and rest for good, as there are no classical "
+                    "steps; a temperature over all particles counts them. Give ",
+                    "schedule=Schedule(classical_steps, jumps), or all of them to atoms=",
+                    "--classical-steps of 1 or more",
+                ),
                 stacklevel=5,
             )
     return described

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..._extras import naming_extras
-from ...errors import ConstraintError, StateError
+from ...errors import ConstraintError, Remedy, StateError
 from ...mechanics.constraints import Constraints
 from ...state import State
 from .calculated import forces_of
@@ -244,7 +244,11 @@ def _cell(atoms: Atoms) -> np.ndarray:
     for axis in np.flatnonzero(atoms.pbc):
         if not lengths[axis] > 0:
             raise StateError(
-                f"the atoms are periodic along cell vector {axis}, which is zero; give a cell, or pbc=False there"
+                Remedy(
+                    f"the atoms are periodic along cell vector {axis}, which is zero; give a cell, or ",
+                    "pbc=False there",
+                    "a file in which they are not periodic there",
+                )
             )
     return np.asarray(atoms.cell.complete())
 

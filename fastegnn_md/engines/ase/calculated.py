@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..._extras import naming_extras
-from ...errors import EngineError, FastEGNNMDError, NotFiniteError, StateError
+from ...errors import EngineError, FastEGNNMDError, NotFiniteError, Remedy, StateError
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -109,6 +109,10 @@ def forces_of(atoms: Atoms) -> np.ndarray:
     return _checked(atoms, "forces").get_forces(atoms)
 
 
+# What to do without a calculator, in Python and at the command line.
+ATTACH = ("attach a calculator: atoms.calc = ...", "give --calculator, --forcefield or --system")
+
+
 def energy_of(atoms: Atoms) -> float:
     """Potential energy of atoms in eV; raises as :func:`forces_of`, but an energy may be infinite or NaN."""
     return _checked(atoms, "energies").get_potential_energy(atoms)
@@ -127,5 +131,5 @@ def checked_calculator(atoms: Atoms) -> Iterator[None]:
 
 def _checked(atoms: Atoms, what: str) -> CheckedCalculator:
     if atoms.calc is None:
-        raise StateError(f"{what} are needed but the atoms have no calculator; attach one: atoms.calc = ...")
+        raise StateError(Remedy(f"{what} are needed but the atoms have no calculator; ", *ATTACH))
     return atoms.calc if isinstance(atoms.calc, CheckedCalculator) else CheckedCalculator(atoms.calc)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._extras import naming_extras
-from ...errors import CompatibilityError, ConfigError, StateError
+from ...errors import CompatibilityError, ConfigError, Remedy, StateError
 
 if TYPE_CHECKING:
     import openmm
@@ -204,12 +204,19 @@ class OpenMMCalculator(Calculator):
         periodic = self.system.usesPeriodicBoundaryConditions()
         if periodic and not atoms.pbc.all():
             raise CompatibilityError(
-                f"the System is periodic but atoms.pbc is {atoms.pbc.tolist()}; set pbc and a cell"
+                Remedy(
+                    "the System is periodic but the atoms are not in all directions; ",
+                    f"atoms.pbc is {atoms.pbc.tolist()}: set pbc and a cell",
+                    "give a file with the box",
+                )
             )
         if not periodic and atoms.pbc.any():
             raise CompatibilityError(
-                f"the System is not periodic but atoms.pbc is {atoms.pbc.tolist()}; set pbc=False, or make the System "
-                "with a periodic nonbonded method"
+                Remedy(
+                    "the System is not periodic but the atoms are; make it with a periodic nonbonded method, or ",
+                    f"set pbc=False (atoms.pbc is {atoms.pbc.tolist()})",
+                    "give a file without a box",
+                )
             )
 
     def _check_turn(self, turn: np.ndarray) -> None:
