@@ -124,7 +124,7 @@ class TestReinitialize:
         assert np.linalg.norm(x[4] - x[6]) == pytest.approx(0.15, abs=1e-6)
 
     @pytest.mark.parametrize("backend", BACKENDS)
-    @pytest.mark.filterwarnings("ignore:2 of 22 particles are outside")
+    @pytest.mark.filterwarnings("ignore:2 of 22 particles do not jump")
     def test_atoms_that_rest_go_on_resting(self, backend):
         """What says so was a variable of the integrator, which OpenMM forgets."""
         case = cases.without_remover(cases.peptide(constraints=None))
