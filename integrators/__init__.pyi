@@ -1,10 +1,12 @@
 from .ase.dynamics import LearnedDynamics as LearnedDynamics
 from .ase.ensemble import LearnedEnsemble as LearnedEnsemble
 from .ase.metropolis import MetropolizedDynamics as MetropolizedDynamics
+from .audits import AuditWarning as AuditWarning
 from .conserve import Conserve as Conserve
 from .guards import GuardSettings as GuardSettings
 from .guards import JumpStatistics as JumpStatistics
 from .guards import check_jump as check_jump
+from .home import UnlikeTrainingWarning as UnlikeTrainingWarning
 from .metropolis import MetropolisStatistics as MetropolisStatistics
 from .openmm.integrator import LearnedIntegrator as LearnedIntegrator
 from .openmm.metropolis import MetropolizedJumpIntegrator as MetropolizedJumpIntegrator

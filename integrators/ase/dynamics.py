@@ -39,8 +39,8 @@ class LearnedDynamics(JumpDynamics):
     guard refuses is never written to the atoms: what follows is the schedule's business, by default classical sub-steps
     in its place.
 
-    The calculator of the atoms is called once per jump by force-informed propagators, for classical steps, and where
-    :attr:`log_energy` asks for it; never otherwise. Steps of both kinds count one: with a schedule of both, time does
+    The calculator of the atoms is called once per jump by force-informed propagators, for classical steps, for audits
+    (``GuardSettings(audits=…)``), and where :attr:`log_energy` asks for it; never otherwise. Steps of both kinds count one: with a schedule of both, time does
     not grow evenly with their number.
 
     Parameters
