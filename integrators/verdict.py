@@ -116,8 +116,9 @@ class RunVerdict:
         lines = ["temperature in the first half: {} K; in the second: {} K".format(*halves)]
         if self.statistics.audits:
             mean, error = self.statistics.energy_change
+            within = "" if math.isnan(error) else f" ± {error:.1g}"
             lines.append(
-                f"audits: {self.statistics.audits} jumps, total energy changed by {mean:.2g} ± {error:.1g} kT per jump"
+                f"audits: {self.statistics.audits} jumps, total energy changed by {mean:.2g}{within} kT per jump"
             )
         return lines
 

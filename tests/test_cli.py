@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -268,6 +269,28 @@ def test_run_refuses_steps_about_which_a_committee_differs(
     assert "by the spread guard" not in out
     assert "--committee" in mistake("run", model, molecule, *arguments, "--spread", 0.5)
     assert "spread is 0.0" in mistake("run", model, molecule, *arguments, "--committee", second, "--spread", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "{pdb}", "{pdb}", "--lag", "1 ps", "-o", "{new}"], "--velocities 'none'"),
+        (["harvest", "{pdb}", "--calculator", "emt", "--burst", "6 fs", "--interval", "3 fs", "-o", "{store}"],
+         "--temperature <K>"),
+        (["run", "{model}", "{pdb}", "--steps", "1", "-o", "{out}"], "--temperature"),
+        (["run", "{model}", "{pdb}", "--steps", "1", "-o", "{out}", "--tau", "1 ps"], "--temperature"),
+        (["run", "{model}", "{pdb}", "--steps", "1", "-o", "{out}", "--spread", "1"], "--committee"),
+    ],
+)  # fmt: skip
+def test_hints_are_in_the_words_of_the_shell(
+    mistake: Callable[..., str], model: Path, molecule: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    files = {"pdb": molecule, "model": model, "new": tmp_path / "a.safetensors", "out": tmp_path / "a.xtc"}
+    files["store"] = tmp_path / "a.h5md"
+    said = mistake(*(argument.format_map(files) for argument in arguments))
+    assert words in said
+    names = "velocities|temperature|friction|lag|burst|interval|stride|store|resume|bonds"
+    assert not re.search(rf"(?<![-\w])({names})=", said), said
 
 
 def test_inspect_shows_the_manifest(cli: Cli, model: Path) -> None:

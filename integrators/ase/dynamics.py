@@ -40,8 +40,9 @@ class LearnedDynamics(JumpDynamics):
     in its place.
 
     The calculator of the atoms is called once per jump by force-informed propagators, for classical steps, for audits
-    (``GuardSettings(audits=…)``), and where :attr:`log_energy` asks for it; never otherwise. Steps of both kinds count one: with a schedule of both, time does
-    not grow evenly with their number.
+    (``GuardSettings(audits=…)``), and where :attr:`log_energy` asks for it; never otherwise.
+
+    Steps of both kinds count one: with a schedule of both, time does not grow evenly with their number.
 
     Parameters
     ----------
