@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.md.andersen import Andersen
 from ase.md.langevin import Langevin as ASELangevin
@@ -224,3 +224,15 @@ class TestConservedEnergy:
         again = LearnedDynamics.restart(tmp_path / "restart", copper(), propagator)
         again.run(1)
         assert again.guarded.energy.target == dynamics.guarded.energy.target
+
+
+def test_a_jump_shorter_than_the_default_classical_step_is_restarted(tmp_path):
+    """The default of classical steps is 0.5 fs; jumps of 0.25 fs have no use for it, nor has their restart."""
+    move = FakePropagator(lambda state: (state.positions + 0.00025 * state.velocities, state.velocities), 0.00025)
+    atoms = molecule("CH3OH")
+    run = LearnedDynamics(atoms, move, rng=1)
+    run.run(2)
+    run.save_restart(tmp_path / "restart")
+    again = LearnedDynamics.restart(tmp_path / "restart", molecule("CH3OH"), move)
+    again.run(1)
+    assert again.nsteps == 3

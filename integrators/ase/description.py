@@ -21,7 +21,8 @@ _ENGINE = "engine"  # in place of a classical time step
 def to_json(guarded: GuardedStep, schedule: Schedule) -> dict[str, Any]:
     """Options of a step, without the dynamics that make its classical steps."""
     values = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
-    values["classical"] = schedule.own_step if schedule.engine is None else _ENGINE
+    if schedule.classical is not None:
+        values["classical"] = schedule.own_step if schedule.engine is None else _ENGINE
     return {
         # Jumps take the thermostat of an engine's dynamics, which is not theirs to describe.
         "thermostat": None if schedule.engine is not None else _described(guarded.thermostat),
