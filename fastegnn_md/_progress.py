@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 _EVERY = 30.0  # seconds between two lines
-_AT_ONCE = 2.0  # seconds; what takes less says nothing
 _LINE = (
     "{desc}: {n_fmt} of {total_fmt} {unit}s, {percentage:.0f} %, {elapsed} so far, {remaining} left, "
     "{rate_fmt}{postfix}"
@@ -22,13 +21,12 @@ Bar: TypeAlias = "tqdm[Any]"  # for annotations
 
 
 class Lines(tqdm):
-    """A bar of tqdm that writes whole lines, one now and then and one at its end."""
+    """A bar of tqdm that writes whole lines: one at its beginning, one now and then, one at its end."""
 
     def __init__(self, *arguments: Any, **options: Any):
-        calm = {"mininterval": _EVERY, "maxinterval": 2 * _EVERY, "delay": _AT_ONCE}
-        super().__init__(*arguments, **{**options, **calm})
-        if not self.disable:
-            self.bar_format = _UNKNOWN if self.total is None else _LINE
+        calm = {"mininterval": _EVERY, "maxinterval": 2 * _EVERY}
+        ends = options.get("total") is not None or (bool(arguments) and hasattr(arguments[0], "__len__"))
+        super().__init__(*arguments, **{**options, **calm, "bar_format": _LINE if ends else _UNKNOWN})
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
@@ -42,7 +40,7 @@ class Lines(tqdm):
         return write
 
     def close(self) -> None:
-        """Write the last line, if this took long enough to say anything."""
+        """Write the last line."""
         said = not self.disable and self.last_print_n == self.n > self.initial
         if not self.disable and not said and self._time() - self.start_t >= self.delay:
             self.refresh()

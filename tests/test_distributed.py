@@ -255,7 +255,7 @@ def test_only_the_first_process_writes_and_shows_a_bar_and_all_find_the_model(to
     first, second = reports(together.parent)
     for name in ("history.csv", "config.yaml", "checkpoint.safetensors", "model.safetensors"):
         assert any(one.endswith(name) for one in first["written"]), name
-    assert "18/18" in first["shown"]
+    assert "18 of 18 updates, 100 %" in first["shown"]
     assert second["written"] == []
     assert second["shown"] == ""
     assert first["model there"]
@@ -280,7 +280,8 @@ def test_a_run_that_was_ended_resumes_to_the_bytes_of_one_that_was_not(
 ) -> None:
     (stopped,) = train(data, tmp_path, "stop=6")
     assert stopped.code != 0
-    assert not (tmp_path / "model.safetensors").exists()
+    if (tmp_path / "model.safetensors").exists():  # the best so far
+        assert Propagator.load(tmp_path / "model.safetensors").metrics["unfinished"] is True
     assert_success(train(data, tmp_path, "resume", strategy="ddp"))
     assert (tmp_path / "model.safetensors").read_bytes() == together.read_bytes()
     assert history(tmp_path / "model.safetensors") == history(together)

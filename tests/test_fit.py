@@ -165,9 +165,8 @@ def test_a_run_is_silent_and_leaves_the_process_as_it_was(
 
 
 def test_one_progress_bar_counts_updates_and_shows_the_error_over_the_baseline(
-    parts: tuple[TrajectoryPairs, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    parts: tuple[TrajectoryPairs, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastegnn_md._progress._AT_ONCE", 0.0)
     fit(parts[0], parts[1], settings(), progress=True)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training: ")]
     assert "12 of 12 updates, 100 %" in lines[-1]
