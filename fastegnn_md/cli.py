@@ -6,7 +6,6 @@ A user's mistake ends with exit code 2 and one line on stderr; ``--traceback`` b
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -204,7 +203,7 @@ def _run(arguments: list[str]) -> int:
     except (FastEGNNMDError, OSError) as error:
         if "--traceback" in arguments:
             raise
-        return _fail(_in_words_of_the_shell(_describe(error), arguments))
+        return _fail(_describe(error))
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED  # newer versions of typer return it
     except SystemExit as error:  # of training that was stopped
@@ -220,23 +219,6 @@ def _fail(message: str) -> int:
 def _wrong_arguments(error: Any) -> str:
     context = getattr(error, "ctx", None)
     return _one_line(error.format_message()) + (f" (see {context.command_path} --help)" if context is not None else "")
-
-
-def _in_words_of_the_shell(message: str, arguments: list[str]) -> str:
-    """Python's arguments that a message names, as the options of the command, where it has them.
-
-    The library says ``velocities='central'``; who has typed a command needs ``--velocities central``.
-    """
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
-    command = next((commands[word] for word in arguments if word in commands), None)
-    for option in [] if command is None else command.params:
-        flag = next((name for name in option.opts if name.startswith("--")), None)
-        if flag is None or option.name is None:
-            continue
-        message = re.sub(rf"(?<![\w.-]){option.name}='([^']*)'", rf"{flag} '\1'", message)
-        message = re.sub(rf"(?<![\w.-]){option.name}=True\b", flag, message)
-        message = re.sub(rf"(?<![\w.-]){option.name}=(?=[\w<])", f"{flag} ", message)
-    return message
 
 
 def _describe(error: BaseException) -> str:

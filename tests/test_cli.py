@@ -274,9 +274,9 @@ def test_run_refuses_steps_about_which_a_committee_differs(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "{pdb}", "{pdb}", "--lag", "1 ps", "-o", "{new}"], "--velocities 'none'"),
+        (["train", "{pdb}", "{pdb}", "--lag", "1 ps", "-o", "{new}"], "--velocities central"),
         (["harvest", "{pdb}", "--calculator", "emt", "--burst", "6 fs", "--interval", "3 fs", "-o", "{store}"],
-         "--temperature <K>"),
+         "draw them: --temperature"),
         (["run", "{model}", "{pdb}", "--steps", "1", "-o", "{out}"], "--temperature"),
         (["run", "{model}", "{pdb}", "--steps", "1", "-o", "{out}", "--tau", "1 ps"], "--temperature"),
         (["run", "{model}", "{pdb}", "--steps", "1", "-o", "{out}", "--spread", "1"], "--committee"),
