@@ -74,6 +74,29 @@ def test_a_continued_run_is_bit_for_bit_the_uninterrupted_one(cli: Cli, crystal:
     assert parts.read_bytes() == whole.read_bytes()
 
 
+def test_a_trajectory_of_ase_is_continued_behind_the_frames_of_the_restart_file(cli: Cli, crystal: Path) -> None:
+    from ase.io import read
+
+    whole, parts = crystal.with_name("whole.traj"), crystal.with_name("parts.traj")
+    restart, early = crystal.with_name("parts.traj.restart"), crystal.with_name("early")
+    command = ["run", "copper-emt", crystal, *OPTIONS, "--every", 2]
+    assert cli(*command, "--steps", 9, "-o", whole)[0] == 0
+    assert cli(*command, "--steps", 5, "-o", parts)[0] == 0
+    early.write_bytes(restart.read_bytes())
+    assert cli(*command, "--steps", 7, "-o", parts, "--restart", restart)[0] == 0
+    restart.write_bytes(early.read_bytes())  # as if killed before it was saved: one frame too many, and half of one
+    with parts.open("ab") as file:
+        file.write(b"half a frame")
+    code, said = cli(*command, "--steps", 9, "-o", parts, "--restart", restart)
+    assert code == 0, said
+    frames, expected = read(parts, ":"), read(whole, ":")
+    assert len(frames) == len(expected) == 5
+    for frame, other in zip(frames, expected, strict=True):
+        assert (frame.positions == other.positions).all()
+        assert (frame.get_momenta() == other.get_momenta()).all()
+        assert frame.info == other.info
+
+
 def test_a_run_inside_openmm_is_continued(cli: Cli, dipeptide: Path) -> None:
     whole, parts = dipeptide.with_name("whole.xtc"), dipeptide.with_name("parts.xtc")
     command = ["run", "ala2-vacuum", dipeptide, *OPENMM]

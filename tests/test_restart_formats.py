@@ -63,3 +63,26 @@ def test_runs_of_format_1_did_not_conserve_angular_momentum(require, tmp_path):
     dynamics.save_restart(tmp_path / "again")
     again = LearnedDynamics.restart(tmp_path / "again", system("langevin")[0], propagator)
     assert again.todict() == dynamics.todict()
+
+
+def test_dynamics_of_jumps_shorter_than_the_usual_classical_step_go_on(tmp_path):
+    from ase.build import molecule
+
+    from fastegnn_md.integrators import LearnedDynamics, Schedule
+    from fastegnn_md.propagator.fake import FakePropagator
+
+    def flight(state):
+        return state.positions + 2e-4 * state.velocities, state.velocities
+
+    for schedule in (None, Schedule(classical="0.1 fs")):
+        atoms, propagator = molecule("CO"), FakePropagator(flight, 2e-4)
+        atoms.set_momenta([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+        dynamics = LearnedDynamics(atoms, propagator, schedule=schedule)
+        dynamics.run(2)
+        dynamics.save_restart(tmp_path / "restart")
+        again = LearnedDynamics.restart(tmp_path / "restart", molecule("CO"), propagator)
+        assert again.guarded.substep == dynamics.guarded.substep
+        for one in (dynamics, again):
+            one.run(3)
+        assert (again.nsteps, dynamics.nsteps) == (5, 5)
+        np.testing.assert_array_equal(again.atoms.positions, dynamics.atoms.positions)

@@ -72,7 +72,15 @@ class FrameFile(Protocol):
 
 
 def open_frames(
-    path: Path, state: State, atoms: mda.AtomGroup | None, *, forces: bool, dt: float, time: float, n_bytes: int | None
+    path: Path,
+    state: State,
+    atoms: mda.AtomGroup | None,
+    *,
+    forces: bool,
+    dt: float,
+    time: float,
+    n_bytes: int | None,
+    frames: int = 0,
 ) -> FrameFile:
     """Open a file in the format of its suffix.
 
@@ -88,6 +96,8 @@ def open_frames(
         Time between frames, and of the first one; of formats that hold them in their head.
     n_bytes : int, optional
         Continue the file after so many bytes, which are whole frames; the rest is cut off. Default: a new file.
+    frames : int
+        How many frames these are.
 
     Raises
     ------
@@ -114,10 +124,10 @@ def open_frames(
         from .ase.frame_file import ExtxyzFile
 
         return ExtxyzFile(path, forces, n_bytes)
-    elif kind == "TRAJ" and n_bytes is None:
+    elif kind == "TRAJ":
         from .ase.frame_file import TrajFile
 
-        return TrajFile(path, forces)
+        return TrajFile(path, forces, None if n_bytes is None else frames)
     scene = _Scene(state, atoms, forces, dt)
     # MDAnalysis keeps the frame offsets of XTC and TRR beside the file; those of an earlier file mislead it.
     Path(offsets_filename(str(path))).unlink(missing_ok=True)
@@ -125,7 +135,8 @@ def open_frames(
         return _Appended(path, kind, options, scene, n_bytes)
     if n_bytes is not None:
         raise DataError(
-            f"a file of this format cannot be continued ({path}); extxyz, {', '.join(sorted(_COUNTS)).lower()} can: "
+            f"a file of this format cannot be continued ({path}); extxyz, traj, "
+            f"{', '.join(sorted(_COUNTS)).lower()} can: "
             "write the rest to another file"
         )
     return _Library(path, options, scene, forces)

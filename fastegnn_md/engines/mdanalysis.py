@@ -134,8 +134,7 @@ class RolloutWriter:
     dt : float, ps, optional
         Time between frames, for formats that have it in their head. Default: the first two frames tell.
     after : Written, optional
-        Continue a file after these frames of it; what stands behind them is cut off. Neither H5MD nor .traj. Default:
-        a new file.
+        Continue a file after these frames of it; what stands behind them is cut off. Not H5MD. Default: a new file.
 
     Raises
     ------
@@ -263,9 +262,15 @@ class RolloutWriter:
             self._dt = time - self._last_time
         with writing(self.path, frame):
             if self._file is None:
-                size = None if self._after is None else self._after.size
                 self._file = open_frames(
-                    self.path, state, self._group, forces=self.forces, dt=self._dt, time=time, n_bytes=size
+                    self.path,
+                    state,
+                    self._group,
+                    forces=self.forces,
+                    dt=self._dt,
+                    time=time,
+                    n_bytes=None if self._after is None else self._after.size,
+                    frames=self.n_frames,
                 )
             try:
                 self._file.write(state, time, frame)

@@ -13,6 +13,7 @@ from ..._extras import naming_extras
 from ...data.ase_files import TIME
 from ...state import State
 from .atoms import FORCE, PICOSECOND
+from .trajectory import truncate_trajectory
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -24,21 +25,23 @@ SUFFIXES = (".traj", ".extxyz")
 
 
 class TrajFile:
-    """A .traj file; it has an index of its frames, so that bytes alone do not say how to continue it.
+    """A .traj file; it has an index of its frames, so that frames and not bytes say how to continue it.
 
     Parameters
     ----------
     path : Path
-        A new file.
     forces : bool
         Whether states have forces to keep.
+    frames : int, optional
+        Continue after so many frames; later ones are removed. Default: a new file.
     """
 
-    n_bytes: int | None = None
-
-    def __init__(self, path: Path, forces: bool):
+    def __init__(self, path: Path, forces: bool, frames: int | None):
         self._path, self._forces = path, forces
-        self._writer = TrajectoryWriter(path, mode="w")
+        if frames is not None:
+            truncate_trajectory(path, frames)
+        self._writer = TrajectoryWriter(path, mode="w" if frames is None else "a")
+        self.n_bytes: int | None = path.stat().st_size
 
     def write(self, state: State, time: float, frame: int) -> None:
         """See :class:`~fastegnn_md.engines.frame_files.FrameFile`."""
@@ -47,6 +50,7 @@ class TrajFile:
         try:
             self._writer.write(_atoms(state, time, self._forces))
             self._writer.backend.fd.flush()
+            self.n_bytes = os.fstat(handle).st_size
         except OSError:
             # The index of the frames, written last, knows nothing of this one. What waits in the buffer goes nowhere.
             os.ftruncate(handle, size)
