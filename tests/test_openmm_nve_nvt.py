@@ -262,7 +262,7 @@ def test_a_jump_whose_energy_is_not_finite_leaves_the_context_alone(monkeypatch)
     assert np.isnan(conserved(made))
 
 
-@pytest.mark.filterwarnings("ignore:582 of 604 particles are outside")
+@pytest.mark.filterwarnings("ignore:582 of 604 particles do not jump")
 @pytest.mark.parametrize("atoms", [None, range(22)], ids=["all", "solute"])
 def test_the_energy_of_everything_is_what_it_was(atoms):
     """Of the solute in water, too, whose neighbours stand still."""

@@ -85,7 +85,9 @@ def test_an_output_that_is_there_needs_overwrite(cli: Any, crystal: Path, tmp_pa
     assert (code, output.read_text()) == (2, "somebody's work")
     assert "is there already" in said
     assert "--overwrite" in said
-    assert cli("run", "copper-emt", crystal, *RUN, "-o", output, "--overwrite") == (0, "")
+    code, err = cli("run", "copper-emt", crystal, *RUN, "-o", output, "--overwrite")
+    assert code == 0
+    assert all(line.startswith("run: ") for line in err.splitlines()), err
     assert output.read_bytes()[:4] == b"\x00\x00\x07\xcb"  # XTC
     assert not list(tmp_path.glob(".*.lock"))
 
