@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
+
+from fastegnn_md.errors import JumpError
 
 _MOST = 0.1  # of jumps: more tells little more, however cheap the engine
 _WINDOW = 100  # audits of which the mean is watched: a run may leave its home late
@@ -19,6 +22,11 @@ _FEWEST_SPREAD = 10  # and for a spread
 _OUTLIER = 10  # times the limit of the mean, in one jump
 _PAUSE = 20  # jumps that classical steps replace after a bad verdict
 _STRIKES = 3  # bad verdicts that end a run
+
+_FAR_FROM_HOME = (
+    "The propagator is wrong about this system or state: train it on frames like these (harvest from this run), take a "
+    "shorter time step, or run classically"
+)
 
 
 class AuditWarning(UserWarning):
@@ -73,6 +81,13 @@ class Audits:
         affordable = self.share / (1 - self.share) * step / cost if cost > 0 else 1.0
         return drawn < min(_MOST, affordable)
 
+    def pauses(self) -> bool:
+        """Whether the present jump is one of those that classical steps replace; counts it."""
+        if not self.paused:
+            return False
+        self.paused -= 1
+        return True
+
     def record(self, change: float, seconds: float) -> None:
         """Take in a change of the total energy, in kT, and what it took to find."""
         self._changes.append(change)
@@ -109,9 +124,36 @@ class Audits:
                 return f"changes of the total energy scatter by {deviation:.3g} kT ({count} audits), limit {widest:.3g}"
         return None
 
-    def strike(self) -> bool:
-        """After a bad verdict: pause, forget what was found; whether the run may go on at all."""
+    def act(self, degrees: int, *, may_pause: bool) -> None:
+        """Do what the verdict asks for: nothing, a pause, or the end of the run.
+
+        Parameters
+        ----------
+        degrees : int
+            As in :meth:`verdict`.
+        may_pause : bool
+            Whether classical steps may take the place of jumps.
+
+        Raises
+        ------
+        JumpError
+            If audits are out of bounds and jumps may not be replaced, or for the third time.
+
+        Warns
+        -----
+        AuditWarning
+            If they are out of bounds.
+        """
+        found = self.verdict(degrees)
+        if found is None:
+            return
         self.strikes += 1
+        if not may_pause or self.strikes >= _STRIKES:
+            raise JumpError(f"the audits end the run: {found}. {_FAR_FROM_HOME}")
         self.paused = _PAUSE
         self._changes.clear()
-        return self.strikes < _STRIKES
+        warnings.warn(
+            f"{found}. The next {self.paused} jumps are replaced by classical steps. {_FAR_FROM_HOME}",
+            AuditWarning,
+            stacklevel=3,
+        )

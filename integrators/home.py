@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 
@@ -29,6 +30,7 @@ def check_home(
     engine: str = "ASE",
     theory: str = "",
     charge: float | None = None,
+    unusual_forces: Sequence[str] = (),
     lenient: bool = False,
     holds_atoms: bool = False,
 ) -> None:
@@ -49,10 +51,12 @@ def check_home(
         What computes forces here, in the words of the provenance; empty if nobody knows.
     charge : float, optional
         Total charge here, e.
+    unusual_forces : sequence of str
+        Forces here beyond those of a force field, which the engine names.
     lenient : bool
         Warn of what would be an error: the user has switched the guards off.
     holds_atoms : bool
-        Whether frozen atoms do no harm: the propagator gets forces, or classical steps follow jumps.
+        Whether frozen atoms and restraints do no harm: the propagator gets forces, or classical steps follow jumps.
 
     Raises
     ------
@@ -69,6 +73,7 @@ def check_home(
     wrong = [
         *_constraints(provenance, state, constraints),
         *([] if holds_atoms else _frozen(provenance, constraints)),
+        *([] if holds_atoms else _restraints(unusual_forces)),
         *_charge(provenance, charge),
         *_molecule(provenance, state),
     ]
@@ -138,7 +143,6 @@ def _held_here(state: State, constraints: Constraints) -> dict[tuple[tuple[int, 
         ends = pairs.sort(dim=1).values
         chosen = torch.isin(ends[:, 0] * n + ends[:, 1], held[:, 0] * n + held[:, 1])
         # two frozen atoms keep their distance by themselves
-        chosen |= constraints.frozen[pairs].all(dim=1)
         moves = ~constraints.frozen[pairs].all(dim=1)
         if bool(moves.any()):
             shares = share_of_kinds(state.numbers, pairs[moves], chosen[moves])
@@ -159,6 +163,19 @@ def _frozen(provenance: Provenance, constraints: Constraints) -> list[str]:
             "cool. Use a force-informed propagator, train with these atoms held, or put classical steps between jumps",
             ": schedule=Schedule(10, 1, classical=…)",
             ", as --engine openmm does with --classical-steps of 1 or more",
+        )
+    ]
+
+
+def _restraints(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        Remedy(
+            f"the System has forces beyond a force field: {', '.join(names)}. Jumps of a force-free propagator do not "
+            "feel them: remove them, take a force-informed propagator, or ",
+            "put classical steps between jumps (schedule=Schedule(10, 1))",
+            "put classical steps between jumps (--engine openmm --classical-steps 10)",
         )
     ]
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, JumpError, StateError
+from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, StateError
 from fastegnn_md.mechanics.conservation import EnergyRescale, conserve_angular_momentum, conserve_momentum
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
-from fastegnn_md.mechanics.verlet import Forces, velocity_verlet
+from fastegnn_md.mechanics.verlet import velocity_verlet
 from fastegnn_md.propagator.advance import advance_with_trust
 from fastegnn_md.propagator.learned_map import LearnedMap
-from fastegnn_md.propagator.prediction import Trust
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
-from .audits import Audits, AuditWarning
+from .audits import Audits
+from .combinations import refuse_for_position_only, refuse_guards, refuse_unused
 from .conserve import Conserve
+from .engine import Classical, Predicted
 from .guards import (
     PASSED,
     GuardReport,
@@ -43,37 +40,6 @@ from .guards import (
 )
 from .schedule import Schedule
 from .thermostats import Thermostat
-
-_FAR_FROM_HOME = (
-    "The propagator is wrong about this system or state: train it on frames like these (harvest from this run), take a "
-    "shorter time step, or run classically"
-)
-
-
-class Predicted(NamedTuple):
-    """State that the propagator predicts, and how far to trust it."""
-
-    state: State
-    trust: Trust = Trust()
-
-
-@dataclasses.dataclass(frozen=True)
-class Classical:
-    """What an engine answers about the classical potential, at positions (N, 3) in Å.
-
-    Attributes
-    ----------
-    forces : callable
-        (N, 3) in amu Å/ps², without those of constraints.
-    energy : callable
-        amu Å²/ps².
-    minimise : callable
-        Positions (N, 3) in Å closer to a minimum, after at most so many steps.
-    """
-
-    forces: Forces
-    energy: Callable[[Tensor], float]
-    minimise: Callable[[Tensor, int], Tensor]
 
 
 @dataclasses.dataclass
@@ -121,49 +87,20 @@ class GuardedStep:
 
     def __post_init__(self) -> None:
         if self.propagator.predicts_velocities:
-            self._refuse_unused()
+            refuse_unused(self.schedule, self.thermostat, self.temperature, self.guards_energy)
         else:
-            self._refuse_for_position_only()
+            refuse_for_position_only(self.thermostat, self.temperature, self.conserve)
         if self.temperature is None and self.thermostat is not None:
             self.temperature = self.thermostat.temperature
-        if self.guards_energy and self.temperature is None:
-            raise ConfigError("the energy guard counts in kT: give a temperature, or energy_change=None")
-        if self.guard is not None and self.guard.spread is not None and not self.propagator.has_spread:
-            raise ConfigError(
-                "the spread guard asks how far several propagators differ: give a Committee, or spread=None"
-            )
+        refuse_guards(self.guard, self.temperature, self.propagator.has_spread)
         if self.conserve.energy and self.schedule.hybrid:
             raise ConfigError("classical steps may change the energy: leave Conserve(energy=True) out, or the steps")
         self.energy = EnergyRescale() if self.conserve.energy else None
-        if self.guard is not None and self.guard.audits > 0 and self._can_be_audited:
-            self.audits = Audits(self.guard.audits)
+        share = 0.0 if self.guard is None else self.guard.audits
+        if share and self.propagator.audited and self.propagator.predicts_velocities:  # redrawn ones change the energy
+            self.audits = Audits(share)
         if self.substep is None:
             self.substep = self.schedule.own_step
-
-    def _refuse_unused(self) -> None:
-        """What a propagator that predicts velocities has no use for."""
-        for name in ("relax_steps", "minimize_steps"):
-            if getattr(self.schedule, name):
-                raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
-        if self.temperature is not None and self.thermostat is None and not self.guards_energy:
-            raise ConfigError(
-                "a temperature without a thermostat: give a friction or a thermostat for NVT, and no temperature for "
-                "NVE"
-            )
-
-    def _refuse_for_position_only(self) -> None:
-        """What a propagator that redraws velocities cannot be combined with."""
-        if self.thermostat is not None:
-            raise ConfigError(
-                "a position-only propagator redraws velocities at each jump: leave friction and thermostat out, a "
-                "temperature is enough"
-            )
-        if self.temperature is None:
-            raise ConfigError("this propagator predicts positions only and redraws velocities: give a temperature")
-        if self.conserve.angular_momentum or self.conserve.energy:
-            raise ConfigError(
-                "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
-            )
 
     @property
     def guards_energy(self) -> bool:
@@ -187,11 +124,6 @@ class GuardedStep:
         }
 
     @property
-    def _can_be_audited(self) -> bool:
-        """Redrawn velocities change the total energy, and what was not trained is wrong about it."""
-        return self.propagator.audited and self.propagator.predicts_velocities
-
-    @property
     def bath_temperature(self) -> float | None:
         """K, that the motion is held at; None in NVE."""
         if self.thermostat is not None:
@@ -200,7 +132,7 @@ class GuardedStep:
 
     @property
     def tolerates_frozen_atoms(self) -> bool:
-        """Whether free atoms next to frozen ones keep their temperature whatever the propagator has seen."""
+        """Whether frozen atoms and restraints are felt, whatever the propagator has seen."""
         return self.propagator.wants_forces is not None or self.schedule.hybrid
 
     def check(self, constraints: Constraints, periodic: bool) -> None:
@@ -268,9 +200,8 @@ class GuardedStep:
             If the prediction is not finite and classical steps are a part of the schedule: in its place they would hide
             a broken propagator.
         """
-        paused = self._paused()
-        if not paused.ok:
-            return state, paused
+        if self.audits is not None and self.audits.pauses():
+            return state, GuardReport(False, "audits", None, "audits found that jumps change the total energy")
         ended, report = self._propose(state, constraints, rng, classical, predicted)
         if report.guard == "finite" and self.schedule.hybrid:
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
@@ -440,26 +371,10 @@ class GuardedStep:
         assert self.audits is not None  # else nobody asks
         freedom = self.freedom(state, constraints)
         kelvin = self.temperature or freedom.temperature(state)
-        change = change / (BOLTZMANN * kelvin) if kelvin > 0 else math.inf
-        self.statistics.record_audit(change)
-        self.audits.record(change, seconds)
-        found = self.audits.verdict(freedom.degrees(state))
-        if found is None:
-            return
-        if self.schedule.fallback == "stop" or not self.audits.strike():
-            raise JumpError(f"the audits end the run: {found}. {_FAR_FROM_HOME}")
-        warnings.warn(
-            f"{found}. The next {self.audits.paused} jumps are replaced by classical steps. {_FAR_FROM_HOME}",
-            AuditWarning,
-            stacklevel=2,
-        )
-
-    def _paused(self) -> GuardReport:
-        """Refuses the jumps that follow a bad verdict of the audits."""
-        if self.audits is None or not self.audits.paused:
-            return PASSED
-        self.audits.paused -= 1
-        return GuardReport(False, "audits", None, "audits found that jumps change the total energy")
+        in_kt = change / (BOLTZMANN * kelvin) if kelvin > 0 else math.inf
+        self.statistics.record_audit(in_kt)
+        self.audits.record(in_kt, seconds)
+        self.audits.act(freedom.degrees(state), may_pause=self.schedule.fallback != "stop")
 
     def _check_energy(self, before: float, after: float) -> GuardReport:
         if self.conserve.energy and not math.isfinite(before + after):

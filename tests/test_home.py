@@ -186,6 +186,39 @@ class TestAtoms:
         dynamics(atoms, model, 300.0, bonds=bonds)
 
 
+class TestOpenMMThroughAtoms:
+    """The forces of OpenMM for jumps of ASE's Atoms."""
+
+    @pytest.fixture
+    def restrained(self, ala2, require):
+        require("openmm")
+        import openmm
+        from openmm import app
+        from openmm_cases import peptide_pdb
+
+        from fastegnn_md.engines.openmm import OpenMMCalculator
+
+        pdb = peptide_pdb()
+        system = app.ForceField("amber14-all.xml").createSystem(pdb.topology, constraints=app.HBonds)
+        plain = OpenMMCalculator(system, topology=pdb.topology, platform="Reference")
+        restraint = openmm.CustomExternalForce("x^2")
+        restraint.addParticle(4, [])
+        system.addForce(restraint)
+        return plain, OpenMMCalculator(system, platform="Reference"), ala2
+
+    def test_a_restraint_that_jumps_do_not_feel_is_refused(self, restrained):
+        plain, held, (atoms, bonds, hydrogens) = restrained
+        atoms.set_constraint(FixBondLengths(hydrogens))
+        atoms.calc = held
+        with pytest.raises(CompatibilityError, match="forces beyond a force field: CustomExternalForce"):
+            dynamics(atoms, "ala2-vacuum", 300.0, bonds=bonds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            dynamics(atoms, "ala2-vacuum", 300.0, bonds=bonds, schedule=Schedule(4, 1, classical="2 fs"))
+            atoms.calc = plain
+            dynamics(atoms, "ala2-vacuum", 300.0, bonds=bonds)
+
+
 class TestContext:
     @pytest.fixture
     def bind(self, require):

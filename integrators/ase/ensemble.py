@@ -8,7 +8,7 @@ from fastegnn_md._progress import progress_bar
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
 from fastegnn_md.state import State
 
-from ..step import Predicted
+from ..engine import Predicted
 from .dynamics import LearnedDynamics
 
 

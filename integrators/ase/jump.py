@@ -18,9 +18,10 @@ from fastegnn_md.errors import CompatibilityError, JumpError, Remedy
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.state import State
 
+from ..engine import Classical, Predicted
 from ..guards import GuardReport, jump_error
 from ..home import check_home
-from ..step import Classical, GuardedStep, Predicted
+from ..step import GuardedStep
 from ..verdict import RunWatch
 
 with naming_extras(__name__):
@@ -257,6 +258,7 @@ class AtomsJump:
             temperature=self.guarded.temperature,
             theory=describe_calculator(self.atoms.calc, "" if known is None else known.theory),
             charge=charge_of(self.atoms.calc),
+            unusual_forces=getattr(self.atoms.calc, "unusual_forces", ()),
             lenient=self.guarded.guard is None,
             holds_atoms=self.guarded.tolerates_frozen_atoms,
         )

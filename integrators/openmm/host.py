@@ -14,7 +14,7 @@ from fastegnn_md.engines.openmm.system import FORCE, NM, JumpSystem
 from fastegnn_md.state import State
 from fastegnn_md.units import KJ_PER_MOL
 
-from ..step import Classical
+from ..engine import Classical
 
 with naming_extras(__name__):
     import openmm

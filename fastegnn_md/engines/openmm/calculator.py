@@ -10,6 +10,7 @@ import numpy as np
 
 from ..._extras import naming_extras
 from ...errors import CompatibilityError, ConfigError, Remedy, StateError
+from .description import unusual_forces
 
 if TYPE_CHECKING:
     import openmm
@@ -39,11 +40,16 @@ class OpenMMCalculator(Calculator):
     system : openmm.System
         Without virtual sites.
     topology : openmm.app.Topology, optional
-        Lets elements be compared with those of the atoms.
+        Lets elements be compared with those of the atoms, and restraints be told from a force field.
     platform : str or openmm.Platform, optional
         ``"Reference"`` computes in double precision, ``"CPU"`` in single. Default: the fastest OpenMM finds.
     properties : mapping of str to str, optional
         Of the platform, such as ``{"Threads": "1"}`` or ``{"Precision": "double"}``.
+
+    Attributes
+    ----------
+    unusual_forces : tuple of str
+        Forces beyond a force field, as :func:`~fastegnn_md.engines.openmm.description.unusual_forces` names them.
 
     Raises
     ------
@@ -87,6 +93,7 @@ class OpenMMCalculator(Calculator):
             )
         self.masses = np.array([self.system.getParticleMass(i)._value for i in range(n)])
         self.numbers = None if topology is None else _numbers(topology, n)
+        self.unusual_forces = unusual_forces(self.system, topology)
         self.platform = platform_named(openmm, platform)
         self.properties = dict(properties or {})
         if self.platform is None and self.properties:

@@ -121,7 +121,7 @@ def theory_of(system: openmm.System) -> str:
     return ", ".join(sorted(name for name in names if name in _FORCE_FIELD or name.startswith("Amoeba")))
 
 
-def unusual_forces(system: openmm.System, topology: Topology) -> tuple[str, ...]:
+def unusual_forces(system: openmm.System, topology: Topology | None) -> tuple[str, ...]:
     """Forces beyond an ordinary force field: restraints, biases, fields, machine-learned potentials.
 
     A Custom{Bond,Angle,Torsion}Force is one if it has global parameters, as biases have, or holds atoms together that
@@ -166,8 +166,10 @@ def _is_ordinary(force: Any, kind: str, neighbours: dict[int, set[int]], amoeba:
     return True
 
 
-def _neighbours(topology: Topology) -> dict[int, set[int]]:
+def _neighbours(topology: Topology | None) -> dict[int, set[int]]:
     """Bonded atoms of each atom; empty if there are no bonds."""
+    if topology is None:
+        return {}
     bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
     if not bonds:
         return {}

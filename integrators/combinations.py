@@ -1,0 +1,48 @@
+"""Options of a step that exclude each other, by what a propagator predicts."""
+
+from __future__ import annotations
+
+from fastegnn_md.errors import ConfigError
+
+from .conserve import Conserve
+from .guards import GuardSettings
+from .schedule import Schedule
+from .thermostats import Thermostat
+
+
+def refuse_unused(
+    schedule: Schedule, thermostat: Thermostat | None, temperature: float | None, guards_energy: bool
+) -> None:
+    """What a propagator that predicts velocities has no use for."""
+    for name in ("relax_steps", "minimize_steps"):
+        if getattr(schedule, name):
+            raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
+    if temperature is not None and thermostat is None and not guards_energy:
+        raise ConfigError(
+            "a temperature without a thermostat: give a friction or a thermostat for NVT, and no temperature for NVE"
+        )
+
+
+def refuse_for_position_only(thermostat: Thermostat | None, temperature: float | None, conserve: Conserve) -> None:
+    """What a propagator that redraws velocities cannot be combined with."""
+    if thermostat is not None:
+        raise ConfigError(
+            "a position-only propagator redraws velocities at each jump: leave friction and thermostat out, a "
+            "temperature is enough"
+        )
+    if temperature is None:
+        raise ConfigError("this propagator predicts positions only and redraws velocities: give a temperature")
+    if conserve.angular_momentum or conserve.energy:
+        raise ConfigError(
+            "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
+        )
+
+
+def refuse_guards(guard: GuardSettings | None, temperature: float | None, has_spread: bool) -> None:
+    """Guards that ask for what is not there."""
+    if guard is None:
+        return
+    if guard.energy_change is not None and temperature is None:
+        raise ConfigError("the energy guard counts in kT: give a temperature, or energy_change=None")
+    if guard.spread is not None and not has_spread:
+        raise ConfigError("the spread guard asks how far several propagators differ: give a Committee, or spread=None")
