@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from collections.abc import Callable
@@ -34,8 +35,9 @@ class Lines(tqdm):
 
         def write(text: str) -> None:
             if text.strip():
-                file.write(text.strip().removeprefix(": ") + "\n")
-                file.flush()
+                with contextlib.suppress(OSError):  # whoever read it has left: no reason to end a run
+                    file.write(text.strip().removeprefix(": ") + "\n")
+                    file.flush()
 
         return write
 

@@ -80,6 +80,15 @@ def test_no_stream_is_no_error(monkeypatch):
     assert list(progress_bar(range(3))) == [0, 1, 2]
 
 
+def test_a_reader_that_has_left_ends_no_run(monkeypatch):
+    class Left(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Left())
+    assert list(progress_bar(range(3), desc="run")) == [0, 1, 2]
+
+
 def test_every_bar_of_the_package_is_this_one():
     root = Path(_progress.__file__).parents[1]
     sources = [path for folder in ("fastegnn_md", "integrators") for path in (root / folder).rglob("*.py")]
