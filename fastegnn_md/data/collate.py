@@ -61,10 +61,22 @@ class StateReader:
         Where velocities come from.
     forces, midpoint, bonds : bool
         Whether states carry forces, those at their midpoints, and bonds.
+    ends : bool
+        Whether all states of a run carry forces, or the first one alone.
     """
 
-    def __init__(self, stores: Sequence[Store], velocities: Velocities, *, forces: bool, midpoint: bool, bonds: bool):
-        self.stores, self.velocities, self._forces, self._midpoint = stores, velocities, forces, midpoint
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        velocities: Velocities,
+        *,
+        forces: bool,
+        midpoint: bool,
+        bonds: bool,
+        ends: bool = True,
+    ):
+        self.stores, self.velocities = stores, velocities
+        self._forces, self._midpoint, self._ends = forces, midpoint, ends
         self._periodic = stores[0].periodic
         # Types get one numbering for all systems; a field that one system lacks is left out for all.
         types = [one.topology.types for one in stores if one.topology.types is not None]
@@ -103,23 +115,25 @@ class StateReader:
         identity = self._joined(which, offsets, sizes)
         if len(self.stores) == 1:
             shift = self._home(0, frames[:, 0])
-            return tuple(self._state(self._moving(0, now, shift, backwards), identity) for now in frames.T)
+            moving = (self._moving(0, now, shift, backwards, self._ends or not k) for k, now in enumerate(frames.T))
+            return tuple(self._state(fields, identity) for fields in moving)
         every: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in frames.T)
         for index in np.unique(which):
             systems = np.flatnonzero(which == index)
             atoms = (offsets[systems][:, None] + np.arange(self.stores[index].n_atoms)).ravel()
             shift = self._home(index, frames[systems, 0])
-            for arrays, now in zip(every, frames[systems].T, strict=True):
-                for name, values in self._moving(index, now, shift, backwards[systems]).items():
+            for instant, (arrays, now) in enumerate(zip(every, frames[systems].T, strict=True)):
+                informed = self._ends or instant == 0
+                for name, values in self._moving(index, now, shift, backwards[systems], informed).items():
                     count = len(which) if name == "cell" else offsets[-1]
                     whole = arrays.setdefault(name, np.empty((count, *values.shape[1:]), dtype=np.float32))
                     whole[systems if name == "cell" else atoms] = values
         return tuple(self._state(arrays, identity) for arrays in every)
 
     def _moving(
-        self, index: int, frames: np.ndarray, shift: np.ndarray | None, backwards: np.ndarray
+        self, index: int, frames: np.ndarray, shift: np.ndarray | None, backwards: np.ndarray, informed: bool
     ) -> dict[str, np.ndarray]:
-        """What changes with time, of frames of one store; per atom but for the cell."""
+        """What changes with time, of frames of one store, with or without forces; per atom but for the cell."""
         store = self.stores[index]
         fields = {"positions": self._positions(index, frames, shift)}
         if self.velocities == "none":
@@ -127,9 +141,9 @@ class StateReader:
         else:
             v = self.velocities_at(index, frames)
             fields["velocities"] = np.where(backwards[:, None, None], -v, v) if backwards.any() else v
-        if self._forces:
+        if self._forces and informed:
             fields["forces"] = store.forces[frames] * np.float32(units.KJ_PER_MOL)
-        if self._midpoint:  # -v leads from a frame to where v comes from
+        if self._midpoint and informed:  # -v leads from a frame to where v comes from
             ahead, behind = store.forces_ahead[frames], store.forces_behind[frames]
             forces = np.where(backwards[:, None, None], behind, ahead)
             fields["midpoint_forces"] = forces * np.float32(units.KJ_PER_MOL)
@@ -142,7 +156,8 @@ class StateReader:
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
         last = self._last_state
         if last is not None and "cell" not in tensors and last.numbers is identity["numbers"]:
-            return last.replace(**tensors)  # the same atoms, which are not checked again
+            # the same atoms, which are not checked again
+            return last.replace(**{"forces": None, "midpoint_forces": None, **tensors})
         state = State(**tensors, pbc=torch.tensor(self._periodic), **identity)  # type: ignore[arg-type]
         self._last_state = state if "cell" not in tensors else None
         return state

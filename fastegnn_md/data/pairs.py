@@ -157,12 +157,12 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.has_midpoint_forces = self.velocities == "stored" and all(
             one.midpoint is not None and math.isclose(one.midpoint, self.lag, rel_tol=1e-6) for one in stores
         )
-        self._reader = StateReader(
-            stores,
-            self.velocities,
-            forces=self.has_forces,
-            midpoint=self.has_midpoint_forces,
-            bonds=self.has_bonds,
+        self._reader = self._new_reader()
+
+    def _new_reader(self, *, ends: bool = True) -> StateReader:
+        forces, midpoint = self.has_forces, self.has_midpoint_forces
+        return StateReader(
+            self.stores, self.velocities, forces=forces, midpoint=midpoint, bonds=self.has_bonds, ends=ends
         )
 
     def _set_windows(self, windows: list[np.ndarray]) -> None:
@@ -298,6 +298,19 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
                 f"no run of {steps} lags of {units.format_time(self.lag)} fits into the segments of these data; "
                 "harvest longer bursts (burst = lag times the number of steps, at least), or take fewer steps"
             )
+        return view
+
+    def lean(self, *, forces: bool, midpoint: bool) -> TrajectoryPairs:
+        """A view that reads no more forces than asked for, and those of the first states alone: faster to train on.
+
+        Parameters
+        ----------
+        forces, midpoint : bool
+            Whether first states carry the forces of these data, and those at their midpoints.
+        """
+        view = copy.copy(self)
+        view.has_forces, view.has_midpoint_forces = self.has_forces and forces, self.has_midpoint_forces and midpoint
+        view._reader = view._new_reader(ends=False)
         return view
 
     def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:

@@ -87,7 +87,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._maps: dict[str, np.memmap] = {}
+        self._maps: dict[str, np.ndarray] = {}
         self._folder: Scratch | None = None
         if not self.path.is_file():
             raise DataError(f"store {str(self.path)!r} does not exist")
@@ -256,7 +256,8 @@ class Store:
         if name not in self._maps:
             offset, shape = self._layout[name]
             try:
-                self._maps[name] = np.memmap(self.path, DATASETS[name][2], "r", offset, shape)
+                # as a plain array, for every index into a memmap makes another memmap, which takes longer than reading
+                self._maps[name] = np.memmap(self.path, DATASETS[name][2], "r", offset, shape).view(np.ndarray)
             except (OSError, ValueError) as error:
                 raise DataError(f"store {str(self.path)!r} was changed or removed while in use: {error}") from error
         return self._maps[name]

@@ -24,6 +24,7 @@ from .one_step import over_baseline
 from .processes import check_agreement, total
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
 from .unrolling import perturbed, unrolled_residuals
+from .weights import MovingAverage, clip_gradients
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -89,8 +90,11 @@ class PropagatorModule(LightningModule):
         self.propagator = propagator
         self.average = copy.deepcopy(propagator).requires_grad_(False)
         self.config = config
-        self.train_pairs, self.validation_pairs, self.chosen = train.sequences(config.unroll), validation, chosen
-        self.validation_runs = validation.sequences(config.unroll)
+        wanted = config.propagator.wants_forces
+        needs = {"forces": wanted == "start" or config.force_updates > 0, "midpoint": wanted == "midpoint"}
+        self.train_pairs = train.sequences(config.unroll).lean(**needs)
+        self.validation_pairs, self.chosen = validation.lean(**needs), chosen
+        self.validation_runs = self.validation_pairs.sequences(config.unroll)
         self.baselines = baselines
         self.on_update: Callable[[PropagatorModule], None] = lambda module: None
         self.on_validated: Callable[[PropagatorModule, dict[str, float]], None] = lambda module, learned: None
@@ -103,6 +107,7 @@ class PropagatorModule(LightningModule):
         self._precision_state: dict[str, Any] = {}
         self.unrolled: dict[str, float] = {}
         self._sums = torch.zeros(2, 3)
+        self._following: MovingAverage | None = None
 
     # data -----------------------------------------------------------------------------------------------------------
 
@@ -203,16 +208,18 @@ class PropagatorModule(LightningModule):
         share = self._share_of_atoms(batch.start)
         if self.progress.update < self.config.force_updates:
             return share * force_loss(self.propagator, batch.start)
-        generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
-        start = batch.start
+        start, generator = batch.start, None
+        if self.config.noise or self.config.mmd_weight:
+            generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
         if self.config.noise:
+            assert generator is not None  # narrows the type
             start = perturbed(self.propagator, start, self.config.noise, generator)
         residuals = unrolled_residuals(self.propagator, start, batch.ends)
         losses = [
             self._step_loss(residual, end, share, generator)
             for residual, end in zip(residuals, batch.ends, strict=True)
         ]
-        return torch.stack(losses).mean()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _share_of_atoms(self, state: State) -> float:
         """Atoms of this process over those of the mean process: processes have as many systems, of any size."""
@@ -221,8 +228,10 @@ class PropagatorModule(LightningModule):
             return 1.0
         return state.n_atoms * processes / float(total([state.n_atoms], self.device))
 
-    def _step_loss(self, residual: Residual, end: State, share: float, generator: torch.Generator) -> Tensor:
-        loss = share * residual_loss(residual, self.config.velocity_weight)
+    def _step_loss(self, residual: Residual, end: State, share: float, generator: torch.Generator | None) -> Tensor:
+        loss = residual_loss(residual, self.config.velocity_weight)
+        if share != 1.0:
+            loss = share * loss
         if self.config.mmd_weight:
             loss = loss + self.config.mmd_weight * self._mmd(residual.z, end, generator)
         if self.config.connectivity_weight:
@@ -232,7 +241,7 @@ class PropagatorModule(LightningModule):
             loss = loss + self.config.connectivity_weight * residual.connectivity
         return loss
 
-    def _mmd(self, virtual: Tensor | None, end: State, generator: torch.Generator) -> Tensor:
+    def _mmd(self, virtual: Tensor | None, end: State, generator: torch.Generator | None) -> Tensor:
         if virtual is None:
             raise ConfigError(
                 "mmd_weight needs virtual nodes with positions, which this propagator does not have "
@@ -248,14 +257,20 @@ class PropagatorModule(LightningModule):
             generator=generator,
         )
 
-    @torch.no_grad()
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; called by Lightning, after it has undone the scale of float16."""
+        if gradient_clip_val is not None:
+            clip_gradients(optimizer.param_groups[0]["params"], gradient_clip_val)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Count the update and move the average."""
-        decay = average_decay(self.config, self.progress.update)
-        for mean, now in zip(self.average.parameters(), self.propagator.parameters(), strict=True):
-            mean.lerp_(now, 1.0 - decay)
-        for kept, buffer in zip(self.average.buffers(), self.propagator.buffers(), strict=True):
-            kept.copy_(buffer)
+        assert self._following is not None  # set at the start
+        self._following.move(average_decay(self.config, self.progress.update))
         self.progress.update += 1
         if not self.pass_ends:
             self.on_update(self)
@@ -378,7 +393,8 @@ class PropagatorModule(LightningModule):
         self._optimizer_state = {name: value for name, value in tensors.items() if name.split("/")[0] in _MOMENTS}
 
     def on_train_start(self) -> None:
-        """Give the float16 loss scale of the checkpoint back to Lightning's plugin."""
+        """Weights are on their device now; give the float16 loss scale of the checkpoint back to Lightning's plugin."""
+        self._following = MovingAverage(self.average, self.propagator)
         if self._precision_state:
             self.trainer.precision_plugin.load_state_dict(self._precision_state)
 
