@@ -174,21 +174,22 @@ class State:
 
     def replace(self, **changes: Tensor | None) -> State:
         """Copy of this state with some fields changed; the copy is checked."""
-        fits = changes.keys() <= _MOVING and all(self._fits(name, value) for name, value in changes.items())
-        if not fits or not all_finite(*(value for value in changes.values() if value is not None)):
+        shape, dtype, device = self.positions.shape, self.dtype, self.device
+        given = []
+        for name, value in changes.items():
+            if value is None and name in _FORCES:
+                continue
+            same = isinstance(value, Tensor) and value.shape == shape and value.dtype is dtype
+            if name not in _MOVING or not same or value.device != device:  # type: ignore[union-attr]
+                return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+            given.append(value)
+        if not all_finite(*given):  # type: ignore[arg-type]
             return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
         # What was checked once is not checked again: a jump makes several states of the same atoms.
         copy = object.__new__(State)
         copy.__dict__.update(self.__dict__)
         copy.__dict__.update(changes)
         return copy
-
-    def _fits(self, name: str, value: Tensor | None) -> bool:
-        """Whether a tensor of shape (N, 3) may be put in without a look at the other fields."""
-        if value is None:
-            return name in _FORCES
-        same = isinstance(value, Tensor) and value.shape == self.positions.shape
-        return same and value.dtype == self.dtype and value.device == self.device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """Copy of this state on another device or with another floating-point type."""
@@ -242,8 +243,12 @@ class State:
 
 def all_finite(*values: Tensor) -> bool:
     """Whether there is neither NaN nor infinity; one sum is the cheapest way to see it, and rarely wrong."""
-    total = sum(one.detach().sum() for one in values)
-    return math.isfinite(float(total)) or all(bool(torch.isfinite(one.detach()).all()) for one in values)
+    sums = [one.detach().sum() for one in values]
+    if sums and not sums[0].is_cpu:  # a GPU is waited for once
+        sums = [torch.stack(sums).sum()]
+    if all(math.isfinite(one.item()) for one in sums):
+        return True
+    return all(bool(torch.isfinite(one.detach()).all()) for one in values)
 
 
 def _shifted(name: str, values: list[Tensor], states: Sequence[State]) -> list[Tensor]:

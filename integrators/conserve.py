@@ -55,7 +55,7 @@ class Conserve:
         CompatibilityError
             If angular momentum is to be conserved in a periodic system or a part of one.
         """
-        frozen = bool(constraints.frozen.any())
+        frozen = constraints.holds_atoms
         for asked, name in ((self.momentum, "momentum"), (self.angular_momentum, "angular_momentum")):
             if asked and frozen:
                 raise ConstraintError(f"Conserve({name}=True) needs atoms that are free to move, but some are frozen")
@@ -77,7 +77,7 @@ class Conserve:
         isolated : bool
             As in :meth:`check`.
         """
-        physical = physical and not bool(constraints.frozen.any())
+        physical = physical and not constraints.holds_atoms
         momentum = physical if self.momentum is None else self.momentum
         angular = self.angular_momentum
         if angular is None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,12 @@ from torch import Tensor
 
 from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, NotFiniteError, Remedy, StateError
 from fastegnn_md.mechanics.constraints import UnreachableLengthError
+from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
 from fastegnn_md.units import BOLTZMANN
+
+from .ranges import Ranges
 
 if TYPE_CHECKING:
     from fastegnn_md.propagator.prediction import Spread
@@ -199,83 +201,36 @@ def check_jump(
     GuardReport
         Of the first guard that refuses (finite, displacement, speed, bond), with the atom furthest outside.
     """
-    ranges = Ranges.of(before, limits, settings)
+    ranges = Ranges.of(before, limits, settings.displacement_factor, settings.bond_margin)
     report = check_motion(before, after, ranges)
     return check_bonds(before, after, ranges) if report.ok else report
 
 
-@dataclass(frozen=True, eq=False)
-class Ranges:
-    """Limits of a propagator, margins included, of the atoms and bonds of one system.
-
-    Attributes
-    ----------
-    numbers : Tensor, shape (N,)
-    bonds : Tensor, shape (M, 2), or None
-    displacement, speed : Tensor, shape (N,), or None
-        Å and Å/ps; infinite for elements without a limit.
-    shortest, longest : Tensor, shape (M,), or None
-        Å; None without bonds or limits.
-    """
-
-    numbers: Tensor
-    bonds: Tensor | None
-    displacement: Tensor | None
-    speed: Tensor | None
-    shortest: Tensor | None
-    longest: Tensor | None
-
-    @classmethod
-    def of(cls, state: State, limits: JumpLimits, settings: GuardSettings) -> Ranges:
-        """Look up the limits of the atoms and bonds of a state."""
-        factor, margin = settings.displacement_factor, settings.bond_margin
-        known = itertools.chain(limits.displacement, limits.speed, *limits.bonds)
-        size = max(int(state.numbers.max()), *known, 0)
-        shortest = longest = None
-        if state.bonds is not None and limits.bonds:
-            low = torch.zeros((size + 1, size + 1), dtype=state.dtype)
-            high = torch.full_like(low, math.inf)
-            for (p, q), (least, most) in limits.bonds.items():
-                low[p, q] = low[q, p] = (1 - margin) * least
-                high[p, q] = high[q, p] = (1 + margin) * most
-            kinds = state.numbers[state.bonds].cpu().unbind(1)
-            shortest, longest = low[kinds].to(state.device), high[kinds].to(state.device)
-        return cls(
-            state.numbers,
-            state.bonds,
-            _per_atom(state, limits.displacement, factor, size),
-            _per_atom(state, limits.speed, factor, size),
-            shortest,
-            longest,
-        )
-
-    def fit(self, state: State) -> bool:
-        """Whether they are those of the atoms and bonds of a state."""
-        if state.device != self.numbers.device or not torch.equal(self.numbers, state.numbers):
-            return False
-        if self.bonds is None or state.bonds is None:
-            return self.bonds is state.bonds
-        return torch.equal(self.bonds, state.bonds)
-
-
-def _per_atom(state: State, limits: dict[int, float], factor: float, size: int) -> Tensor | None:
-    if not limits:
-        return None
-    table = torch.full((size + 1,), math.inf, dtype=state.dtype)
-    for number, limit in limits.items():
-        table[number] = factor * limit
-    return table.to(state.device)[state.numbers]
+def ranges_of(state: State, propagator: LearnedMap, settings: GuardSettings, known: Ranges | None) -> Ranges:
+    """Limits of the atoms of a state; those that are known where they are of the same atoms."""
+    if known is not None and known.fit(state):
+        return known
+    limits = propagator.limits
+    if not propagator.predicts_velocities:  # drawn at the user's temperature, not learned
+        limits = replace(limits, speed={})
+    return Ranges.of(state, limits, settings.displacement_factor, settings.bond_margin)
 
 
 def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
     """The guards that look at one atom at a time: finite, displacement, speed; states of :func:`check_jump`."""
+    checks = []
+    if ranges.displacement is not None:
+        moved = torch.linalg.vector_norm(after.positions - before.positions, dim=1)
+        checks.append(("displacement", "would move {:.3g} Å", "Å", moved, ranges.displacement))
+    if ranges.speed is not None:
+        speed = torch.linalg.vector_norm(after.velocities, dim=1)
+        checks.append(("speed", "would have the speed {:.3g} Å/ps", "Å/ps", speed, ranges.speed))
+    if all(bool((values <= limits).all()) for *_, values, limits in checks):
+        return PASSED  # a State holds finite numbers only
     report = check_finite(after.positions, after.velocities)
-    if report.ok and ranges.displacement is not None:
-        moved = (after.positions - before.positions).norm(dim=1)
-        report = _check_size("displacement", "would move {:.3g} Å", "Å", moved, ranges.displacement)
-    if report.ok and ranges.speed is not None:
-        speed = after.velocities.norm(dim=1)
-        report = _check_size("speed", "would have the speed {:.3g} Å/ps", "Å/ps", speed, ranges.speed)
+    for check in checks:
+        if report.ok:
+            report = _check_size(*check)
     return report
 
 

@@ -28,16 +28,16 @@ from .guards import (
     GuardReport,
     GuardSettings,
     JumpStatistics,
-    Ranges,
     check_bonds,
     check_energy,
-    check_finite,
     check_motion,
     check_spread,
     check_surroundings,
     jump_error,
+    ranges_of,
     report_of_error,
 )
+from .ranges import Ranges
 from .schedule import Schedule
 from .thermostats import Thermostat
 
@@ -82,7 +82,7 @@ class GuardedStep:
     statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
     energy: EnergyRescale | None = dataclasses.field(init=False, default=None)
     audits: Audits | None = dataclasses.field(init=False, default=None)
-    kinetic_change: float = dataclasses.field(init=False, default=math.nan)  # of a jump without an engine, for audits
+    _jumped: tuple[State, State] | None = dataclasses.field(init=False, repr=False, default=None)  # the last jump
     _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -129,6 +129,11 @@ class GuardedStep:
         if self.thermostat is not None:
             return self.thermostat.temperature
         return None if self.propagator.predicts_velocities else self.temperature
+
+    @property
+    def kinetic_change(self) -> float:
+        """Of the last jump without an engine, amu Å²/ps², for audits; nan before there was one."""
+        return math.nan if self._jumped is None else _heat(*self._jumped)
 
     @property
     def tolerates_frozen_atoms(self) -> bool:
@@ -207,8 +212,8 @@ class GuardedStep:
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
         if not report.ok:
             return state, report
-        if self.audits is not None and classical is None:
-            self.kinetic_change = _heat(state, ended)
+        if classical is None:
+            self._jumped = state, ended
         return self._thermalise(ended, constraints, rng), report
 
     def finish(
@@ -298,8 +303,9 @@ class GuardedStep:
             ended, (spread, unlike) = predicted
             if freedom.momentum:
                 ended = conserve_momentum(state, ended, self.propagator.timestep)
-            ranges = self._ranges_of(state)
-            report = check_motion(state, ended, ranges) if ranges else check_finite(ended.positions, ended.velocities)
+            ranges = None if self.guard is None else ranges_of(state, self.propagator, self.guard, self._ranges)
+            self._ranges = ranges
+            report = check_motion(state, ended, ranges) if ranges else PASSED  # a State is finite
             if report.ok and self.guard is not None and spread is not None:
                 report = check_spread(spread, self.guard)
             if report.ok and self.guard is not None and unlike is not None:
@@ -383,17 +389,6 @@ class GuardedStep:
         if self.guard is None or self.temperature is None:
             return PASSED
         return check_energy(before, after, self.temperature, self.guard)
-
-    def _ranges_of(self, state: State) -> Ranges | None:
-        """Limits of the atoms of a state, None without guard; looked up once for many jumps of the same atoms."""
-        if self.guard is None:
-            return None
-        if self._ranges is None or not self._ranges.fit(state):
-            limits = self.propagator.limits
-            if not self.propagator.predicts_velocities:  # drawn at the user's temperature, not learned
-                limits = dataclasses.replace(limits, speed={})
-            self._ranges = Ranges.of(state, limits, self.guard)
-        return self._ranges
 
 
 def _heat(state: State, ended: State) -> float:

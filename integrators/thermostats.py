@@ -96,7 +96,7 @@ class Langevin:
         """
         noise = thermal_velocities(masses, self.temperature, rng).to(velocities.device, velocities.dtype)
         spread = math.sqrt(-math.expm1(-2.0 * self.friction * time))  # √(1 - c²) without cancellation
-        kicked = math.exp(-self.friction * time) * velocities + spread * noise
+        kicked = torch.add(math.exp(-self.friction * time) * velocities, noise, alpha=spread)
         return kicked if project is None else project(kicked)
 
     def half_step(self, state: State, freedom: Freedom, timestep: float, rng: np.random.Generator) -> Tensor:

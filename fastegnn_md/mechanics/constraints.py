@@ -9,6 +9,7 @@ because a jump is not a finite difference.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from ..errors import ConstraintError
 from ..graph import minimum_image
 from ..segments import Segments
 from ..state import State
+from .small_groups import LARGEST, SmallGroups
 
 # Newton's method converges quadratically from a predicted geometry: ten would be a bond that cannot be repaired.
 _ITERATIONS = 25
@@ -92,7 +94,7 @@ class Constraints:
             raise ConstraintError(
                 f"atoms {self.bonds[k].tolist()} are held at a distance of {float(self.lengths[k])} Å; expected > 0"
             )
-        if self.fixed_com and bool(self.frozen.any()):
+        if self.fixed_com and self.holds_atoms:
             raise ConstraintError(
                 "the centre of mass cannot rest while atoms are frozen; use one of the two constraints"
             )
@@ -109,7 +111,27 @@ class Constraints:
         object.__setattr__(self, "_mobility", signed)
 
     def __bool__(self) -> bool:
-        return self.fixed_com or len(self.bonds) > 0 or bool(self.frozen.any())
+        return self.fixed_com or len(self.bonds) > 0 or self.holds_atoms
+
+    @cached_property
+    def holds_atoms(self) -> bool:
+        """Whether any atom is frozen."""
+        return bool(self.frozen.any())
+
+    @cached_property
+    def _small_groups(self) -> SmallGroups | None:
+        """The bonds for the C++ library; None where there are none, or groups are large or redundant, or on a GPU."""
+        small = all(block.coupling.shape[1] <= LARGEST and not block.redundant for block in self._blocks)
+        if not self._blocks or not small or not self.bonds.is_cpu:
+            return None
+        sizes = [block.coupling.shape[1] for block in self._blocks for _ in block.coupling]
+        couplings = [block.coupling for block in self._blocks]
+        mobility = self._mobility.view(2, -1).T
+        return SmallGroups(sizes, self.bonds, mobility, self.lengths, couplings, self.frozen)
+
+    @cached_property
+    def _no_shifts(self) -> Tensor:
+        return self.lengths.new_zeros((len(self.bonds), 3))
 
     def to(self, device: torch.device) -> Constraints:
         """The same constraints on another device."""
@@ -119,12 +141,12 @@ class Constraints:
         return Constraints(masses, bonds, lengths, frozen, self.fixed_com)
 
     def image_shifts(self, state: State) -> Tensor:
-        """What to add to x_a - x_b to get the nearest image, shape (M, 3), Å.
+        """What to add to x_a - x_b to get the nearest image, shape (M, 3), Å; not to be written to.
 
         Positions stay unwrapped through a jump, so the shifts of the state before it hold after it.
         """
         if not state.periodic or not len(self.bonds):
-            return state.positions.new_zeros((len(self.bonds), 3))
+            return self._no_shifts
         assert state.cell is not None and state.pbc is not None  # set by State
         if self._last_shifts and self._last_shifts[0] is state.positions and self._last_shifts[1] is state.cell:
             return self._last_shifts[2]  # a jump asks before and after the propagator
@@ -182,36 +204,48 @@ class Constraints:
         reference : Tensor, shape (N, 3), Å, optional
             Positions whose bond directions the corrections follow; default ``after``.
         """
+        eps = 16 * torch.finfo(after.dtype).eps  # coordinates far from the origin have fewer digits for differences
+        x, groups = None, self._small_groups
+        if groups is not None:
+            x = groups.hold_positions(before, after, shifts, reference, (_TOLERANCE, eps), _ITERATIONS)
+        if x is None:
+            x = self._hold_positions(before, after, shifts, reference, eps)
+        return x + (self._centre(before) - self._centre(x)) if self.fixed_com else x
+
+    def hold_velocities(self, positions: Tensor, velocities: Tensor, shifts: Tensor) -> Tensor:
+        """Velocities (N, 3) without the components that the constraints forbid at ``positions``."""
+        groups = self._small_groups
+        v = None if groups is None else groups.hold_velocities(positions, velocities, shifts)
+        if v is None:
+            v = torch.where(self.frozen[:, None], 0.0, velocities) if self.holds_atoms else velocities
+            if len(self.bonds):
+                vectors = self._vectors(positions, shifts)
+                along = (vectors * self._differences(v)).sum(dim=1)
+                v = self._push(v, self._multipliers(vectors, vectors, -along)[:, None] * vectors)
+        return v - self._centre(v) if self.fixed_com else v
+
+    def _hold_positions(
+        self, before: Tensor, after: Tensor, shifts: Tensor, reference: Tensor | None, eps: float
+    ) -> Tensor:
+        """:meth:`hold_positions` but for the centre of mass, by torch."""
         x = torch.where(self.frozen[:, None], before, after)
         directions = self._vectors(x if reference is None else reference, shifts)
         square = self.lengths.square()
-        # Coordinates far from the origin have fewer digits left for differences.
-        tolerance = self.lengths * (_TOLERANCE * self.lengths + 16 * torch.finfo(x.dtype).eps * x.abs().max())
+        tolerance = self.lengths * (_TOLERANCE * self.lengths + eps * x.abs().max())
         error = torch.zeros_like(square)
         for _ in range(_ITERATIONS):
             vectors = self._vectors(x, shifts)
             error = vectors.square().sum(dim=1) - square
             if bool((error.abs() <= tolerance).all()):
-                break
+                return x
             x = self._push(x, self._multipliers(vectors, directions, -0.5 * error)[:, None] * directions)
-        else:
-            k = int(error.abs().nan_to_num(nan=torch.inf).argmax())
-            a, b = self.bonds[k].tolist()
-            raise UnreachableLengthError(
-                f"atoms {a} and {b} cannot be brought to their fixed distance of {float(self.lengths[k]):.4f} Å: "
-                "the geometry is too far from it, or the fixed lengths contradict each other",
-                (a, b),
-            )
-        return x + (self._centre(before) - self._centre(x)) if self.fixed_com else x
-
-    def hold_velocities(self, positions: Tensor, velocities: Tensor, shifts: Tensor) -> Tensor:
-        """Velocities (N, 3) without the components that the constraints forbid at ``positions``."""
-        v = torch.where(self.frozen[:, None], 0.0, velocities)
-        if len(self.bonds):
-            vectors = self._vectors(positions, shifts)
-            along = (vectors * self._differences(v)).sum(dim=1)
-            v = self._push(v, self._multipliers(vectors, vectors, -along)[:, None] * vectors)
-        return v - self._centre(v) if self.fixed_com else v
+        k = int(error.abs().nan_to_num(nan=torch.inf).argmax())
+        a, b = self.bonds[k].tolist()
+        raise UnreachableLengthError(
+            f"atoms {a} and {b} cannot be brought to their fixed distance of {float(self.lengths[k]):.4f} Å: "
+            "the geometry is too far from it, or the fixed lengths contradict each other",
+            (a, b),
+        )
 
     def _vectors(self, x: Tensor, shifts: Tensor) -> Tensor:
         return self._differences(x) + shifts

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import FORCE, bond_array, read_constraints, state_from_atoms, write_state
+from fastegnn_md.engines.ase.atoms import FORCE, bond_array, read_constraints
 from fastegnn_md.engines.ase.calculated import ATTACH, CheckedCalculator, energy_of, forces_of
 from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator
+from fastegnn_md.engines.ase.same_atoms import SameAtoms
 from fastegnn_md.errors import CompatibilityError, JumpError, Remedy
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.state import State
@@ -74,7 +75,8 @@ class AtomsJump:
         self.atoms, self.guarded = atoms, guarded
         self.bonds = None if bonds is None else bond_array(bonds)
         self.waiting: PreparedJump | None = None  # of the step that comes next
-        self._constraints: tuple[list[Any], np.ndarray, Constraints] | None = None
+        self._same = SameAtoms(atoms, self.bonds)
+        self._constraints: tuple[list[Any], bytes, Constraints] | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
         self._left: tuple[np.ndarray, np.ndarray] | None = None
         self._check()
@@ -103,7 +105,7 @@ class AtomsJump:
 
     def refusal(self, report: GuardReport, advice: str) -> JumpError:
         """The error of a jump that was refused and is not replaced."""
-        return jump_error(state_from_atoms(self.atoms), report, advice)
+        return jump_error(self._same.read(), report, advice)
 
     def classical_step(self, rng: np.random.Generator) -> None:
         """One step of velocity Verlet, with the thermostat around it."""
@@ -111,7 +113,7 @@ class AtomsJump:
         if classical is None:
             raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
         constraints = self._read_constraints()
-        state = state_from_atoms(self.atoms, bonds=self.bonds, forces=self.forces())
+        state = self._same.read(self.forces())
         self._write(self.guarded.classical_step(state, constraints, rng, classical))
 
     def _prepared(self, rng: np.random.Generator) -> PreparedJump:
@@ -142,12 +144,12 @@ class AtomsJump:
 
     def temperature(self) -> float:
         """K, of the motion that constraints and conserved momenta leave."""
-        constraints, state = self._read_constraints(), state_from_atoms(self.atoms)
+        constraints, state = self._read_constraints(), self._same.read()
         return self.guarded.freedom(state, constraints).temperature(state)
 
     def watch(self) -> RunWatch:
         """A watch over the temperatures of a run that begins here."""
-        constraints, state = self._read_constraints(), state_from_atoms(self.atoms)
+        constraints, state = self._read_constraints(), self._same.read()
         return RunWatch(state, self.guarded.freedom(state, constraints), self.guarded.bath_temperature)
 
     def known_forces(self) -> np.ndarray | None:
@@ -172,8 +174,8 @@ class AtomsJump:
 
     def _read(self) -> tuple[Constraints, State]:
         constraints = self._read_constraints()
-        forces = self.forces() if self.guarded.propagator.wants_forces == "start" else False
-        return constraints, state_from_atoms(self.atoms, bonds=self.bonds, forces=forces)
+        forces = self.forces() if self.guarded.propagator.wants_forces == "start" else None
+        return constraints, self._same.read(forces)
 
     def _look_for_changes(self) -> None:
         """Take the energy to conserve anew where somebody else has moved the atoms or changed their momenta."""
@@ -184,7 +186,7 @@ class AtomsJump:
                 energy.target = None
 
     def _write(self, ended: State) -> None:
-        write_state(self.atoms, ended)
+        self._same.write(ended)
         if self.guarded.energy is not None:
             self._left = self.atoms.get_positions(), self.atoms.get_momenta()
         if ended.forces is not None:  # those of the last classical step serve the next jump
@@ -223,11 +225,11 @@ class AtomsJump:
 
     def _read_constraints(self) -> Constraints:
         # Grouping bonds into blocks costs more than a jump of a small molecule, so it is done once.
-        present, masses = list(self.atoms.constraints), self.atoms.get_masses()
+        present, masses = list(self.atoms.constraints), self.atoms.get_masses().tobytes()
         if self._constraints is not None:
             known, known_masses, constraints = self._constraints
             same = len(known) == len(present) and all(a is b for a, b in zip(known, present, strict=True))
-            if same and np.array_equal(masses, known_masses):
+            if same and masses == known_masses:
                 return constraints
         constraints = read_constraints(self.atoms)
         self.guarded.check(constraints, bool(self.atoms.pbc.any()))
@@ -249,7 +251,7 @@ class AtomsJump:
         if self.atoms.calc is None:
             self._check_calculator()
         self._read_constraints()
-        state = state_from_atoms(self.atoms, bonds=self.bonds)
+        state = self._same.read()
         known = propagator.provenance
         check_home(
             known,

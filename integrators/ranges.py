@@ -1,0 +1,78 @@
+"""Limits of a propagator, of the atoms and bonds of one system: what guards hold a jump against."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastegnn_md.propagator.limits import JumpLimits
+from fastegnn_md.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """Limits of a propagator, margins included, of the atoms and bonds of one system.
+
+    Attributes
+    ----------
+    numbers : Tensor, shape (N,)
+    bonds : Tensor, shape (M, 2), or None
+    displacement, speed : Tensor, shape (N,), or None
+        Å and Å/ps; infinite for elements without a limit.
+    shortest, longest : Tensor, shape (M,), or None
+        Å; None without bonds or limits.
+    """
+
+    numbers: Tensor
+    bonds: Tensor | None
+    displacement: Tensor | None
+    speed: Tensor | None
+    shortest: Tensor | None
+    longest: Tensor | None
+
+    @classmethod
+    def of(cls, state: State, limits: JumpLimits, factor: float, margin: float) -> Ranges:
+        """Look up the limits of the atoms and bonds of a state; margins as in :class:`GuardSettings`."""
+        known = itertools.chain(limits.displacement, limits.speed, *limits.bonds)
+        size = max(int(state.numbers.max()), *known, 0)
+        shortest = longest = None
+        if state.bonds is not None and limits.bonds:
+            low = torch.zeros((size + 1, size + 1), dtype=state.dtype)
+            high = torch.full_like(low, math.inf)
+            for (p, q), (least, most) in limits.bonds.items():
+                low[p, q] = low[q, p] = (1 - margin) * least
+                high[p, q] = high[q, p] = (1 + margin) * most
+            kinds = state.numbers[state.bonds].cpu().unbind(1)
+            shortest, longest = low[kinds].to(state.device), high[kinds].to(state.device)
+        return cls(
+            state.numbers,
+            state.bonds,
+            _per_atom(state, limits.displacement, factor, size),
+            _per_atom(state, limits.speed, factor, size),
+            shortest,
+            longest,
+        )
+
+    def fit(self, state: State) -> bool:
+        """Whether they are those of the atoms and bonds of a state."""
+        return _same(self.numbers, state.numbers) and _same(self.bonds, state.bonds)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    # States of the same atoms share these tensors.
+    if one is other or one is None or other is None:
+        return one is other
+    return one.device == other.device and torch.equal(one, other)
+
+
+def _per_atom(state: State, limits: dict[int, float], factor: float, size: int) -> Tensor | None:
+    if not limits:
+        return None
+    table = torch.full((size + 1,), math.inf, dtype=state.dtype)
+    for number, limit in limits.items():
+        table[number] = factor * limit
+    return table.to(state.device)[state.numbers]
