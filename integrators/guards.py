@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastegnn_md.errors import ConfigError, ConstraintError, JumpError, NotFiniteError, Remedy, StateError
 from fastegnn_md.mechanics.constraints import UnreachableLengthError
+from fastegnn_md.nn.native.functions import INTEGER, POINTER, NativeFunction
 from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.propagator.limits import JumpLimits, bond_vectors
 from fastegnn_md.state import State, all_finite
@@ -21,6 +22,10 @@ from .ranges import Ranges
 
 if TYPE_CHECKING:
     from fastegnn_md.propagator.prediction import Spread
+
+# What the C++ library does not find within its limits is looked at again.
+_motion_within = NativeFunction("motion_within", INTEGER, *[POINTER] * 5)
+_bonds_within = NativeFunction("bonds_within", INTEGER, *[POINTER] * 4)
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,12 @@ def ranges_of(state: State, propagator: LearnedMap, settings: GuardSettings, kno
 
 def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
     """The guards that look at one atom at a time: finite, displacement, speed; states of :func:`check_jump`."""
+    x, ends, v = before.positions, after.positions, after.velocities
+    native = _motion_within.get()
+    if native is not None and ranges.read(x, ends, v):
+        addresses = [None if limit is None else limit.data_ptr() for limit in (ranges.displacement, ranges.speed)]
+        if native(len(x), x.data_ptr(), ends.data_ptr(), v.data_ptr(), *addresses):
+            return PASSED
     checks = []
     if ranges.displacement is not None:
         moved = torch.linalg.vector_norm(after.positions - before.positions, dim=1)
@@ -265,6 +276,11 @@ def check_bonds(before: State, after: State, ranges: Ranges) -> GuardReport:
     if ranges.bonds is None or ranges.shortest is None or ranges.longest is None:
         return PASSED
     bonds, low, high = ranges.bonds, ranges.shortest, ranges.longest
+    native = _bonds_within.get()
+    if native is not None and not before.periodic and ranges.read(after.positions):
+        pointers = (x.data_ptr() for x in (bonds, after.positions, low, high))
+        if native(len(bonds), *pointers):
+            return PASSED
     vectors = _differences(after.positions, bonds)
     if before.periodic:
         # The image is that of the state before: after a wild jump the nearest image could hide a broken bond.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastegnn_md.nn.native.functions import readable
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.state import State
 
@@ -22,7 +23,7 @@ class Ranges:
     numbers : Tensor, shape (N,)
     bonds : Tensor, shape (M, 2), or None
     displacement, speed : Tensor, shape (N,), or None
-        Å and Å/ps; infinite for elements without a limit.
+        Å and Å/ps; of elements without a limit the largest number there is.
     shortest, longest : Tensor, shape (M,), or None
         Å; None without bonds or limits.
     """
@@ -57,6 +58,12 @@ class Ranges:
             longest,
         )
 
+    def read(self, *per_atom: Tensor) -> bool:
+        """Whether the C++ library can hold these (N, 3) against the limits."""
+        limits = (self.displacement, self.speed, self.shortest, self.longest)
+        known = all(x.shape == (len(self.numbers), 3) for x in per_atom)
+        return known and readable(*per_atom, *(limit for limit in limits if limit is not None))
+
     def fit(self, state: State) -> bool:
         """Whether they are those of the atoms and bonds of a state."""
         return _same(self.numbers, state.numbers) and _same(self.bonds, state.bonds)
@@ -72,7 +79,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _per_atom(state: State, limits: dict[int, float], factor: float, size: int) -> Tensor | None:
     if not limits:
         return None
-    table = torch.full((size + 1,), math.inf, dtype=state.dtype)
+    table = torch.full((size + 1,), torch.finfo(state.dtype).max, dtype=state.dtype)  # infinity is beyond it
     for number, limit in limits.items():
         table[number] = factor * limit
     return table.to(state.device)[state.numbers]

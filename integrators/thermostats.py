@@ -16,8 +16,11 @@ from fastegnn_md.errors import ConfigError, StateError, UnitError
 from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
 from fastegnn_md.mechanics.thermal import thermal_velocities
+from fastegnn_md.nn.native.functions import INTEGER, POINTER, REAL, NativeFunction, readable
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN, parse_quantity
+
+_kick = NativeFunction("kick", INTEGER, *[POINTER] * 3, REAL, REAL, POINTER)
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -94,9 +97,17 @@ class Langevin:
             which for velocities that obey the constraints is the same as projecting the noise: frozen atoms are not
             kicked, fixed bonds are not stretched.
         """
-        noise = thermal_velocities(masses, self.temperature, rng).to(velocities.device, velocities.dtype)
-        spread = math.sqrt(-math.expm1(-2.0 * self.friction * time))  # √(1 - c²) without cancellation
-        kicked = torch.add(math.exp(-self.friction * time) * velocities, noise, alpha=spread)
+        spread = -math.expm1(-2.0 * self.friction * time)  # 1 - c² without cancellation
+        kept = math.exp(-self.friction * time)
+        native = _kick.get()
+        fits = velocities.shape == (len(masses), 3) and readable(velocities, masses)
+        if native is not None and fits and isinstance(rng, np.random.Generator):
+            noise, kicked = torch.from_numpy(rng.standard_normal((len(masses), 3))), torch.empty_like(velocities)
+            addresses = (x.data_ptr() for x in (masses, velocities, noise))
+            native(len(masses), *addresses, kept, spread * BOLTZMANN * self.temperature, kicked.data_ptr())
+        else:
+            noise = thermal_velocities(masses, self.temperature, rng).to(velocities.device, velocities.dtype)
+            kicked = torch.add(kept * velocities, noise, alpha=math.sqrt(spread))
         return kicked if project is None else project(kicked)
 
     def half_step(self, state: State, freedom: Freedom, timestep: float, rng: np.random.Generator) -> Tensor:

@@ -137,7 +137,7 @@ def test_a_jump(scatter):
 
 
 def test_constraints(scatter, monkeypatch):
-    monkeypatch.setattr("fastegnn_md.mechanics.small_groups.library", lambda: None)  # it makes its own sums
+    monkeypatch.setattr("fastegnn_md.nn.native.functions.library", lambda: None)  # it makes its own sums
     state = molecules()
     bonds = torch.tensor([[0, 1], [0, 2], [4, 5]])
     one = State(**{n: getattr(state, n)[:6] for n in ("positions", "velocities", "numbers", "masses")})

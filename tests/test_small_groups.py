@@ -13,6 +13,7 @@ from fastegnn_md.errors import ConstraintError
 from fastegnn_md.mechanics import constraints as module
 from fastegnn_md.mechanics import small_groups
 from fastegnn_md.mechanics.constraints import Constraints, UnreachableLengthError
+from fastegnn_md.nn.native import functions
 
 HYDROGENS = [[0, 1], [0, 2], [0, 3], [4, 5], [6, 7], [6, 8], [9, 10], [9, 11], [9, 12], [9, 13]]  # 3, 1, 2 and 4
 WATER = [[0, 1], [0, 2], [1, 2], [3, 4], [3, 5], [4, 5]]
@@ -34,15 +35,23 @@ def library(cxx, monkeypatch):
         asked = 0
 
         def stop(self):
-            monkeypatch.setattr(small_groups, "library", lambda: None)
+            monkeypatch.setattr(functions, "library", lambda: None)
 
-    switch, original = Switch(), small_groups._functions
+    class Counted:
+        def __init__(self, function):
+            self.function = function
 
-    def counted(native):
-        switch.asked += 1
-        return original(native)
+        def get(self):
+            found = self.function.get()
+            return None if found is None else lambda *arguments: self.call(found, *arguments)
 
-    monkeypatch.setattr(small_groups, "_functions", counted)
+        def call(self, found, *arguments):
+            switch.asked += 1
+            return found(*arguments)
+
+    switch = Switch()
+    for name in ("_hold_positions", "_hold_velocities"):
+        monkeypatch.setattr(small_groups, name, Counted(getattr(small_groups, name)))
     return switch
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..nn.native.library import library
+from ..nn.native.functions import INTEGER, POINTER, REAL, NativeFunction, readable
 
 LARGEST = 32  # bonds of a group; as in nn/native/constraints.cpp
 
@@ -30,6 +29,11 @@ class _FixedGroups(ctypes.Structure):
         ("coupling", ctypes.c_void_p),
         ("frozen", ctypes.c_void_p),
     )
+
+
+_GROUPS = ctypes.POINTER(_FixedGroups)
+_hold_positions = NativeFunction("hold_positions", _GROUPS, *[POINTER] * 4, REAL, REAL, INTEGER, POINTER)
+_hold_velocities = NativeFunction("hold_velocities", _GROUPS, *[POINTER] * 4)
 
 
 class SmallGroups:
@@ -92,12 +96,11 @@ class SmallGroups:
         iterations : int
             Of Newton's method at most.
         """
-        native = library()
+        native = _hold_positions.get()
         if native is None or not self._read(shifts, before, after, after if reference is None else reference):
             return None
         held = torch.empty(after.shape, dtype=torch.float64)
-        hold, _ = _functions(native)
-        found = hold(
+        found = native(
             self._groups,
             before.data_ptr(),
             after.data_ptr(),
@@ -111,12 +114,11 @@ class SmallGroups:
 
     def hold_velocities(self, positions: Tensor, velocities: Tensor, shifts: Tensor) -> Tensor | None:
         """As :meth:`Constraints.hold_velocities`; None where it has to be done there."""
-        native = library()
+        native = _hold_velocities.get()
         if native is None or not self._read(shifts, positions, velocities):
             return None
         held = torch.empty(velocities.shape, dtype=torch.float64)
-        _, hold = _functions(native)
-        found = hold(
+        found = native(
             self._groups,
             positions.data_ptr(),
             velocities.data_ptr(),
@@ -128,26 +130,5 @@ class SmallGroups:
     def _read(self, shifts: Tensor, *per_atom: Tensor) -> bool:
         """Whether the library can read these: numbers in rows, on the CPU, without gradients."""
         of_bonds, of_atoms = self._shapes
-        return (
-            shifts.shape == of_bonds
-            and all(
-                x.dtype is torch.float64 and x.is_contiguous() and x.is_cpu and not x.requires_grad
-                for x in (shifts, *per_atom)
-            )
-            and all(x.shape == of_atoms for x in per_atom)
-        )
-
-
-@cache
-def _functions(native: ctypes.CDLL) -> tuple[ctypes._NamedFuncPointer, ctypes._NamedFuncPointer]:
-    pointer, groups = ctypes.c_void_p, ctypes.POINTER(_FixedGroups)
-    native.hold_positions.argtypes = [
-        groups,
-        *[pointer] * 4,
-        ctypes.c_double,
-        ctypes.c_double,
-        ctypes.c_int,
-        pointer,
-    ]
-    native.hold_velocities.argtypes = [groups, *[pointer] * 4]
-    return native.hold_positions, native.hold_velocities
+        fit = shifts.shape == of_bonds and all(x.shape == of_atoms for x in per_atom)
+        return fit and readable(shifts, *per_atom)

@@ -30,7 +30,7 @@ def thermal_velocities(masses: Tensor, temperature: float, rng: np.random.Genera
         noise = torch.randn(shape, generator=rng, dtype=masses.dtype, device=rng.device).to(masses.device)
     else:
         noise = torch.from_numpy(rng.standard_normal(shape)).to(masses.device, masses.dtype)
-    return (masses / (BOLTZMANN * temperature)).rsqrt()[:, None] * noise
+    return (BOLTZMANN * temperature / masses).sqrt()[:, None] * noise
 
 
 def temperature_per_element(kinetic: np.ndarray, symbols: np.ndarray) -> dict[str, float]:

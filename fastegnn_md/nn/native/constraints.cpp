@@ -127,7 +127,7 @@ extern "C" {
 __attribute__((visibility("default"))) int hold_positions(const FixedGroups* all, const double* before,
                                                           const double* after, const double* reference,
                                                           const double* shifts, double smallest, double eps,
-                                                          int iterations, double* out) {
+                                                          int64_t iterations, double* out) {
   std::memcpy(out, after, 3 * all->atoms * sizeof(double));
   if (all->frozen != nullptr) {
     for (int64_t i = 0; i < all->atoms; ++i) {
@@ -140,7 +140,7 @@ __attribute__((visibility("default"))) int hold_positions(const FixedGroups* all
     Vector directions[kLargest], vectors[kLargest];
     double error[kLargest];
     group.vectors(reference == nullptr ? out : reference, own, directions);
-    for (int step = 0; step < iterations; ++step) {
+    for (int64_t step = 0; step < iterations; ++step) {
       group.vectors(out, own, vectors);
       bool done = true;
       for (int k = 0; k < group.size; ++k) {
