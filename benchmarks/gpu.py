@@ -1,20 +1,20 @@
-"""Jumps on a CUDA GPU: the network against the published code, small and large systems, compiled and not.
+"""Jumps on a CUDA GPU: the network against the published code, small and large systems, plain and as CUDA graphs.
 
     python benchmarks/gpu.py --reference PATH --output benchmarks/results/gpu.json
 
 PATH is a checkout of the published code (github.com/GLAD-RUC/FastEGNN); without it ours is timed alone. Without a GPU
-it prints "not run" and exits with 0. On an H100 it takes three minutes, two of them for compiling; results are written
-after each part, and the million atoms come last. Systems: alanine dipeptide (22 atoms, one copy and 1,024), the
-backbone of AdK (855 atoms: the network at 10 Å, 58,732 edges, as in ``run.py``), and the liquid of ``scaling.py``.
+it prints "not run" and exits with 0. Results are written after each row, and the million atoms come last. Systems:
+alanine dipeptide (22 atoms, one copy and 1,024), copper (108 atoms), the backbone of AdK (855 atoms: the network at
+10 Å, 58,732 edges, as in ``run.py``), and the liquid of ``scaling.py``. ``--translate NAME ...`` also times the code of
+torch.compile for these systems, which takes half a minute each to make.
 
-``--device cpu`` runs the same rows where there is no GPU, to try the script.
+``--device cpu --small`` runs the same rows where there is no GPU, to try the script.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -24,44 +24,50 @@ from pathlib import Path
 
 import MDAnalysis as mda
 import torch
+from ase.build import bulk
 from MDAnalysisTests.datafiles import DCD, PSF
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hybrid_ala2 import machine
 from jump import propagator_for, state_of
+from on_gpu import graphed, median, milliseconds, profiled, write_rows
 from run import Task, ours, published_fastegnn, without_gradient
 from scaling import CUTOFF, liquid
 
-from fastegnn_md import State
+import fastegnn_md
+from fastegnn_md import Propagator, State
+from fastegnn_md.engines.ase import state_from_atoms
+
+LARGE = {"10k": 10_000, "24k": 24_000, "100k": 100_000, "1M": 1_000_000}
 
 
-def milliseconds(call: Callable[[], object], device: str, repeats: int) -> list[float]:
-    """Times of single calls, each until the GPU is done."""
-    times = []
-    for repeat in range(repeats + 5):
-        begun = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if repeat >= 5:
-            times.append(1e3 * (time.perf_counter() - begun))
-    return times
-
-
-def network(device: str, reference: Path | None, repeats: int) -> Iterator[dict[str, object]]:
-    """The network on the graph of the protein benchmark, plain and in mixed precision, against the published code."""
-    for share in (0.0, 0.75, 1.0):
+def network(device: str, reference: Path | None, repeats: int, small: bool) -> Iterator[dict[str, object]]:
+    """The network on the graph of the protein benchmark against the published code, called and as CUDA graphs."""
+    for share in (1.0,) if small else (0.0, 0.75, 1.0):
         task = Task(share).to(device)
-        calls = {"ours": without_gradient(ours(task)[1])}
+        calls: dict[str, Callable[[], object]] = {"ours": without_gradient(ours(task)[1])}
         if reference is not None:
             calls["published FastEGNN"] = without_gradient(published_fastegnn(task)[1])
-        times = {name: milliseconds(call, device, repeats) for name, call in calls.items()}
         row: dict[str, object] = {"what": "network, 855 atoms", "p": share, "edges": task.index.shape[1]}
-        row |= {f"{name}, ms": statistics.median(values) for name, values in times.items()}
-        if reference is not None:
-            pairs = zip(times["published FastEGNN"], times["ours"], strict=True)
-            row["times faster than published FastEGNN"] = statistics.median(a / b for a, b in pairs)
-        yield row
+        middle: dict[str, float] = {}
+        for name, call in calls.items():
+            for kind in ("", ", graph"):
+                try:
+                    timed = graphed(call, device) if kind else call
+                    middle[name + kind] = median(timed, device, repeats)
+                    row[f"{name}{kind}, ms"] = middle[name + kind]
+                except RuntimeError as error:  # what cannot be recorded is a result
+                    row[f"{name}{kind}"] = f"not recorded: {str(error).splitlines()[0]}"
+        for kind in ("", ", graph"):
+            both = middle.get("published FastEGNN" + kind), middle.get("ours" + kind)
+            if both[0] is not None and both[1] is not None:
+                row[f"times faster than published FastEGNN{kind}"] = both[0] / both[1]
+        if "ours, graph" in middle and "published FastEGNN" in middle:
+            row["times faster, ours as a graph, the other called"] = (
+                middle["published FastEGNN"] / middle["ours, graph"]
+            )
+        yield row | profiled(calls["ours"], device)
+    if small:
+        return
     task = Task(0.0).to(device)
     _, forward = ours(task)
     with torch.no_grad():
@@ -89,29 +95,56 @@ def kernel(device: str) -> Iterator[dict[str, object]]:
     }
 
 
-def jumps(device: str, repeats: int) -> Iterator[dict[str, object]]:
-    """Jumps through the propagator, with all its checks and the neighbour list."""
+def systems(small: bool) -> Iterator[tuple[str, Propagator, State]]:
+    """Names, propagators and states of systems that a jump can be recorded of."""
     with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
         universe = mda.Universe(str(path))
         universe.guess_TopologyAttrs(to_guess=["bonds"])
         one = state_of(universe.atoms)
+    yield "22 atoms", propagator_for(one), one
+    yield "22 atoms, kick-drift", propagator_for(one, kind="kick-drift"), one
+    copies = 4 if small else 1024
+    yield f"{copies} copies of 22 atoms", propagator_for(one), State.concatenate([one] * copies)
+    copper = bulk("Cu", cubic=True) * (3, 3, 3)
+    copper.rattle(0.05, seed=0)
+    yield "108 atoms of copper", fastegnn_md.load("copper-emt"), state_from_atoms(copper)
+    if small:
+        return
     backbone = state_of(mda.Universe(PSF, DCD).select_atoms("backbone"))
-    cases: tuple[tuple[str, State, State, dict[str, float]], ...] = (
-        ("22 atoms", one, one, {}),
-        ("855 atoms", backbone, backbone, {}),
-        ("855 atoms at 10 Å", backbone, backbone, {"cutoff": 10.0}),
-        ("1,024 copies of 22 atoms", one, State.concatenate([one] * 1024), {}),
-    )
-    for name, like, state, options in cases:
-        propagator = propagator_for(like, **options).to(device)
-        state = state.to(device)
-        row: dict[str, object] = {"what": f"jump, {name}"}
-        row["ms"] = statistics.median(milliseconds(lambda p=propagator, s=state: p(s), device, repeats))
-        propagator.compile()
-        begun = time.perf_counter()
-        propagator(state)
-        row["seconds of compiling"] = time.perf_counter() - begun
-        row["ms, compiled"] = statistics.median(milliseconds(lambda p=propagator, s=state: p(s), device, repeats))
+    yield "855 atoms", propagator_for(backbone), backbone
+    yield "855 atoms at 10 Å", propagator_for(backbone, cutoff=10.0), backbone
+    yield "1,728 atoms of a liquid", propagator_for(liquid(1000), cutoff=CUTOFF), liquid(1728)
+
+
+def jumps(device: str, repeats: int, translate: list[str], small: bool) -> Iterator[dict[str, object]]:
+    """Jumps through the propagator, with all its checks and the neighbour list."""
+    for name, propagator, state in systems(small):
+        propagator, state = propagator.to(device), state.to(device)
+        row: dict[str, object] = {"what": f"jump, {name}", "atoms": state.n_atoms}
+
+        def call(p: Propagator = propagator, s: State = state) -> State:
+            return p(s)
+
+        row["ms"] = median(call, device, repeats)
+        expected = call()
+        if device == "cuda":
+            begun = time.perf_counter()
+            propagator.compile()
+            found = call()
+            row["seconds until the first recorded jump is over"] = time.perf_counter() - begun
+            row["largest difference, Å"] = float((found.positions - expected.positions).abs().max())
+            row["recorded"] = bool(propagator._recorder and propagator._recorder._recordings)
+            row["ms, recorded"] = median(call, device, repeats)
+            row["replica-jumps a second"] = 1e3 * state.n_systems / float(row["ms, recorded"])  # type: ignore[arg-type]
+            row |= profiled(call, device)
+            if name in translate:
+                propagator._recorder = None
+                begun = time.perf_counter()
+                call()
+                row["seconds of compiling"] = time.perf_counter() - begun
+                row["ms, compiled"] = median(call, device, repeats)
+        else:
+            row |= profiled(call, device, 1)
         yield row
 
 
@@ -125,10 +158,12 @@ def large(device: str, sizes: list[int]) -> Iterator[dict[str, object]]:
         row: dict[str, object] = {"what": "jump, liquid", "atoms": state.n_atoms}
         for skin in (0.0, 0.5):
             propagator.skin = skin
-            row[f"ms, skin {skin} Å"] = statistics.median(milliseconds(lambda s=state: propagator(s), device, 3))
+            row[f"ms, skin {skin} Å"] = median(lambda s=state: propagator(s), device, 3)
         if device == "cuda":
             row["peak memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
-        yield row
+        propagator.skin = 0.0
+        row["ms, neighbour list"] = median(lambda s=state: propagator._neighbours(s), device, 3)
+        yield row | profiled(lambda s=state: propagator(s), device, 1)
 
 
 def main() -> None:
@@ -136,34 +171,26 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="checkout of the published code")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--atoms", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--atoms", type=int, nargs="*", default=list(LARGE.values()))
+    parser.add_argument("--translate", nargs="*", default=[], metavar="NAME", help="systems to time torch.compile for")
+    parser.add_argument("--small", action="store_true", help="few and small systems, to try the script")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    device = arguments.device
+    if device == "cuda" and not torch.cuda.is_available():
         print(f"not run: torch {torch.__version__} sees no GPU")
         return
+    if device == "cpu":
+        torch.set_num_threads(1)
     if arguments.reference is not None:
         sys.path.insert(0, str(arguments.reference))
-    parts = (
-        kernel(arguments.device),
-        network(arguments.device, arguments.reference, arguments.repeats),
-        jumps(arguments.device, arguments.repeats),
-        large(arguments.device, arguments.atoms),
-    )
-    name = torch.cuda.get_device_name() if arguments.device == "cuda" else "none"
-    result: dict[str, object] = {"machine": machine(), "gpu": name, "rows": []}
-    for part in parts:
-        rows = []
-        try:
-            for row in part:
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-        except Exception as error:  # what fails here is a result, and the others are still measured
-            rows.append({"error": f"{type(error).__name__}: {error}"})
-            print(json.dumps(rows[-1]), flush=True)
-        result["rows"] += rows  # type: ignore[operator]
-        if arguments.output is not None:
-            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    parts = [
+        jumps(device, arguments.repeats, arguments.translate, arguments.small),
+        kernel(device),
+        network(device, arguments.reference, arguments.repeats, arguments.small),
+        large(device, arguments.atoms),
+    ]
+    write_rows(parts, device, arguments.output)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import copy
 import json
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,37 @@ def measure(simulation: LearnedSimulation, cycles: int) -> dict[str, float]:
     return {"ms per jump": statistics.median(jumps[1:]), "ms per classical step": statistics.median(classical[1:])}
 
 
+def copied(simulation: LearnedSimulation) -> dict[str, object]:
+    """What one jump copies between a GPU and the host, seen by the profiler: copies and bytes of the largest one."""
+    simulation.step(10)
+    phase_space(simulation)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        simulation.step(1)
+        torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    sizes: dict[str, list[int]] = {"DtoH": [], "HtoD": []}
+    for event in events:
+        if event.get("cat") == "gpu_memcpy":
+            for way, found in sizes.items():
+                if way in event["name"]:
+                    found.append(int(event.get("args", {}).get("bytes", 0)))
+    waits = sum(event.get("name", "").endswith("Synchronize") for event in events)
+    # Of 22 atoms positions are 264 bytes in single precision.
+    least = 12 * simulation.system.getNumParticles()
+    return {
+        "copies from the GPU": len(sizes["DtoH"]),
+        "largest copy from the GPU, bytes": max(sizes["DtoH"], default=0),
+        "copies to the GPU": len(sizes["HtoD"]),
+        "largest copy to the GPU, bytes": max(sizes["HtoD"], default=0),
+        "positions leave the GPU": max(sizes["DtoH"], default=0) >= least,
+        "waits": waits,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", default="CUDA")
@@ -131,6 +163,8 @@ def main() -> None:
                     row["largest difference to the host, nm"] = float(np.abs(found[0] - expected[0]).max())
                     row["largest difference to the host, nm/ps"] = float(np.abs(found[1] - expected[1]).max())
                     row |= measure(simulation, arguments.cycles)
+                    if gpu:
+                        row |= copied(simulation)
                 except Exception as error:  # a back-end that fails here is a result, and the others are still measured
                     row["error"] = f"{type(error).__name__}: {error}"
                 rows.append(row)

@@ -37,6 +37,7 @@ RUNS = [
     ("cpu", "force-free", "32-true", (32, 256)),
     ("cpu", "kick-drift", "32-true", (32,)),
 ]
+SMALL = [("cpu", "force-free", "32-true", (4,))]
 
 
 def pairs(folder: Path, bursts: int) -> tuple[TrajectoryPairs, TrajectoryPairs]:
@@ -89,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bursts", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=4.0, help="of updates, for each row")
+    parser.add_argument("--small", action="store_true", help="two rows, to try the script")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -96,7 +98,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as scratch:
         training, validation = pairs(Path(scratch), arguments.bursts)
-        for device, kind, precision, sizes in RUNS:
+        for device, kind, precision, sizes in SMALL if arguments.small else RUNS:
             for size in sizes if there or device == "cpu" else ():
                 row: dict[str, object] = {"device": device, "kind": kind, "precision": precision, "pairs": size}
                 try:

@@ -185,7 +185,14 @@ class State:
             given.append(value)
         if not all_finite(*given):  # type: ignore[arg-type]
             return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-        # What was checked once is not checked again: a jump makes several states of the same atoms.
+        return self.moved(**changes)
+
+    def moved(self, **changes: Tensor | None) -> State:
+        """Copy with other positions, velocities or forces that are known to fit and to be finite.
+
+        What was checked once is not checked again: a jump makes several states of the same atoms, and a GPU would be
+        waited for each time.
+        """
         copy = object.__new__(State)
         copy.__dict__.update(self.__dict__)
         copy.__dict__.update(changes)

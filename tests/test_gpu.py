@@ -220,16 +220,34 @@ def _ordered(index, vector):
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["force-free", "kick-drift", "force-start"])
-def test_compiled_jumps_are_those_that_are_not(kind):
-    state = gpu_cases.system()
-    propagator = there(gpu_cases.propagator(state, **KINDS[kind]).float())
-    states = [there(state), there(state.replace(positions=1.2 * state.positions)), there(state)]
-    states += [there(State.concatenate([gpu_cases.system(seed) for seed in range(3)]))]
+@pytest.mark.parametrize("which", SYSTEMS)
+@pytest.mark.parametrize("kind", ["force-free", "kick-drift", "force-start", "egnn"])
+def test_recorded_jumps_are_those_that_are_not(kind, which):
+    """In CUDA graphs, of which each serves all states of its systems."""
+    if DEVICE.type == "cpu":
+        pytest.skip("there are no graphs: tests/test_recorded_jump.py has a stand-in")
+    state = SYSTEMS[which]()
+    propagator = there(gpu_cases.propagator(gpu_cases.system(periodic=state.periodic), **KINDS[kind]).float())
+    states = [there(state), there(state.replace(positions=state.positions + 0.03 * state.velocities)), there(state)]
     expected = [propagator(one) for one in states]
     propagator.compile()
+    found = [propagator(one) for one in states]
+    for one, other in zip(found, expected, strict=True):
+        same_jump(one, State(**vars_of(other)), 2e-6)
+    assert len(propagator._recorder._recordings) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own, as it compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["force-free", "kick-drift"])
+def test_translated_jumps_are_those_that_are_not(kind):
+    """By torch.compile, which serves systems that no graph is recorded of."""
+    states = [gpu_cases.system(side=side) for side in (3, 4)]
+    states = [there(state) for state in (states[0], State.concatenate(states))]
+    propagator = there(gpu_cases.propagator(gpu_cases.system(), **KINDS[kind]).float())
+    expected = [propagator(one) for one in states]
+    propagator.compile()
+    propagator._recorder = None
     found = [propagator(one) for one in states]
     for one, other in zip(found, expected, strict=True):
         same_jump(one, State(**vars_of(other)), 2e-6)

@@ -17,7 +17,7 @@ from ..errors import GraphError
 from ..state import State
 
 # Closer than this two atoms are one by mistake: directions between them mean nothing.
-_OVERLAP = 1e-3  # Å
+OVERLAP = 1e-3  # Å
 # Up to this size comparing all pairs in one batched call is cheaper than one cell list per system.
 _DENSE_ATOMS = 64
 BACKENDS = ("dense", "vesin", "vesin_torch")
@@ -110,7 +110,7 @@ class NeighbourSearch:
         backend = self._backend_for(state)
         index, vector = _dense(state, self.cutoff) if backend == "dense" else self._cell_lists(state, backend)
         distance = vector.norm(dim=1, keepdim=True)
-        if distance.numel() and float(distance.detach().min()) < _OVERLAP:
+        if distance.numel() and float(distance.detach().min()) < OVERLAP:
             i, j = index[:, int(distance.argmin())].tolist()
             raise GraphError(
                 f"atoms {i} and {j} are {float(distance.detach().min()):.1e} Å apart; separate overlapping atoms"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..segments import Segments
 from .edge_sums import sum_over_edges
+from .recording import is_recording
 from .virtual import safe_sqrt
 
 # From what K edges take from their receivers and senders, x_i - x_j (K, 3) and attributes to values of shape (K, ...).
@@ -64,7 +65,7 @@ class Edges:
         *,
         positions_move: bool,
     ):
-        if index.device.type == "cuda" and not torch.compiler.is_compiling() and bool((index[0].diff() < 0).any()):
+        if index.is_cuda and not is_recording(index) and bool((index[0].diff() < 0).any()):
             order = index[0].argsort(stable=True)  # as the kernel for GPUs wants it; the order of edges means nothing
             index, attributes = index[:, order], attributes[order]
             vector, weight = (None if one is None else one[order] for one in (vector, weight))

@@ -17,7 +17,7 @@ from ..segments import Segments
 from ..state import State
 from ..units import format_time
 from .catalogue import find_model
-from .compiled import CompiledMove, Move
+from .compiled import Atoms, CompiledMove, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
 from .file import manifest_of, read_model, write_model
@@ -26,6 +26,7 @@ from .linear import LinearPredictor
 from .network import build_network
 from .prediction import Prediction, Residual, Trust
 from .provenance import Provenance
+from .recorded import Recorder
 from .surroundings import Surroundings
 
 _CLASSES: dict[str, type[Propagator]] = {}  # by kind; a subclass enters itself when it is defined
@@ -79,6 +80,7 @@ class Propagator(LearnedMap):
         self._neighbours = NeighbourSearch(config.cutoff)
         self._bond_distance: BondDistance | None = None  # of the last system
         self._compiled: CompiledMove | None = None
+        self._recorder: Recorder | None = None
         self.metrics: dict[str, Any] = {}
         self.linear = LinearPredictor(len(self.species), timestep)
         with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
@@ -149,6 +151,18 @@ class Propagator(LearnedMap):
         return prediction._replace(trust=Trust(unlike=self.surroundings(state.numbers, prediction.edges)))
 
     @torch.no_grad()
+    def with_trust(
+        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+    ) -> tuple[State, Trust]:
+        """Where a state comes to, and how far that can be trusted; see :meth:`LearnedMap.with_trust`."""
+        if self._recorder is not None and state.device == self.device:
+            self.check(state)
+            ended = self._recorder(self, state)
+            if ended is not None:
+                return ended
+        return super().with_trust(state, generator=generator, temperature=temperature)
+
+    @torch.no_grad()
     def virtual_nodes(self, state: State) -> Tensor | None:
         """Where the virtual nodes come to lie at the end of a step, shape (B, C, 3), Å; None without such nodes.
 
@@ -183,7 +197,8 @@ class Propagator(LearnedMap):
         The jump of a small system consists of the overhead of several hundred small operations: ``torch.compile``
         translates it as a whole. On the CPU the edges of larger systems are left to a C++ kernel
         (:func:`fastegnn_md.nn.messages.cpu.build`), which from then on serves every network in this process. For kind
-        "position" there is the kernel only.
+        "position" there is the kernel only. On a GPU jumps of up to 2,048 atoms, or of as many pairs in replicas of
+        one size, are recorded as CUDA graphs, a fraction of a second for each system; torch.compile serves the others.
 
         Raises
         ------
@@ -201,12 +216,20 @@ class Propagator(LearnedMap):
             cpu_kernel.build()
         if arithmetic is not None:
             self._compiled = CompiledMove(arithmetic, self.config.cutoff, on_cpu=on_cpu)
+            self._recorder = None if on_cpu else Recorder(list(self.parameters()))
+
+    def _apply(self, *given: Any, **keywords: Any) -> Propagator:
+        # On its way to another device or precision what was recorded loses its weights.
+        if self._recorder is not None:
+            self._recorder = Recorder(list(self.parameters()))
+        return super()._apply(*given, **keywords)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own to compile, and lists of neighbours are found anew.
         return {
             **super().__getstate__(),
             "_compiled": None,
+            "_recorder": None,
             "_neighbours": NeighbourSearch(self.config.cutoff, self.skin),
         }
 
@@ -220,6 +243,12 @@ class Propagator(LearnedMap):
 
     def _predict(self, state: State) -> Prediction:
         """What the network says of a state that was checked."""
+        raise NotImplementedError
+
+    def _whole(
+        self, positions: Tensor, velocities: Tensor, forces: Tensor | None, atoms: Atoms, near: Near
+    ) -> tuple[Tensor, Tensor]:
+        """Displacement and velocities (N, 3) of kinds that predict both, without a look at a value."""
         raise NotImplementedError
 
     def _arithmetic(self) -> Move | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..graph import EdgeList
 
@@ -17,6 +19,18 @@ _COMPILED_EDGES_ON_GPU = 2**20
 _PADDED_EDGES = 1024
 
 Move = Callable[..., tuple[Any, ...]]  # from tensors to tensors, or None in their place
+
+# From positions to the edges of each atom and their distance along bonds, (E, 4).
+Near = Callable[[Tensor], tuple[EdgeList, Tensor]]
+
+
+class Atoms(NamedTuple):
+    """What stays the same from jump to jump, in the order in which ``_move`` and ``_kick`` take it."""
+
+    masses: Tensor  # (N,)
+    species: Tensor  # (N,), index of the element
+    batch: Tensor  # (N,)
+    systems: int
 
 
 class CompiledMove:
@@ -34,9 +48,13 @@ class CompiledMove:
 
     def __init__(self, move: Move, cutoff: float, *, on_cpu: bool):
         self._cutoff, self._on_cpu = cutoff, on_cpu
+        self._plain = move
+
+    @cached_property
+    def _move(self) -> Move:
         # Called from C++, the kernels of a small molecule take half the time they take when called from Python.
-        options: Any = {"cpp_wrapper": True} if on_cpu else {"triton.cudagraphs": True}
-        self._move = torch.compile(move, dynamic=True, fullgraph=True, options=options)
+        options: Any = {"cpp_wrapper": True} if self._on_cpu else {"triton.cudagraphs": True}
+        return torch.compile(self._plain, dynamic=True, fullgraph=True, options=options)
 
     def pays(self, edges: EdgeList) -> bool:
         """Whether it is faster than the same arithmetic with the kernels for many edges."""

@@ -11,7 +11,7 @@ from ..graph import EdgeList, cutoff_envelope
 from ..segments import Segments
 from ..state import State
 from .base import Propagator, shifted_back
-from .compiled import Move
+from .compiled import Atoms, Move, Near
 from .prediction import Prediction
 
 
@@ -41,6 +41,11 @@ class FullPropagator(Propagator):
             self._hops(state, edges),
         )
         return Prediction(displacement, velocities, z, edges=found)
+
+    def _whole(
+        self, positions: Tensor, velocities: Tensor, forces: Tensor | None, atoms: Atoms, near: Near
+    ) -> tuple[Tensor, Tensor]:
+        return self._move(positions, velocities, forces, *atoms, *near(positions))[:2]
 
     def _arithmetic(self) -> Move:
         return self._move

@@ -12,7 +12,7 @@ from ..segments import Segments
 from ..state import State
 from ..units import format_time
 from .base import Propagator
-from .compiled import Move
+from .compiled import Atoms, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
 from .prediction import Prediction
@@ -105,6 +105,20 @@ class KickDriftPropagator(Propagator):
             velocities = velocities + step * self._along(edges, moved, torch.full_like(state.batch, number))
             displacement = displacement + (step if number + 1 < kicks else 0.5 * step) * velocities
         return Prediction(displacement, velocities, None, edges=first)
+
+    def _whole(
+        self, positions: Tensor, velocities: Tensor, forces: Tensor | None, atoms: Atoms, near: Near
+    ) -> tuple[Tensor, Tensor]:
+        kicks = self.config.kicks
+        step = self.timestep / kicks
+        displacement = 0.5 * step * velocities
+        for number in range(kicks):
+            moved = positions + displacement
+            place = torch.full_like(atoms.batch, abs(2 * number + 1 - kicks)) / kicks
+            (acceleration,) = self._kick(moved, *atoms, *near(moved), place)
+            velocities = velocities + step * acceleration
+            displacement = displacement + (step if number + 1 < kicks else 0.5 * step) * velocities
+        return displacement, velocities
 
     def _acceleration(self, state: State, number: Tensor) -> Tensor:
         return self._along(self._neighbours(state), state, number)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import EdgeList, cutoff_envelope, neighbour_list
+from ..nn.recording import is_recording
 from ..state import State
 
 _SPACING = 0.5  # Å, of the radial functions
@@ -115,12 +116,13 @@ class Surroundings(nn.Module):
         """ρ of each atom, shape (N, elements × radial functions)."""
         receiver, sender = edges.edge_index
         distance = edges.distance.to(self.centres)
-        near = (distance[:, 0] < self.shape.reach).nonzero()[:, 0]
-        distance, receiver, sender = (
-            distance.index_select(0, near),
-            receiver.index_select(0, near),
-            sender.index_select(0, near),
-        )
+        if not is_recording(distance):  # beyond the reach weights are zero
+            near = (distance[:, 0] < self.shape.reach).nonzero()[:, 0]
+            distance, receiver, sender = (
+                distance.index_select(0, near),
+                receiver.index_select(0, near),
+                sender.index_select(0, near),
+            )
         weights = torch.exp(-0.5 * ((distance - self.centres) / _SPACING).square())
         weights = weights * cutoff_envelope((distance - self.shape.reach + _SKIRT).clamp(min=0.0), _SKIRT)
         elements = len(self.shape.species)
