@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -50,15 +50,17 @@ def systems(small: bool) -> Iterator[tuple[str, State, float]]:
 
 
 @contextmanager
-def kernels(on: bool) -> Iterator[None]:
-    """Without the Triton kernels, unless they are on."""
-    serves = gpu_kernel.serves
-    if not on:
+def kernels(which: str) -> Iterator[None]:
+    """Operations of torch alone; the Triton kernel of messages; or that which makes features and vectors, too."""
+    kept = gpu_kernel.serves, gpu_kernel.carries
+    if which != "fused":
+        gpu_kernel.carries = lambda *given: False  # type: ignore[assignment]
+    if which == "torch":
         gpu_kernel.serves = lambda inputs: False  # type: ignore[assignment]
     try:
         yield
     finally:
-        gpu_kernel.serves = serves  # type: ignore[assignment]
+        gpu_kernel.serves, gpu_kernel.carries = kept
 
 
 def rows(device: str, small: bool, repeats: int) -> Iterator[dict[str, object]]:
@@ -84,7 +86,7 @@ def rows(device: str, small: bool, repeats: int) -> Iterator[dict[str, object]]:
         )  # fmt: skip
         row: dict[str, object] = {"what": name, "atoms": state.n_atoms, "edges": edges}
         expected = None
-        for kind in ("torch", "Triton"):
+        for kind in ("torch", "messages", "fused"):
 
             def call(
                 graph: Edges = given, nodes: torch.Tensor = h, vectors: torch.Tensor = u
@@ -92,12 +94,12 @@ def rows(device: str, small: bool, repeats: int) -> Iterator[dict[str, object]]:
                 with torch.no_grad():
                     return carried(layer.edge, layer.vectors, nodes, vectors, graph)  # type: ignore[arg-type]
 
-            with kernels(kind == "Triton"):
+            with kernels(kind):
                 sums = call()[0]
                 if expected is None:
                     expected = sums
                 else:
-                    row["relative difference"] = float((sums - expected).norm() / expected.norm())
+                    row[f"{kind}, relative difference"] = float((sums - expected).norm() / expected.norm())
                 count = repeats if edges < 10**6 else min(3, repeats)
                 row[f"{kind}, ms"] = median(call, device, count)
                 if edges < 10**6:
@@ -105,7 +107,22 @@ def rows(device: str, small: bool, repeats: int) -> Iterator[dict[str, object]]:
                         row[f"{kind}, graph, ms"] = median(graphed(call, device), device, count)
                     except RuntimeError as error:  # a result, too
                         row[f"{kind}, graph"] = f"not recorded: {str(error).splitlines()[0]}"
+        if device == "cuda":
+            row["fused, ms by block, warps and stages"] = dict(shapes(call, device, 20 if edges < 10**6 else 2))
         yield row
+
+
+def shapes(call: Callable[[], object], device: str, repeats: int) -> Iterator[tuple[str, object]]:
+    """Times of the fused kernel with other numbers of edges at once, of warps, and of loads in advance."""
+    kept = dict(gpu_kernel.CARRIED)
+    for shape in ((16, 4, 1), (32, 2, 1), (32, 4, 1), (32, 4, 2), (32, 8, 1), (64, 4, 1), (64, 8, 1)):
+        gpu_kernel.CARRIED.update(zip(("BLOCK", "num_warps", "num_stages"), shape, strict=True))
+        try:
+            timed = graphed(call, device) if repeats > 2 else call
+            yield str(shape), median(timed, device, repeats)
+        except Exception as error:  # too much for this GPU
+            yield str(shape), f"{type(error).__name__}: {str(error)[:80]}"
+    gpu_kernel.CARRIED.update(kept)
 
 
 def main() -> None:

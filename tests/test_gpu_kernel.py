@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import interpreted_carried
 import interpreted_kernel
 import pytest
 import torch
@@ -15,14 +16,18 @@ from interpreted_kernel import DEVICE, case
 from fastegnn_md.nn.messages import gpu as gpu_kernel
 
 
+def output_of(program):
+    environment = {**os.environ, "TRITON_INTERPRET": "0" if DEVICE == "cuda" else "1"}
+    command = [sys.executable, program.__file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.slow
 def test_numbers_equal_plain_ones(require):
     require("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "0" if DEVICE == "cuda" else "1"}
-    command = [sys.executable, interpreted_kernel.__file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = output_of(interpreted_kernel)
     assert found["no edges"]
     for row in found["rows"]:
         digits = {"torch.float32": 1e-5, "torch.float16": 5e-3, "torch.bfloat16": 4e-2}
@@ -50,6 +55,38 @@ def test_it_compiles_for_gpus_that_are_not_here(architecture, dtype, hidden, swi
     signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in program.arg_names}
     source = ASTSource(program, signature, constants)
     made = compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": True})
+    assert f".target sm_{architecture}" in made.asm["ptx"]
+    assert made.metadata.shared <= 99 * 1024, "what the smallest GPUs since 2020 give a program"
+
+
+@pytest.mark.slow
+def test_messages_of_vector_channels_equal_plain_ones(require):
+    require("triton")
+    for row in output_of(interpreted_carried):
+        assert row["error"] < 1e-5, row
+        assert row["nothing without edges"], row
+        assert row["the same call gives the same bits"], row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [16, 64])
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_that_of_vector_channels_compiles_for_gpus_that_are_not_here(architecture, hidden, require):
+    require("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from fastegnn_md.nn.messages.triton_carried import carried as program
+
+    types = {"sender": "*i64", "rows": "*i64", "nodes": "i32"}
+    constants = {"HIDDEN": hidden, "CHANNELS": 4, "ATTRIBUTES": 16, "FEATURES": 32, "OUTPUTS": 16, "WEIGHTED": True}
+    constants |= {"BLOCK": gpu_kernel.CARRIED["BLOCK"]}
+    signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in program.arg_names}
+    options = {key: value for key, value in gpu_kernel.CARRIED.items() if key.startswith("num")}
+    options |= {"enable_fp_fusion": True}
+    made = compile(
+        ASTSource(program, signature, constants), target=GPUTarget("cuda", architecture, 32), options=options
+    )
     assert f".target sm_{architecture}" in made.asm["ptx"]
     assert made.metadata.shared <= 99 * 1024, "what the smallest GPUs since 2020 give a program"
 

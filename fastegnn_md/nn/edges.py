@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,12 @@ class Edges:
         assert vector is not None  # the difference then
         square = vector.square().sum(1, keepdim=True)
         self.direction = vector / safe_sqrt(square).clamp(min=1e-12), square
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """First edge of each receiver, and the number of edges at the end, shape (N + 1,); of edges in order."""
+        receiver = self.receivers.index
+        return torch.searchsorted(receiver, torch.arange(self.receivers.size + 1, device=receiver.device))
 
     def blocks(self) -> Iterator[EdgeBlock]:
         """At least one block: all edges, or where no gradient is recorded a part at a time."""
