@@ -277,3 +277,10 @@ def test_a_full_disk_keeps_the_previous_model(propagator, saved, monkeypatch):
 def test_a_folder_that_is_not_there_is_named(propagator, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot write the model to .*absent"):
         propagator.save(tmp_path / "absent" / "model.safetensors")
+
+
+def test_loading_a_model_imports_no_compiler_of_torch():
+    """Which would take a second, for tensors that have no values."""
+    code = "import sys; from fastegnn_md import load; load('ala2-vacuum'); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"]

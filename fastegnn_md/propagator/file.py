@@ -6,6 +6,7 @@ foreign, newer or tampered with gives an error and nothing half-loaded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .._files import TensorFormat
 from ..errors import CheckpointError, brief
@@ -209,7 +211,7 @@ def read_model(
             force_scale=manifest.force_scale,
         )
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
-        with torch.device("meta"):  # shapes without memory: the manifest may ask for any size
+        with torch.device("meta"), _NoValues():  # shapes without memory: the manifest may ask for any size
             shapes = build(manifest.config, manifest.timestep_ps, domain).to(dtype).state_dict()
             shape = None
             if manifest.surroundings_reach is not None:
@@ -228,6 +230,24 @@ def read_model(
         # RuntimeError: sizes that PyTorch cannot count
         raise CheckpointError(f"{path} cannot be loaded: {brief(error, quoted=False)}") from error
     return module, surroundings, manifest
+
+
+_DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
+class _NoValues(TorchFunctionMode):
+    """Shapes alone, on the device "meta": for values there torch would import its compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in _DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.arange:
+            start, end, step = args if len(args) == 3 else (0, args[0], 1)
+            whole = all(isinstance(one, int) for one in args)
+            return torch.empty(max(0, math.ceil((end - start) / step)), dtype=torch.int64 if whole else None)
+        return func(*args, **(kwargs or {}))
 
 
 def _check_tensors(path: str | Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
