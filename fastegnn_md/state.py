@@ -250,7 +250,7 @@ class State:
 
 def all_finite(*values: Tensor) -> bool:
     """Whether there is neither NaN nor infinity; one sum is the cheapest way to see it, and rarely wrong."""
-    sums = [one.detach().sum() for one in values]
+    sums = [(one.detach() if one.requires_grad else one).sum() for one in values]
     if sums and not sums[0].is_cpu:  # a GPU is waited for once
         sums = [torch.stack(sums).sum()]
     if all(math.isfinite(one.item()) for one in sums):

@@ -126,7 +126,7 @@ class MetropolisStep:
                 "the Metropolis test cannot be combined with fixed bond lengths: putting a jump back onto them does "
                 "not preserve volume, and the wrong distribution would be sampled; remove the constraints"
             )
-        if bool(constraints.frozen.any()):
+        if constraints.holds_atoms:
             raise ConstraintError(
                 "the Metropolis test cannot be combined with frozen atoms: a jump that is undone for some atoms is not "
                 "reversible; remove the constraint"

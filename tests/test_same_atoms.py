@@ -9,11 +9,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms, FixBondLengths, Hookean
 
 from fastegnn_md import State
 from fastegnn_md.engines.ase.atoms import state_from_atoms
 from fastegnn_md.engines.ase.same_atoms import SameAtoms
-from fastegnn_md.errors import StateError
+from fastegnn_md.errors import ConstraintError, StateError
 
 BONDS = np.array([[0, 1], [0, 2]])
 
@@ -95,6 +96,25 @@ def test_atoms_without_momenta_rest():
     same = SameAtoms(atoms)
     same.read()
     assert not same.read().velocities.any()
+
+
+def test_constraints_are_made_anew_where_they_or_masses_are_others():
+    atoms = water()
+    atoms.set_constraint(FixBondLengths([[0, 1]]))
+    same = SameAtoms(atoms)
+    first = same.constraints()
+    assert same.constraints() is first
+    atoms.set_masses([16.0, 2.0, 2.0])
+    second = same.constraints()
+    assert second is not first
+    assert second.masses.tolist() == [16.0, 2.0, 2.0]
+    atoms.set_constraint([*atoms.constraints, FixAtoms([2])])
+    assert same.constraints().frozen.tolist() == [False, False, True]
+    atoms.set_constraint()
+    assert not same.constraints()
+    atoms.set_constraint(Hookean(0, 1, k=5.0, rt=1.2))
+    with pytest.raises(ConstraintError, match="Hookean"):
+        same.constraints()
 
 
 def test_what_is_written_is_what_one_writes_alone():

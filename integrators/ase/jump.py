@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import FORCE, bond_array, read_constraints
+from fastegnn_md.engines.ase.atoms import FORCE, bond_array
 from fastegnn_md.engines.ase.calculated import ATTACH, CheckedCalculator, energy_of, forces_of
 from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator
 from fastegnn_md.engines.ase.same_atoms import SameAtoms
@@ -76,7 +76,7 @@ class AtomsJump:
         self.bonds = None if bonds is None else bond_array(bonds)
         self.waiting: PreparedJump | None = None  # of the step that comes next
         self._same = SameAtoms(atoms, self.bonds)
-        self._constraints: tuple[list[Any], bytes, Constraints] | None = None
+        self._checked: Constraints | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
         self._left: tuple[np.ndarray, np.ndarray] | None = None
         self._check()
@@ -224,16 +224,10 @@ class AtomsJump:
         return Classical(forces, energy, minimise)
 
     def _read_constraints(self) -> Constraints:
-        # Grouping bonds into blocks costs more than a jump of a small molecule, so it is done once.
-        present, masses = list(self.atoms.constraints), self.atoms.get_masses().tobytes()
-        if self._constraints is not None:
-            known, known_masses, constraints = self._constraints
-            same = len(known) == len(present) and all(a is b for a, b in zip(known, present, strict=True))
-            if same and masses == known_masses:
-                return constraints
-        constraints = read_constraints(self.atoms)
-        self.guarded.check(constraints, bool(self.atoms.pbc.any()))
-        self._constraints = (present, masses, constraints)
+        constraints = self._same.constraints()
+        if constraints is not self._checked:
+            self.guarded.check(constraints, bool(self.atoms.pbc.any()))
+            self._checked = constraints
         return constraints
 
     def _check_calculator(self) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, bond_array, read_constraints, state_from_atoms, write_state
+from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, bond_array
 from fastegnn_md.engines.ase.calculated import ATTACH, energy_of
+from fastegnn_md.engines.ase.same_atoms import SameAtoms
 from fastegnn_md.errors import CompatibilityError, Remedy
 from fastegnn_md.propagator.learned_map import LearnedMap
 
@@ -96,9 +97,10 @@ class MetropolizedDynamics(JumpDynamics):
         )
         if atoms.calc is None:
             raise CompatibilityError(Remedy("the Metropolis test needs energies; ", *ATTACH))
-        self.metropolis.check(read_constraints(atoms))
         self.bonds = None if bonds is None else bond_array(bonds)
-        propagator.check(state_from_atoms(atoms, bonds=self.bonds))
+        self._same = SameAtoms(atoms, self.bonds)
+        self.metropolis.check(self._same.constraints())
+        propagator.check(self._same.read())
         self._known: tuple[Any, np.ndarray, np.ndarray, float] | None = None
         super().__init__(
             atoms,
@@ -161,14 +163,13 @@ class MetropolizedDynamics(JumpDynamics):
         """
         drawn, counted = self.rng.bit_generator.state, dataclasses.replace(self.statistics)
         try:
-            constraints = read_constraints(self.atoms)
+            constraints, state = self._same.constraints(), self._same.read()
             self.metropolis.check(constraints)
-            state = state_from_atoms(self.atoms, bonds=self.bonds)
             ended, energy = self.metropolis(state, self._potential(), self.rng, constraints, self._known_energy())
         except BaseException:
             self.rng.bit_generator.state, self.metropolis.statistics = drawn, counted
             raise
-        write_state(self.atoms, ended)
+        self._same.write(ended)
         self._remember(energy)
 
     def logged_energy(self) -> float:
@@ -176,7 +177,7 @@ class MetropolizedDynamics(JumpDynamics):
         energy = self._known_energy()
         if energy is None:
             self.statistics.energies += 1
-            energy = self._potential()(state_from_atoms(self.atoms).positions)
+            energy = self._potential()(self._same.read().positions)
             self._remember(energy)
         return energy / FORCE
 

@@ -47,7 +47,6 @@ class Host:
     ----------
     positions, velocities : ndarray, shape (n_particles, 3), nm and nm/ps
         As they were read.
-    box : ndarray, shape (3, 3), nm
     """
 
     def __init__(self, system: openmm.System, part: JumpSystem, groups: set[int]):
@@ -56,11 +55,11 @@ class Host:
         self._inverse = np.divide(1.0, masses, out=np.zeros(n), where=masses > 0)[:, None]
         self._periodic = system.usesPeriodicBoundaryConditions()
         self._sites = any(system.isVirtualSite(i) for i in range(n))
-        self._part, self._groups = part, groups
+        self._part, self._groups = part, sum(1 << group for group in groups)
         self._atoms: Any = slice(None) if part.whole_system else part.atoms
         self.positions = self.velocities = self._rest = self._on_step = np.zeros((n, 3))
-        self.box = np.zeros((3, 3))
         self._start: State | None = None
+        self._found: openmm.State | None = None
 
     def read(self, context: openmm.Context, half_step: float = 0.0, *, informed: bool = False) -> State:
         """The atoms that jump.
@@ -80,11 +79,10 @@ class Host:
         """
         self._start = None
         wanted = informed or half_step > 0
-        state = context.getState(positions=True, velocities=True, forces=wanted, groups=self._groups)
+        self._found = state = context.getState(positions=True, velocities=True, forces=wanted, groups=self._groups)
         self.positions, self.velocities = (
             values._value for values in (state.getPositions(asNumpy=True), state.getVelocities(asNumpy=True))
         )
-        self.box = state.getPeriodicBoxVectors(asNumpy=True)._value
         self._rest, self._on_step, forces = self.positions, self.velocities, None
         if wanted:
             f = state.getForces(asNumpy=True)._value
@@ -94,6 +92,13 @@ class Host:
         box = torch.tensor(self.box) if self._periodic else None
         self._start = self._part.state(self._tensor(self.positions), self._tensor(self._on_step), forces, box)
         return self._start
+
+    @property
+    def box(self) -> np.ndarray:
+        """Of the Context when it was read, shape (3, 3), nm."""
+        assert self._found is not None  # the Context has been read
+        box: np.ndarray = self._found.getPeriodicBoxVectors(asNumpy=True)._value
+        return box
 
     def write(self, context: openmm.Context, ended: State) -> None:
         """Leave a state of the atoms that jump in the Context."""
@@ -146,7 +151,7 @@ class Host:
         """
         assert self._start is not None  # the Context has been read
         x = self._rest.copy()
-        x[self._atoms] = self.positions[self._atoms] + ((positions - self._start.positions) / NM).numpy()
+        x[self._atoms] = self.positions[self._atoms] + (positions.numpy() - self._start.positions.numpy()) / NM
         return x
 
     def _place(self, context: openmm.Context, positions: np.ndarray) -> None:
@@ -155,4 +160,5 @@ class Host:
             context.computeVirtualSites()
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.tensor(values[self._atoms])
+        """Rows of the atoms that jump, maybe a part of the array: not to be written to."""
+        return torch.from_numpy(values[self._atoms])

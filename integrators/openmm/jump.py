@@ -31,7 +31,6 @@ from .host import Host
 
 with naming_extras(__name__):
     import openmm
-    from openmm import unit
 
 _TOLERANCE = 1e-7  # of velocities along fixed bonds
 
@@ -162,7 +161,7 @@ class ContextJump:
         context = self.context
         assert self._bound is not None  # the Context was found
         _, part, transport = self._bound
-        present, count = context.getTime(), context.getStepCount()
+        present, count = context.getTime()._value, context.getStepCount()  # ps
         done = False
         try:
             report = transport.jump(context, half_step, rng)
@@ -186,16 +185,16 @@ class ContextJump:
                 transport.restore(context)
                 self._place_sites(context)
             # The integrator that moves particles counts each of its parts as a step.
-            context.setTime(present + self.guarded.propagator.timestep * unit.picosecond if done else present)
+            context.setTime(present + self.guarded.propagator.timestep if done else present)
             context.setStepCount(count + 1 if done else count)
         message, atom = as_particle(report.message, report.atom, part)
         return replace(report, message=message, atom=atom), done
 
     def act_between(self) -> None:
         """Let the barostat and the like act once, where no classical step does it."""
-        context = self.context
         if not self._between:
             return
+        context = self.context
         time, count, energy = context.getTime(), context.getStepCount(), self.guarded.energy
         target = None if energy is None else energy.target
         before = 0.0 if target is None else self._kinetic_energy(context)

@@ -136,7 +136,7 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
         check_binding(system, force)
         constraints = part.constraints
         rests = any(isinstance(one, openmm.CMMotionRemover) for one in system.getForces())
-        if rests and part.whole_system and not bool(constraints.frozen.any()):
+        if rests and part.whole_system and not constraints.holds_atoms:
             constraints = dataclasses.replace(constraints, fixed_com=True)
         self._metropolis.check(constraints)
         host = Host(system, part, {i for i in range(32) if i != force.group})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from ..._extras import naming_extras
+from ...mechanics.constraints import Constraints
 from ...state import State
-from .atoms import FORCE, PICOSECOND, state_from_atoms, write_state
+from .atoms import FORCE, PICOSECOND, read_constraints, state_from_atoms, write_state
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -30,6 +33,7 @@ class SameAtoms:
         self._identity: tuple[bytes | None, ...] = ()
         self._state: State | None = None
         self._masses = np.zeros((0, 1))
+        self._held: tuple[list[Any], bytes, Constraints] | None = None
 
     def read(self, forces: np.ndarray | None = None) -> State:
         """The atoms as they are now, with forces (N, 3) in eV/Å if these are given; errors of the function."""
@@ -44,6 +48,19 @@ class SameAtoms:
             velocities=torch.from_numpy(self.atoms.get_momenta() / self._masses * PICOSECOND),
             forces=None if forces is None else torch.from_numpy(np.asarray(forces, dtype=np.float64) * FORCE),
         )
+
+    def constraints(self) -> Constraints:
+        """Their constraints, made anew where they or the masses are others; errors of :func:`read_constraints`."""
+        # Grouping bonds into blocks costs more than a jump of a small molecule.
+        present, masses = list(self.atoms.constraints), self.atoms.get_masses().tobytes()
+        if self._held is not None:
+            known, of_masses, constraints = self._held
+            same = len(known) == len(present) and all(a is b for a, b in zip(known, present, strict=True))
+            if same and masses == of_masses:
+                return constraints
+        constraints = read_constraints(self.atoms)
+        self._held = present, masses, constraints
+        return constraints
 
     def write(self, state: State) -> None:
         """Write positions and velocities of a state that was made from one of these; see :func:`write_state`."""
