@@ -122,7 +122,7 @@ class State:
                 raise StateError(f"pbc has shape {tuple(pbc.shape)}; expected (), (3,) or ({b}, 3)")
             pbc = pbc.expand(b, 3)
         object.__setattr__(self, "pbc", pbc)
-        if not bool(pbc.any()):
+        if not self.periodic:
             return
         if self.cell is None:
             raise StateError("pbc is set but no cell was given; give cell with shape (B, 3, 3) in Å")

@@ -224,8 +224,8 @@ def ranges_of(state: State, propagator: LearnedMap, settings: GuardSettings, kno
 def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
     """The guards that look at one atom at a time: finite, displacement, speed; states of :func:`check_jump`."""
     x, ends, v = before.positions, after.positions, after.velocities
-    native = _motion_within.get()
-    if native is not None and ranges.read(x, ends, v):
+    native = _motion_within.get() if ranges.read(x, ends, v) else None
+    if native is not None:
         addresses = [None if limit is None else limit.data_ptr() for limit in (ranges.displacement, ranges.speed)]
         if native(len(x), x.data_ptr(), ends.data_ptr(), v.data_ptr(), *addresses):
             return PASSED
@@ -276,8 +276,8 @@ def check_bonds(before: State, after: State, ranges: Ranges) -> GuardReport:
     if ranges.bonds is None or ranges.shortest is None or ranges.longest is None:
         return PASSED
     bonds, low, high = ranges.bonds, ranges.shortest, ranges.longest
-    native = _bonds_within.get()
-    if native is not None and not before.periodic and ranges.read(after.positions):
+    native = _bonds_within.get() if not before.periodic and ranges.read(after.positions) else None
+    if native is not None:
         pointers = (x.data_ptr() for x in (bonds, after.positions, low, high))
         if native(len(bonds), *pointers):
             return PASSED

@@ -99,9 +99,9 @@ class Langevin:
         """
         spread = -math.expm1(-2.0 * self.friction * time)  # 1 - c² without cancellation
         kept = math.exp(-self.friction * time)
-        native = _kick.get()
         fits = velocities.shape == (len(masses), 3) and readable(velocities, masses)
-        if native is not None and fits and isinstance(rng, np.random.Generator):
+        native = _kick.get() if fits else None
+        if native is not None and isinstance(rng, np.random.Generator):
             noise, kicked = torch.from_numpy(rng.standard_normal((len(masses), 3))), torch.empty_like(velocities)
             addresses = (x.data_ptr() for x in (masses, velocities, noise))
             native(len(masses), *addresses, kept, spread * BOLTZMANN * self.temperature, kicked.data_ptr())

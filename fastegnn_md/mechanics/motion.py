@@ -26,8 +26,8 @@ _rotations = NativeFunction("rotations", *_SYSTEMS, POINTER, REAL, REAL, POINTER
 
 def centre_of_mass(vectors: Tensor, state: State) -> Tensor:
     """Mass-weighted mean of a vector per atom over each system, repeated for its atoms, shape (N, 3)."""
-    native = _weighted_means.get()
-    if native is not None and vectors.shape == (state.n_atoms, 3) and readable(vectors, state.masses):
+    native = _weighted_means.get() if vectors.shape == (state.n_atoms, 3) and readable(vectors, state.masses) else None
+    if native is not None:
         means = torch.empty_like(vectors)
         native(*_of(state, vectors), means.data_ptr())
         return means
@@ -42,8 +42,8 @@ def kinetic_energy(velocities: Tensor, masses: Tensor) -> float:
 
 def angular_momentum(state: State) -> Tensor:
     """Σ m (x - X) × v of each system about its centre of mass X, shape (B, 3), amu Å²/ps, float64."""
-    native = _angular_momenta.get()
-    if native is not None and readable(state.masses, state.positions, state.velocities):
+    native = _angular_momenta.get() if readable(state.masses, state.positions, state.velocities) else None
+    if native is not None:
         momenta = state.masses.new_empty((state.n_systems, 3))
         native(*_of(state, state.positions), state.velocities.data_ptr(), momenta.data_ptr())
         return momenta
@@ -69,8 +69,8 @@ def rigid_rotation(state: State, angular: Tensor) -> Tensor:
     Tensor, shape (N, 3), Å/ps
         In the dtype of the state.
     """
-    native = _rotations.get()
-    if native is not None and readable(state.masses, state.positions, angular):
+    native = _rotations.get() if readable(state.masses, state.positions, angular) else None
+    if native is not None:
         velocities = torch.empty_like(state.positions)
         native(*_of(state, state.positions), angular.data_ptr(), _SHARE, _SQUARE, velocities.data_ptr())
         return velocities
@@ -82,8 +82,8 @@ def rigid_rotation(state: State, angular: Tensor) -> Tensor:
 
 def principal_moments(state: State) -> tuple[Tensor, Tensor]:
     """Principal moments (B, 3), exactly zero where they vanish, and axes (B, 3, 3) in columns; float64."""
-    native = _principal.get()
-    if native is not None and readable(state.masses, state.positions):
+    native = _principal.get() if readable(state.masses, state.positions) else None
+    if native is not None:
         moments = state.masses.new_empty((state.n_systems, 3))
         axes = state.masses.new_empty((state.n_systems, 3, 3))
         native(*_of(state, state.positions), _SHARE, _SQUARE, moments.data_ptr(), axes.data_ptr())

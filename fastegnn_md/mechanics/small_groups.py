@@ -96,8 +96,9 @@ class SmallGroups:
         iterations : int
             Of Newton's method at most.
         """
-        native = _hold_positions.get()
-        if native is None or not self._read(shifts, before, after, after if reference is None else reference):
+        rows = (before, after) if reference is None else (before, after, reference)
+        native = _hold_positions.get() if self._read(shifts, *rows) else None
+        if native is None:
             return None
         held = torch.empty(after.shape, dtype=torch.float64)
         found = native(
@@ -114,8 +115,8 @@ class SmallGroups:
 
     def hold_velocities(self, positions: Tensor, velocities: Tensor, shifts: Tensor) -> Tensor | None:
         """As :meth:`Constraints.hold_velocities`; None where it has to be done there."""
-        native = _hold_velocities.get()
-        if native is None or not self._read(shifts, positions, velocities):
+        native = _hold_velocities.get() if self._read(shifts, positions, velocities) else None
+        if native is None:
             return None
         held = torch.empty(velocities.shape, dtype=torch.float64)
         found = native(
