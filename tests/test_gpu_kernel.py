@@ -9,6 +9,7 @@ import sys
 
 import interpreted_carried
 import interpreted_kernel
+import interpreted_layers
 import pytest
 import torch
 from interpreted_kernel import DEVICE, case
@@ -66,6 +67,36 @@ def test_messages_of_vector_channels_equal_plain_ones(require):
         assert row["error"] < 1e-5, row
         assert row["nothing without edges"], row
         assert row["the same call gives the same bits"], row
+
+
+@pytest.mark.slow
+def test_whole_layers_equal_plain_ones(require):
+    require("triton")
+    for row in output_of(interpreted_layers):
+        assert max(row["errors"].values()) < 1e-5, row
+        assert row["the same call gives the same bits"], row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [16, 64])
+@pytest.mark.parametrize("name", ["virtual_messages", "update_atoms", "update_systems"])
+def test_those_of_whole_layers_compile_for_gpus_that_are_not_here(name, block, require):
+    require("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from fastegnn_md.nn.messages import triton_layer
+
+    program = getattr(triton_layer, name)
+    types = {"atoms": "i32", "neighbours": "fp32"}
+    types |= dict.fromkeys(("tile_system", "tile_first", "tile_last", "tiles", "counts"), "*i64")
+    constants = {"HIDDEN": 64, "NODES": 3, "CHANNELS": 4, "WIDE": 16, "ROWS": 16, "WIDTH": 132, "EDGE": 157}
+    constants |= {"GEOMETRY": True, "SQUARED": True, "LAST": False, "BLOCK": block}
+    constants = {key: value for key, value in constants.items() if key in program.arg_names}
+    signature = {key: "constexpr" if key in constants else types.get(key, "*fp32") for key in program.arg_names}
+    source = ASTSource(program, signature, constants)
+    made = compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+    assert made.metadata.shared <= 99 * 1024, "what the smallest GPUs since 2020 give a program"
 
 
 @pytest.mark.slow

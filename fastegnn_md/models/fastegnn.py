@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..nn import layers_on_gpu
 from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
@@ -134,6 +135,11 @@ class FastEGNN(FastNetwork):
             return super().predict(h, x, v, vectors, edges, systems)
         h, (z, s) = self.embedding(h), self._initial_virtual_nodes(x, systems)
         u = initial_vectors(v, vectors, self.vector_channels)
+        given, blocks = layers_on_gpu.Moved(h, u, z, s), [layer.blocks() for layer in self.layers]  # type: ignore[operator]
+        if layers_on_gpu.serves(blocks, given, edges):
+            h, u, z, s = layers_on_gpu.run(blocks, given, x, edges, systems)
+            x, v = read_out(self.readout(h), u, x, v)
+            return ModelOutput(x=x, v=v, h=h, z=z, s=s)
         for layer in self.layers:
             h, u, z, s = layer.vector_forward(h, u, x, z, s, edges, systems)  # type: ignore[operator]
         x, v = read_out(self.readout(h), u, x, v)
@@ -189,6 +195,11 @@ class FastEGNNLayer(FastLayer):
         if self.gravity is not None:
             change = change + self.gravity(h) * x.new_tensor(self._direction)
         return received, change
+
+    def blocks(self) -> layers_on_gpu.Blocks:
+        """What a layer with vector channels is made of."""
+        assert self.vectors is not None and self.node is not None and self.average_neighbours is not None
+        return layers_on_gpu.Blocks(self.edge, self.vectors, self.virtual, self.node, self.average_neighbours)
 
     def vector_forward(
         self, h: Tensor, u: Tensor, x: Tensor, z: Tensor | None, s: Tensor, edges: Edges, systems: Segments

@@ -83,6 +83,14 @@ def carried(
     edge: EdgeMessage, channels: VectorChannels, at_nodes: tuple[Tensor, Tensor], given: Carried
 ) -> tuple[Tensor, Tensor]:
     """Sums of messages (N, H) and of the vectors that they carry (N, K, 3); see :func:`fastegnn_md.nn.real.carried`."""
+    sums, found = carried_halves(edge, channels, at_nodes, given)
+    return sums, found.sum(1)
+
+
+def carried_halves(
+    edge: EdgeMessage, channels: VectorChannels, at_nodes: tuple[Tensor, Tensor], given: Carried
+) -> tuple[Tensor, Tensor]:
+    """The same, with the vectors along edges and those of senders not yet added, (N, 2, K, 3)."""
     from .triton_carried import carried as program
 
     nodes, count = len(given.vectors), channels.channels
@@ -92,13 +100,13 @@ def carried(
     tensors = [*at_nodes, *given, edge.first.weight, edge.second.weight, edge.second.bias, channels.edge.weight]
     program[(min(nodes, _PROGRAMS),)](
         *(None if one is None else one.detach().contiguous() for one in tensors), sums, found, nodes,
-        HIDDEN=hidden, CHANNELS=count, ATTRIBUTES=attributes, FEATURES=_power_of_two(1 + 3 * count + attributes),
-        OUTPUTS=_power_of_two(2 * count), WEIGHTED=given.weight is not None,
+        HIDDEN=hidden, CHANNELS=count, ATTRIBUTES=attributes, FEATURES=power_of_two(1 + 3 * count + attributes),
+        OUTPUTS=power_of_two(2 * count), WEIGHTED=given.weight is not None,
         enable_fp_fusion=True, **CARRIED,
     )  # fmt: skip
-    return sums, found.sum(1)
+    return sums, found
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
     """At least what matrix units take."""
     return max(16, 1 << (size - 1).bit_length())
