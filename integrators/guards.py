@@ -227,7 +227,7 @@ def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
     native = _motion_within.get() if ranges.read(x, ends, v) else None
     if native is not None:
         addresses = [None if limit is None else limit.data_ptr() for limit in (ranges.displacement, ranges.speed)]
-        if native(len(x), x.data_ptr(), ends.data_ptr(), v.data_ptr(), *addresses):
+        if native(before.n_atoms, x.data_ptr(), ends.data_ptr(), v.data_ptr(), *addresses):
             return PASSED
     checks = []
     if ranges.displacement is not None:

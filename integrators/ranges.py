@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,9 +61,18 @@ class Ranges:
 
     def read(self, *per_atom: Tensor) -> bool:
         """Whether the C++ library can hold these (N, 3) against the limits."""
+        fits = all(x.shape == self._shape for x in per_atom)
+        return fits and self._readable and readable(*per_atom)
+
+    @cached_property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.numbers), 3
+
+    @cached_property
+    def _readable(self) -> bool:
         limits = (self.displacement, self.speed, self.shortest, self.longest)
-        known = all(x.shape == (len(self.numbers), 3) for x in per_atom)
-        return known and readable(*per_atom, *(limit for limit in limits if limit is not None))
+        rows = self.bonds is None or self.bonds.is_contiguous()
+        return rows and readable(*(limit for limit in limits if limit is not None))
 
     def fit(self, state: State) -> bool:
         """Whether they are those of the atoms and bonds of a state."""

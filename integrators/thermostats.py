@@ -99,12 +99,12 @@ class Langevin:
         """
         spread = -math.expm1(-2.0 * self.friction * time)  # 1 - c² without cancellation
         kept = math.exp(-self.friction * time)
-        fits = velocities.shape == (len(masses), 3) and readable(velocities, masses)
-        native = _kick.get() if fits else None
+        shape = masses.shape[0], 3
+        native = _kick.get() if velocities.shape == shape and readable(velocities, masses) else None
         if native is not None and isinstance(rng, np.random.Generator):
-            noise, kicked = torch.from_numpy(rng.standard_normal((len(masses), 3))), torch.empty_like(velocities)
-            addresses = (x.data_ptr() for x in (masses, velocities, noise))
-            native(len(masses), *addresses, kept, spread * BOLTZMANN * self.temperature, kicked.data_ptr())
+            noise, kicked = torch.from_numpy(rng.standard_normal(shape)), torch.empty_like(velocities)
+            addresses = masses.data_ptr(), velocities.data_ptr(), noise.data_ptr()
+            native(shape[0], *addresses, kept, spread * BOLTZMANN * self.temperature, kicked.data_ptr())
         else:
             noise = thermal_velocities(masses, self.temperature, rng).to(velocities.device, velocities.dtype)
             kicked = torch.add(kept * velocities, noise, alpha=math.sqrt(spread))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -115,6 +116,24 @@ def test_moments_that_vanish_or_coincide(without, places):
     alike(motion.rigid_rotation(state, angular), without(lambda: motion.rigid_rotation(state, angular)), 1e-10)
 
 
+def test_rows_that_lie_apart_are_left_to_torch(without):
+    state = batch_of(4, 7)
+    apart = State(
+        positions=state.positions.repeat(1, 2)[:, 3:],
+        velocities=state.velocities.T.contiguous().T,
+        numbers=state.numbers,
+        masses=state.masses.repeat_interleave(2)[::2],
+        batch=state.batch.repeat_interleave(3)[::3],
+    )
+    assert not any(x.is_contiguous() for x in (apart.positions, apart.velocities, apart.masses, apart.batch))
+    alike(motion.angular_momentum(apart), motion.angular_momentum(state))
+    alike(motion.centre_of_mass(state.velocities, apart), motion.centre_of_mass(state.velocities, state))
+    together = State(
+        **{n: getattr(state, n) for n in ("positions", "velocities", "numbers", "masses")}, batch=apart.batch
+    )
+    alike(motion.angular_momentum(together), motion.angular_momentum(state))
+
+
 def test_float32_is_left_to_torch(without):
     state = batch_of(5, 4).to(dtype=torch.float32)
     found = motion.angular_momentum(state)
@@ -205,6 +224,17 @@ def test_guards_say_the_same(without, monkeypatch, change, guard):
     assert report.guard == guard
     assert counted["_motion_within"].answers == [guard in ("", "bond")]
     assert counted["_bonds_within"].answers == ([not guard] if guard in ("", "bond") else [])
+
+
+def test_bonds_in_columns(without):
+    before, after = jump(stretched=0.45)
+    columns = before.bonds.T.contiguous().T
+    assert not columns.is_contiguous()
+    before = dataclasses.replace(before, bonds=columns)
+    report = check_jump(before, after, LIMITS)
+    assert report == without(lambda: check_jump(before, after, LIMITS))
+    assert report.guard == "bond"
+    assert check_jump(before, before, LIMITS).ok
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -59,8 +59,12 @@ def system(name, *, periodic=False, fixed_com=False, seed=None):
     """Constraints, a state that obeys them (across the border of its box), and where a jump has led."""
     n, bonds, frozen = SYSTEMS[name]
     rng = np.random.default_rng(seed)  # afresh
-    place = torch.from_numpy(np.cumsum(rng.normal(size=(n, 3)) / np.sqrt(3) + 0.3, axis=0))
-    pairs = torch.tensor(bonds)
+    drawn = 5.0 * np.arange(n)[:, None] * [0.3, 0.5, 0.7] + rng.normal(size=(n, 3))
+    for k, (a, b) in enumerate(bonds):  # of 0.9 to 1.4 Å, none along another: any draw can be repaired after a jump
+        if not (bonds is WATER and a % 3):  # the distance of its hydrogens follows
+            direction = np.eye(3)[(b - a) % 3] * (-1) ** k + 0.2 * rng.normal(size=3)
+            drawn[b] = drawn[a] + rng.uniform(0.9, 1.4) * direction / np.linalg.norm(direction)
+    place, pairs = torch.from_numpy(drawn), torch.tensor(bonds)
     lengths = (place[pairs[:, 0]] - place[pairs[:, 1]]).norm(dim=1)
     masses = torch.from_numpy(rng.uniform(1, 16, n))
     held = torch.zeros(n, dtype=torch.bool)

@@ -79,6 +79,7 @@ class Constraints:
     _mobility: Tensor = field(init=False, repr=False)  # of these: inverse masses, negative for second atoms, (2M, 1)
     _blocks: list[_Blocks] = field(init=False, repr=False, default_factory=list)
     _last_shifts: list[Tensor] = field(init=False, repr=False, default_factory=list)  # positions, cell, their shifts
+    _mobile: tuple[Tensor, int] | None = field(init=False, repr=False, default=None)
     _rank: list[int] = field(init=False, repr=False, default_factory=list)  # once it was counted
 
     def __post_init__(self) -> None:
@@ -111,6 +112,10 @@ class Constraints:
         object.__setattr__(self, "_mobility", signed)
 
     def __bool__(self) -> bool:
+        return self._any
+
+    @cached_property
+    def _any(self) -> bool:
         return self.fixed_com or len(self.bonds) > 0 or self.holds_atoms
 
     @cached_property
@@ -145,7 +150,7 @@ class Constraints:
 
         Positions stay unwrapped through a jump, so the shifts of the state before it hold after it.
         """
-        if not state.periodic or not len(self.bonds):
+        if not state.periodic or not self.bonds.shape[0]:
             return self._no_shifts
         assert state.cell is not None and state.pbc is not None  # set by State
         if self._last_shifts and self._last_shifts[0] is state.positions and self._last_shifts[1] is state.cell:
@@ -155,6 +160,13 @@ class Constraints:
         shifts = minimum_image(raw, state.cell[0].expand(m, 3, 3), state.pbc[0].expand(m, 3)) - raw
         self._last_shifts[:] = [state.positions, state.cell, shifts]
         return shifts
+
+    def mobile(self, state: State) -> int:
+        """Number of atoms that have a mass and are not frozen; counted once for states that share their masses."""
+        if self._mobile is None or self._mobile[0] is not state.masses:
+            count = int((~self.frozen & (state.masses > 0)).sum())
+            object.__setattr__(self, "_mobile", (state.masses, count))
+        return self._mobile[1]  # type: ignore[index]
 
     def rank(self, state: State) -> int:
         """Number of bonds that do not follow from others, counted at the geometry that is asked first."""

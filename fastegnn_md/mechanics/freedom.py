@@ -50,8 +50,7 @@ class Freedom:
         Bonds that follow from others do not count. Of angular momentum a molecule that is straight has two components,
         a single atom none.
         """
-        moves = ~self.constraints.frozen & (state.masses > 0)
-        degrees = 3 * int(moves.sum()) - self.constraints.rank(state)
+        degrees = 3 * self.constraints.mobile(state) - self.constraints.rank(state)
         if self.momentum or self.constraints.fixed_com:
             degrees -= 3
         if self.angular_momentum:

@@ -26,7 +26,7 @@ _rotations = NativeFunction("rotations", *_SYSTEMS, POINTER, REAL, REAL, POINTER
 
 def centre_of_mass(vectors: Tensor, state: State) -> Tensor:
     """Mass-weighted mean of a vector per atom over each system, repeated for its atoms, shape (N, 3)."""
-    native = _weighted_means.get() if vectors.shape == (state.n_atoms, 3) and readable(vectors, state.masses) else None
+    native = _weighted_means.get() if vectors.shape == (state.n_atoms, 3) and _readable(state, vectors) else None
     if native is not None:
         means = torch.empty_like(vectors)
         native(*_of(state, vectors), means.data_ptr())
@@ -42,7 +42,7 @@ def kinetic_energy(velocities: Tensor, masses: Tensor) -> float:
 
 def angular_momentum(state: State) -> Tensor:
     """Σ m (x - X) × v of each system about its centre of mass X, shape (B, 3), amu Å²/ps, float64."""
-    native = _angular_momenta.get() if readable(state.masses, state.positions, state.velocities) else None
+    native = _angular_momenta.get() if _readable(state, state.positions, state.velocities) else None
     if native is not None:
         momenta = state.masses.new_empty((state.n_systems, 3))
         native(*_of(state, state.positions), state.velocities.data_ptr(), momenta.data_ptr())
@@ -69,7 +69,7 @@ def rigid_rotation(state: State, angular: Tensor) -> Tensor:
     Tensor, shape (N, 3), Å/ps
         In the dtype of the state.
     """
-    native = _rotations.get() if readable(state.masses, state.positions, angular) else None
+    native = _rotations.get() if _readable(state, state.positions, angular) else None
     if native is not None:
         velocities = torch.empty_like(state.positions)
         native(*_of(state, state.positions), angular.data_ptr(), _SHARE, _SQUARE, velocities.data_ptr())
@@ -82,7 +82,7 @@ def rigid_rotation(state: State, angular: Tensor) -> Tensor:
 
 def principal_moments(state: State) -> tuple[Tensor, Tensor]:
     """Principal moments (B, 3), exactly zero where they vanish, and axes (B, 3, 3) in columns; float64."""
-    native = _principal.get() if readable(state.masses, state.positions) else None
+    native = _principal.get() if _readable(state, state.positions) else None
     if native is not None:
         moments = state.masses.new_empty((state.n_systems, 3))
         axes = state.masses.new_empty((state.n_systems, 3, 3))
@@ -111,3 +111,9 @@ def _of(state: State, vectors: Tensor) -> tuple[int, int, int, int]:
     """The first arguments of the functions of the library."""
     assert state.batch is not None  # set by State
     return state.n_atoms, state.batch.data_ptr(), state.masses.data_ptr(), vectors.data_ptr()
+
+
+def _readable(state: State, *vectors: Tensor) -> bool:
+    """Whether the library can read a state and some vectors."""
+    assert state.batch is not None  # set by State
+    return state.batch.is_contiguous() and readable(state.masses, *vectors)

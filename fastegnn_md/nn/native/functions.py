@@ -43,4 +43,7 @@ class NativeFunction:
 
 def readable(*values: Tensor) -> bool:
     """Whether these are float64 in rows, on the CPU, without gradients: what the functions read by their addresses."""
-    return all(x.dtype is torch.float64 and x.is_cpu and x.is_contiguous() and not x.requires_grad for x in values)
+    for x in values:  # all(…) takes twice as long, and a jump asks a dozen times
+        if x.dtype is not torch.float64 or not x.is_cpu or x.requires_grad or not x.is_contiguous():
+            return False
+    return True
