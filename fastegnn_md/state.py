@@ -16,6 +16,7 @@ from .errors import NotFiniteError, StateError
 _FORCES = ("forces", "midpoint_forces")
 _PER_ATOM = ("positions", "velocities", *_FORCES, "numbers", "masses", "batch", "charges", "types")
 _MOVING = {"positions", "velocities", *_FORCES}
+_RESTING = ("numbers", "masses", "cell", "pbc", "batch", "charges", "types", "bonds")
 _FLOATING = ("positions", "velocities", *_FORCES, "masses", "cell", "charges")
 
 
@@ -197,6 +198,11 @@ class State:
         copy.__dict__.update(self.__dict__)
         copy.__dict__.update(changes)
         return copy
+
+    def has_atoms_of(self, other: State) -> bool:
+        """Whether all but what moves are the same tensors, as after :meth:`replace`."""
+        mine, others = self.__dict__, other.__dict__
+        return all(mine[name] is others[name] for name in _RESTING)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """Copy of this state on another device or with another floating-point type."""

@@ -96,6 +96,25 @@ def test_the_network_is_called_once_per_step(monkeypatch):
     assert sizes == [9 + 6 + 9] * 4
 
 
+def test_the_batch_of_the_same_atoms_says_so(monkeypatch):
+    """By its tensors; and no longer once somebody has changed a mass."""
+    propagator, seen = propagator_for(), []
+    original = propagator.with_trust
+    monkeypatch.setattr(propagator, "with_trust", lambda state, **options: seen.append(state) or original(state))
+    together = [dynamics_of(propagator, k, name) for k, name in enumerate(NAMES)]
+    ensemble = LearnedEnsemble(together)
+    ensemble.run(3)
+    assert len(seen) == 3
+    assert all(one.has_atoms_of(seen[0]) for one in seen)
+    assert not torch.equal(seen[1].positions, seen[0].positions)
+    together[1].atoms.set_masses(1.001 * together[1].atoms.get_masses())
+    ensemble.run(1)
+    assert not seen[3].has_atoms_of(seen[0])
+    torch.testing.assert_close(seen[3].masses[9:15], 1.001 * seen[0].masses[9:15])
+    expected = State.concatenate([one.jump._same.read() for one in together])
+    assert torch.equal(seen[3].masses, expected.masses)
+
+
 def test_a_replica_that_fails_is_named_and_the_others_are_whole():
     propagator = propagator_for()
     replicas = [dynamics_of(propagator, k, name, schedule=Schedule(fallback="stop")) for k, name in enumerate(NAMES)]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from fastegnn_md._progress import progress_bar
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
 from fastegnn_md.state import State
 
 from ..engine import Predicted
 from .dynamics import LearnedDynamics
+
+_MOVING = ("positions", "velocities", "forces", "midpoint_forces")
 
 
 class LearnedEnsemble:
@@ -46,6 +50,7 @@ class LearnedEnsemble:
         if len(atoms) < len(self.dynamics):
             raise ConfigError("two dynamics of the ensemble move the same atoms; give each a copy")
         self._propagator = self.dynamics[0].propagator
+        self._last: tuple[list[State], State | None] = [], None  # joined at the last step
         if any(one.propagator is not self._propagator for one in self.dynamics):
             raise CompatibilityError("the dynamics of an ensemble have different propagators; load it once for all")
         if not self._propagator.predicts_velocities:
@@ -98,7 +103,7 @@ class LearnedEnsemble:
             prepared.append(one.jump.waiting)
         sizes = [each.state.n_atoms for each in prepared]
         try:
-            together = State.concatenate([each.state for each in prepared])
+            together = self._joined([each.state for each in prepared])
             ended, trust = self._propagator.with_trust(together)
         except StateError:
             return  # one of them is not finite: alone, each finds out for itself
@@ -107,6 +112,20 @@ class LearnedEnsemble:
             one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
             state = each.state.replace(positions=positions, velocities=velocities, forces=None, midpoint_forces=None)
             one.jump.waiting = each._replace(predicted=Predicted(state, trusted))
+
+    def _joined(self, states: list[State]) -> State:
+        """One batch of them; as long as they are states of the same atoms, its tensors say so."""
+        known, batch = self._last
+        same = len(known) == len(states) and all(map(State.has_atoms_of, states, known))
+        if batch is None or not same:
+            batch = State.concatenate(states)
+        else:
+            moving = {name: [getattr(state, name) for state in states] for name in _MOVING}
+            batch = batch.replace(
+                **{name: None if any(x is None for x in rows) else torch.cat(rows) for name, rows in moving.items()}
+            )
+        self._last = states, batch
+        return batch
 
     def _forget(self) -> None:
         for one in self.dynamics:
