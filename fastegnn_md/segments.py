@@ -165,6 +165,8 @@ class Segments:
 
     def divide(self, sums: Tensor) -> Tensor:
         """Divide sums (size, ...) by the number of values of their segment."""
+        if self.size == 1:
+            return sums / max(1, len(self.index))
         if self._counts is None:
             self._counts = _count(self.index, self.size).clamp_(min=1)
         return sums / self._counts.view(-1, *[1] * (sums.dim() - 1)).to(sums.dtype)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import interpreted_carried
+import interpreted_features
 import interpreted_kernel
 import interpreted_layers
 import pytest
@@ -69,6 +70,13 @@ def test_messages_of_vector_channels_equal_plain_ones(require):
         assert row["the same call gives the same bits"], row
 
 
+def test_inputs_of_edges_equal_plain_ones(require):
+    require("triton")
+    for row in output_of(interpreted_features):
+        assert row.pop("at the cutoff") == 0.0, "what the envelope has brought to zero carries nothing"
+        assert max(row.values()) < 2e-6, row
+
+
 @pytest.mark.slow
 def test_whole_layers_equal_plain_ones(require):
     require("triton")
@@ -88,10 +96,11 @@ def test_those_of_whole_layers_compile_for_gpus_that_are_not_here(name, block, r
     from fastegnn_md.nn.messages import triton_layer
 
     program = getattr(triton_layer, name)
-    types = {"atoms": "i32", "neighbours": "fp32"}
+    types = {"atoms": "i32", "all_tiles": "i32", "neighbours": "fp32"}
     types |= dict.fromkeys(("tile_system", "tile_first", "tile_last", "tiles", "counts"), "*i64")
     constants = {"HIDDEN": 64, "NODES": 3, "CHANNELS": 4, "WIDE": 16, "ROWS": 16, "WIDTH": 132, "EDGE": 157}
-    constants |= {"GEOMETRY": True, "SQUARED": True, "LAST": False, "BLOCK": block}
+    constants |= {"GEOMETRY": True, "SQUARED": True, "LAST": False, "SINGLE": block == 16}
+    constants |= {"BLOCK": block}
     constants = {key: value for key, value in constants.items() if key in program.arg_names}
     signature = {key: "constexpr" if key in constants else types.get(key, "*fp32") for key in program.arg_names}
     source = ASTSource(program, signature, constants)

@@ -52,8 +52,8 @@ class Edges:
     ----------
     shift : list of Tensor, shape (E, 3)
         What is added to x_i - x_j where layers move positions; empty for nothing.
-    direction : tuple of Tensor, shapes (E, 3) and (E, 1), or None
-        Where they do not: unit vectors and squared lengths.
+    vector : Tensor, shape (E, 3), or None
+        x_i - x_j where they do not.
     """
 
     def __init__(
@@ -74,17 +74,22 @@ class Edges:
         self.weight = [] if weight is None else [weight[:, None]]
         self.receivers = Segments(index[0], x.shape[0])
         self.shift: list[Tensor] = []
-        self.direction: tuple[Tensor, Tensor] | None = None
+        self.vector: Tensor | None = None
         difference = None
         if vector is None or positions_move:
             difference = self.receivers.gather(x) - x.index_select(0, index[1])
         if positions_move:
             self.shift = [] if vector is None or difference is None else [vector - difference]
             return
-        vector = difference if vector is None else vector
-        assert vector is not None  # the difference then
-        square = vector.square().sum(1, keepdim=True)
-        self.direction = vector / safe_sqrt(square).clamp(min=1e-12), square
+        self.vector = difference if vector is None else vector
+
+    @cached_property
+    def direction(self) -> tuple[Tensor, Tensor] | None:
+        """Unit vectors (E, 3) and squared lengths (E, 1) where layers do not move positions, else None."""
+        if self.vector is None:
+            return None
+        square = self.vector.square().sum(1, keepdim=True)
+        return self.vector / safe_sqrt(square).clamp(min=1e-12), square
 
     @cached_property
     def rows(self) -> Tensor:

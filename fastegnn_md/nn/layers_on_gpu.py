@@ -59,7 +59,7 @@ def serves(layers: Sequence[Blocks], given: Moved, edges: Edges) -> bool:
 
 def fits(layers: Sequence[Blocks], given: Moved, edges: Edges) -> bool:
     """Whether widths, precision and options are those of the kernels, wherever tensors are."""
-    if edges.direction is None or (given.z is not None and given.z.dtype != torch.float32):
+    if edges.vector is None or (given.z is not None and given.z.dtype != torch.float32):
         return False
     carried = _carried(given, edges)
     return given.s.shape[1] <= 16 and all(
@@ -104,9 +104,9 @@ def run(layers: Sequence[Blocks], given: Moved, x: Tensor, edges: Edges, systems
 
 
 def _carried(given: Moved, edges: Edges) -> gpu.Carried:
-    assert edges.direction is not None  # of networks with vector channels
+    assert edges.vector is not None  # of networks with vector channels
     weight = edges.weight[0] if edges.weight else None
-    return gpu.Carried(given.vectors, edges.index[1], edges.rows, *edges.direction, edges.attributes, weight)
+    return gpu.Carried(given.vectors, edges.index[1], edges.rows, edges.vector, edges.attributes, weight)
 
 
 def _between(
@@ -132,12 +132,12 @@ def _between(
     shared = {"HIDDEN": hidden, "NODES": nodes, "GEOMETRY": geometry, "enable_fp_fusion": True}
     wide = gpu.power_of_two(channels)
     programs.virtual_messages[(tiles.number, nodes)](
-        h, x, z, per_system, *tiles[:3],
+        h, x, z, per_system, tiles.system, tiles.first, tiles.last, atoms,
         virtual.first.weight, virtual.second.weight, virtual.second.bias,
         *((None, None, None) if pull is None else (pull.first.weight, pull.first.bias, pull.second.weight)),
         *((None, None) if along is None else (along.weight, along.bias)), messages, added, sums, pulls,
-        CHANNELS=channels, WIDE=wide, WIDTH=virtual.first.weight.shape[1], SQUARED=virtual.squared, BLOCK=tiles.block,
-        **shared,
+        CHANNELS=channels, WIDE=wide, WIDTH=virtual.first.weight.shape[1], SQUARED=virtual.squared, SINGLE=len(s) == 1,
+        BLOCK=tiles.block, **shared,
     )  # fmt: skip
     new_h, new_u, at_receiver, at_sender = torch.empty_like(h), torch.empty_like(u), torch.empty_like(h), h
     new_z, new_s, given_next = None if z is None else torch.empty_like(z), torch.empty_like(s), torch.empty_like(s)
@@ -154,15 +154,15 @@ def _between(
         new_h, new_u, at_receiver, at_sender, atoms, one.neighbours,
         CHANNELS=channels, WIDE=wide, EDGE=edge.weight.shape[1], LAST=following is None, BLOCK=tiles.block, **shared,
     )  # fmt: skip
-    feature, of_system = virtual.feature, tiles.of_system
+    feature, number = virtual.feature, tiles.number
     assert feature is not None  # as fits() found
-    if len(s) == 1 and tiles.number > _MANY_TILES:
-        sums, pulls = sums.sum(0), None if pulls is None else pulls.sum(0)
-        of_system = of_system.clamp(max=1)
+    if len(s) == 1 and number > _MANY_TILES:
+        sums, pulls, number = sums.sum(0), None if pulls is None else pulls.sum(0), 1
     programs.update_systems[(len(s),)](
-        z, s, centre, sums, pulls, of_system, tiles.atoms,
+        z, s, centre, sums, pulls, tiles.of_system, tiles.atoms, number, atoms,
         feature.first.weight, feature.first.bias, feature.second.weight, feature.second.bias, first.weight, first.bias,
-        new_z, new_s, given_next, ROWS=16, WIDTH=first.weight.shape[1], LAST=following is None, **shared,
+        new_z, new_s, given_next, ROWS=16, WIDTH=first.weight.shape[1], LAST=following is None,
+        SINGLE=len(s) == 1, **shared,
     )  # fmt: skip
     return Moved(new_h, new_u, new_z, new_s), (at_receiver, at_sender), given_next
 
@@ -170,25 +170,21 @@ def _between(
 class _Tiles(NamedTuple):
     """Atoms in pieces that are of one system each; of too many pieces the last ones are empty."""
 
-    system: Tensor  # (T,)
-    first: Tensor  # (T,)
-    last: Tensor  # (T,), the first atom that is not of this system
-    of_system: Tensor  # (B + 1,), first piece of each system
-    atoms: Tensor  # (B,)
     block: int
     number: int
+    # Of several systems:
+    system: Tensor | None = None  # (T,)
+    first: Tensor | None = None  # (T,)
+    last: Tensor | None = None  # (T,), the first atom that is not of this system
+    of_system: Tensor | None = None  # (B + 1,), first piece of each system
+    atoms: Tensor | None = None  # (B,)
 
 
 def _tiles(systems: Segments, atoms: int) -> _Tiles:
     block = 16 if atoms <= _FEW else 64
-    index = systems.index
     if systems.size == 1:
-        count = -(-atoms // block)
-        first = block * torch.arange(count, device=index.device)
-        last = torch.full_like(first, atoms)
-        ends = first.new_zeros(2)
-        ends[1:] = count
-        return _Tiles(torch.zeros_like(first), first, last, ends, last[:1], block, count)
+        return _Tiles(block, -(-atoms // block))
+    index = systems.index
     begin = torch.searchsorted(index, torch.arange(systems.size + 1, device=index.device))
     sizes = begin.diff()
     of_system = torch.cat([begin[:1], ((sizes + block - 1) // block).cumsum(0)])
@@ -196,7 +192,7 @@ def _tiles(systems: Segments, atoms: int) -> _Tiles:
     tile = torch.arange(count, device=index.device)
     system = torch.searchsorted(of_system[1:], tile, right=True).clamp(max=systems.size - 1)
     first = begin.index_select(0, system) + block * (tile - of_system.index_select(0, system))
-    return _Tiles(system, first, begin.index_select(0, system + 1), of_system, sizes, block, count)
+    return _Tiles(block, count, system, first, begin.index_select(0, system + 1), of_system, sizes)
 
 
 def _from_virtual(virtual: VirtualNodes, given: Moved, centre: Tensor) -> Tensor:

@@ -82,9 +82,9 @@ def carried(edge: EdgeMessage, channels: VectorChannels, h: Tensor, u: Tensor, e
     tuple of Tensor, shapes (N, hidden) and (N, K, 3)
     """
     at_nodes, received, vectors = edge.at_nodes(h), None, None
-    if edges.direction is not None and not torch.is_grad_enabled() and u.is_cuda and not torch.compiler.is_compiling():
+    if edges.vector is not None and not torch.is_grad_enabled() and u.is_cuda and not torch.compiler.is_compiling():
         weight = edges.weight[0] if edges.weight else None
-        given = gpu_kernel.Carried(u, edges.index[1], edges.rows, *edges.direction, edges.attributes, weight)
+        given = gpu_kernel.Carried(u, edges.index[1], edges.rows, edges.vector, edges.attributes, weight)
         if gpu_kernel.carries(edge, channels, given) and not torch.is_autocast_enabled("cuda"):
             return gpu_kernel.carried(edge, channels, at_nodes, given)
     for block in edges.blocks():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, StateError
-from ..graph import BondDistance, EdgeList, NeighbourSearch, bessel_basis, one_hot
+from ..graph import BondDistance, EdgeList, NeighbourSearch, one_hot
 from ..mechanics.motion import centre_of_mass
 from ..nn.compiler import require_compiler, require_headers
 from ..nn.messages import cpu as cpu_kernel
@@ -20,6 +20,7 @@ from .catalogue import find_model
 from .compiled import Atoms, CompiledMove, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
+from .edge_inputs import edge_inputs
 from .file import manifest_of, read_model, write_model
 from .learned_map import LearnedMap
 from .linear import LinearPredictor
@@ -264,14 +265,13 @@ class Propagator(LearnedMap):
     def _invariants(
         self, species: Tensor, masses: Tensor, systems: Segments, edges: EdgeList, hops: Tensor
     ) -> dict[str, Any]:
-        """The inputs of the network that all kinds share."""
-        dtype = self.dtype
+        """The inputs of the network that all kinds share; those of edges beside ``edge_index`` follow the envelope."""
+        dtype, config = self.dtype, self.config
         element = one_hot(species, len(self.species)).to(dtype)
-        radial = bessel_basis(edges.distance.to(dtype), self.config.cutoff, self.config.radial_functions)
         return {
             "h": torch.cat([element, masses.log()[:, None].to(dtype)], dim=1),
             "edge_index": edges.edge_index,
-            "edge_attr": torch.cat([radial, hops.to(dtype)], dim=1),
+            **edge_inputs(edges, hops, config.cutoff, config.radial_functions, dtype),
             "batch": systems.index,
             "systems": systems.size,
         }

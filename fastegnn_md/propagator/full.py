@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..graph import EdgeList, cutoff_envelope
+from ..graph import EdgeList
 from ..segments import Segments
 from ..state import State
 from .base import Propagator, shifted_back
@@ -86,8 +86,6 @@ class FullPropagator(Propagator):
             x=x,
             v=v,
             vectors=vectors,
-            edge_vector=edges.vector.to(dtype) / unit,
-            edge_weight=cutoff_envelope(edges.distance.to(dtype), unit)[:, 0],
             **invariants,
         )
         displacement, velocities = self.linear(velocities, forces, masses, species)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..graph import EdgeList, cutoff_envelope
+from ..graph import EdgeList
 from ..segments import Segments
 from ..state import State
 from ..units import format_time
@@ -161,8 +161,6 @@ class KickDriftPropagator(Propagator):
         output = self.network(
             x=x,
             v=torch.zeros_like(x),
-            edge_vector=edges.vector.to(dtype) / unit,
-            edge_weight=cutoff_envelope(edges.distance.to(dtype), unit)[:, 0],
             **inputs,
         )
         scale = self.force_scale.index_select(0, species) / masses.to(dtype).sqrt()

@@ -26,11 +26,8 @@ class PositionPropagator(Propagator):
         edges = self._neighbours(state)
         systems, species = Segments(state.batch, state.n_systems), self._species_index[state.numbers]
         origin, x = self._centred(state.positions, systems)
-        output = self.network(
-            x=x,
-            v=torch.zeros_like(x),
-            edge_vector=edges.vector.to(self.dtype),
-            **self._invariants(species, state.masses, systems, edges, self._hops(state, edges)),
-        )
+        inputs = self._invariants(species, state.masses, systems, edges, self._hops(state, edges))
+        inputs |= {"edge_vector": edges.vector.to(self.dtype), "edge_weight": None}
+        output = self.network(x=x, v=torch.zeros_like(x), **inputs)
         z = shifted_back(output.z, origin)
         return Prediction(output.x - x, None, z, output.connectivity_loss, edges=edges)

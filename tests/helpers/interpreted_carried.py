@@ -41,7 +41,7 @@ def compared(hidden, channels, attributes, weighted, edges):
     given = [random(edges, attributes), random(edges, 3), random(edges).abs() if weighted else None]
     graph = Edges(index, *given, x, positions_move=False)
     tensors = gpu_kernel.Carried(
-        u, index[1], graph.rows, *graph.direction, graph.attributes, graph.weight[0] if weighted else None
+        u, index[1], graph.rows, graph.vector, graph.attributes, graph.weight[0] if weighted else None
     )
     assert gpu_kernel.fits_carried(message, vectors, tensors)
     found, again = (gpu_kernel.carried(message, vectors, message.at_nodes(h), tensors) for _ in range(2))

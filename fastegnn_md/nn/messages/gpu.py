@@ -73,8 +73,7 @@ class Carried(NamedTuple):
     vectors: Tensor  # (N, K, 3)
     sender: Tensor  # (E,)
     rows: Tensor  # (N + 1,), first edge of each receiver
-    direction: Tensor  # (E, 3)
-    square: Tensor  # (E, 1)
+    vector: Tensor  # (E, 3), x_i - x_j
     attributes: Tensor  # (E, D)
     weight: Tensor | None  # (E, 1)
 

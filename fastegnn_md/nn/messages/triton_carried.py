@@ -13,7 +13,7 @@ def _silu(x):
 
 @triton.jit
 def carried(
-    at_receiver, at_sender, vectors, sender, rows, direction, square, attributes, weight,
+    at_receiver, at_sender, vectors, sender, rows, vector, attributes, weight,
     first, second, second_bias, head, sums, found, nodes,
     HIDDEN: tl.constexpr, CHANNELS: tl.constexpr, ATTRIBUTES: tl.constexpr, FEATURES: tl.constexpr,
     OUTPUTS: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr,
@@ -54,9 +54,19 @@ def carried(
                 attributes + edge[:, None] * ATTRIBUTES + (f - 1 - 3 * CHANNELS)[None, :],
                 mask=inside[:, None] & attribute[None, :], other=0.0,
             )  # fmt: skip
-            tile += tl.where((f == 0)[None, :], tl.load(square + edge, mask=inside, other=0.0)[:, None], 0.0)
+            unit_x = tl.load(vector + edge * 3, mask=inside, other=0.0)
+            unit_y = tl.load(vector + edge * 3 + 1, mask=inside, other=0.0)
+            unit_z = tl.load(vector + edge * 3 + 2, mask=inside, other=0.0)
+            square = unit_x * unit_x + unit_y * unit_y + unit_z * unit_z
+            tile += tl.where((f == 0)[None, :], square[:, None], 0.0)
+            length = tl.maximum(tl.sqrt(square), 1e-12)
+            unit_x, unit_y, unit_z = unit_x / length, unit_y / length, unit_z / length
             for axis in tl.static_range(3):
-                unit = tl.load(direction + edge * 3 + axis, mask=inside, other=0.0)[:, None]
+                unit = unit_x[:, None]
+                if axis == 1:
+                    unit = unit_y[:, None]
+                if axis == 2:
+                    unit = unit_z[:, None]
                 here = tl.load(vectors + node * (3 * CHANNELS) + channel * 3 + axis)[None, :]
                 there = tl.load(
                     vectors + other[:, None] * (3 * CHANNELS) + (channel * 3 + axis)[None, :],
@@ -76,12 +86,9 @@ def carried(
             outputs = tl.dot(message, w3, input_precision="tf32x3")
             place = vectors + other[:, None] * (3 * CHANNELS) + ((q - CHANNELS) * 3)[None, :]
             taken = inside[:, None] & across[None, :]
-            unit_x = tl.load(direction + edge * 3, mask=inside, other=0.0)[:, None]
-            unit_y = tl.load(direction + edge * 3 + 1, mask=inside, other=0.0)[:, None]
-            unit_z = tl.load(direction + edge * 3 + 2, mask=inside, other=0.0)[:, None]
-            along_x = tl.where(along[None, :], unit_x, tl.load(place, mask=taken, other=0.0))
-            along_y = tl.where(along[None, :], unit_y, tl.load(place + 1, mask=taken, other=0.0))
-            along_z = tl.where(along[None, :], unit_z, tl.load(place + 2, mask=taken, other=0.0))
+            along_x = tl.where(along[None, :], unit_x[:, None], tl.load(place, mask=taken, other=0.0))
+            along_y = tl.where(along[None, :], unit_y[:, None], tl.load(place + 1, mask=taken, other=0.0))
+            along_z = tl.where(along[None, :], unit_z[:, None], tl.load(place + 2, mask=taken, other=0.0))
             total_x += tl.sum(outputs * along_x, 0)
             total_y += tl.sum(outputs * along_y, 0)
             total_z += tl.sum(outputs * along_z, 0)

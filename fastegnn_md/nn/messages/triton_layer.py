@@ -29,16 +29,21 @@ def _times_few(x, weight, width, k, row, wanted):
 
 @triton.jit
 def virtual_messages(
-    h, x, z, per_system, tile_system, tile_first, tile_last,
+    h, x, z, per_system, tile_system, tile_first, tile_last, atoms,
     first, second, second_bias, pull, pull_bias, pull_head, along, along_bias, messages, added, sums, pulls,
     HIDDEN: tl.constexpr, NODES: tl.constexpr, CHANNELS: tl.constexpr, WIDE: tl.constexpr, WIDTH: tl.constexpr,
-    GEOMETRY: tl.constexpr, SQUARED: tl.constexpr, BLOCK: tl.constexpr,
+    GEOMETRY: tl.constexpr, SQUARED: tl.constexpr, SINGLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Messages of some atoms of one system with one of its virtual nodes, what they add to vectors, and their sums."""
     tile, c = tl.program_id(0), tl.program_id(1)
-    system = tl.load(tile_system + tile)
-    n = tl.load(tile_first + tile) + tl.arange(0, BLOCK)
-    inside = n < tl.load(tile_last + tile)
+    if SINGLE:
+        system = 0
+        n = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = n < atoms
+    else:
+        system = tl.load(tile_system + tile)
+        n = tl.load(tile_first + tile) + tl.arange(0, BLOCK)
+        inside = n < tl.load(tile_last + tile)
     k, q = tl.arange(0, HIDDEN), tl.arange(0, WIDE)
     node = tl.load(h + n[:, None] * HIDDEN + k[None, :], mask=inside[:, None], other=0.0)
     pre = _times(node, first, 0, WIDTH, k, k)
@@ -136,10 +141,10 @@ def update_atoms(
 
 @triton.jit
 def update_systems(
-    z, s, centre, sums, pulls, tiles, counts,
+    z, s, centre, sums, pulls, tiles, counts, all_tiles, atoms,
     feature, feature_bias, feature_second, feature_second_bias, first, first_bias, new_z, new_s, per_system,
     HIDDEN: tl.constexpr, NODES: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    GEOMETRY: tl.constexpr, LAST: tl.constexpr,
+    GEOMETRY: tl.constexpr, SINGLE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """New virtual nodes of one system, and what the messages of the next layer take from them."""
     system = tl.program_id(0)
@@ -148,14 +153,18 @@ def update_systems(
     rows = (system * NODES + c)[:, None] * HIDDEN + k[None, :]
     mean = tl.zeros([ROWS, HIDDEN], tl.float32)
     x, y, w = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-    for tile in range(tl.load(tiles + system), tl.load(tiles + system + 1)):
+    if SINGLE:
+        begin, end, count = 0, all_tiles, atoms * 1.0
+    else:
+        begin, end = tl.load(tiles + system), tl.load(tiles + system + 1)
+        count = tl.load(counts + system).to(tl.float32)
+    for tile in range(begin, end):
         mean += tl.load(sums + (tile * NODES + c)[:, None] * HIDDEN + k[None, :], mask=wanted[:, None], other=0.0)
         if GEOMETRY:
             place = pulls + (tile * NODES + c) * 3
             x += tl.load(place, mask=wanted, other=0.0)
             y += tl.load(place + 1, mask=wanted, other=0.0)
             w += tl.load(place + 2, mask=wanted, other=0.0)
-    count = tl.load(counts + system).to(tl.float32)
     own = tl.load(s + rows, mask=wanted[:, None], other=0.0)
     pre = tl.load(feature_bias + k)[None, :] + _times(own, feature, 0, 2 * HIDDEN, k, k)
     pre += _times(mean / count, feature, HIDDEN, 2 * HIDDEN, k, k)
