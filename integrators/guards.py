@@ -247,7 +247,7 @@ def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
 
 def check_spread(spread: Spread, settings: GuardSettings) -> GuardReport:
     """The guard that asks how far the members of a committee differ; names the atom they differ about most."""
-    if settings.spread is None or bool((spread.largest <= settings.spread).all()):  # false for NaN
+    if settings.spread is None or float(spread.largest.max()) <= settings.spread:  # false for NaN
         return PASSED
     atom = int(spread.largest.argmax())
     what = "position" if spread.v is None or spread.x[atom] >= spread.v[atom] else "velocity"
@@ -260,7 +260,7 @@ def check_spread(spread: Spread, settings: GuardSettings) -> GuardReport:
 
 def check_surroundings(unlike: Tensor, settings: GuardSettings) -> GuardReport:
     """The guard that asks how unlike those of training the surroundings (N,) are; names the farthest atom."""
-    if settings.surroundings is None or bool((unlike <= settings.surroundings).all()):  # false for NaN
+    if settings.surroundings is None or float(unlike.max()) <= settings.surroundings:  # false for NaN
         return PASSED
     atom = int(unlike.argmax())
     outside = int((unlike > settings.surroundings).sum())

@@ -32,7 +32,7 @@ class SameAtoms:
         self.atoms, self.bonds = atoms, bonds
         self._identity: tuple[bytes | None, ...] = ()
         self._state: State | None = None
-        self._masses = np.zeros((0, 1))
+        self._masses = self._to_momenta = np.zeros((0, 1))
         self._held: tuple[list[Any], bytes, Constraints] | None = None
 
     def read(self, forces: np.ndarray | None = None) -> State:
@@ -41,6 +41,7 @@ class SameAtoms:
         if self._state is None or identity != self._identity:
             state = state_from_atoms(self.atoms, bonds=self.bonds, forces=False if forces is None else forces)
             self._identity, self._masses = identity, self.atoms.get_masses()[:, None]
+            self._to_momenta = self._masses / PICOSECOND
             self._state = state.replace(forces=None)
             return state
         return self._state.replace(
@@ -68,7 +69,7 @@ class SameAtoms:
             write_state(self.atoms, state)
             return
         self.atoms.set_positions(state.positions.numpy(), apply_constraint=False)
-        self.atoms.set_momenta(state.velocities.numpy() * (self._masses / PICOSECOND), apply_constraint=False)
+        self.atoms.set_momenta(state.velocities.numpy() * self._to_momenta, apply_constraint=False)
 
     def _who(self) -> tuple[bytes | None, ...]:
         """What tells these atoms and their box from others."""
