@@ -109,9 +109,10 @@ def test_those_of_whole_layers_compile_for_gpus_that_are_not_here(name, block, r
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", ["CARRIED", "CARRIED_FEW"])
 @pytest.mark.parametrize("hidden", [16, 64])
 @pytest.mark.parametrize("architecture", [80, 90])
-def test_that_of_vector_channels_compiles_for_gpus_that_are_not_here(architecture, hidden, require):
+def test_that_of_vector_channels_compiles_for_gpus_that_are_not_here(architecture, hidden, which, require):
     require("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -120,9 +121,10 @@ def test_that_of_vector_channels_compiles_for_gpus_that_are_not_here(architectur
 
     types = {"sender": "*i64", "rows": "*i64", "nodes": "i32"}
     constants = {"HIDDEN": hidden, "CHANNELS": 4, "ATTRIBUTES": 16, "FEATURES": 32, "OUTPUTS": 16, "WEIGHTED": True}
-    constants |= {"BLOCK": gpu_kernel.CARRIED["BLOCK"]}
+    launch = getattr(gpu_kernel, which)
+    constants |= {"BLOCK": launch["BLOCK"]}
     signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in program.arg_names}
-    options = {key: value for key, value in gpu_kernel.CARRIED.items() if key.startswith("num")}
+    options = {key: value for key, value in launch.items() if key.startswith("num")}
     options |= {"enable_fp_fusion": True}
     made = compile(
         ASTSource(program, signature, constants), target=GPUTarget("cuda", architecture, 32), options=options

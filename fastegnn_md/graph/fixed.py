@@ -15,8 +15,9 @@ from ..errors import GraphError
 from ..state import State
 from .neighbours import OVERLAP, EdgeList
 
-# Up to this size all pairs of a system are given: finding the near ones would cost more than they save.
-_WHOLE = 32
+# Up to this many all pairs are given: finding the near ones would cost more than they save.
+_WHOLE = 2**13
+_WHOLE_SIZE = 32  # and in systems of this size
 # Pairs that are looked at, of all systems together: 2,048 atoms in one system.
 _MOST_PAIRS = 2**22
 _ROOM = 1.3  # edges there is room for, over those of the first state
@@ -65,7 +66,7 @@ class FixedNeighbours:
         start = size * torch.arange(state.n_systems, device=device)[:, None]
         self.pairs = torch.stack([(start + i).flatten(), (start + j).flatten()])
         self._room: int | None = None
-        if size > _WHOLE:
+        if self.pairs.shape[1] > _WHOLE or size > _WHOLE_SIZE:
             near = self._distances(state.positions, state.cell)[1] < cutoff
             self._room = _STEP * max(1, math.ceil(_ROOM * int(near.sum()) / _STEP))
 

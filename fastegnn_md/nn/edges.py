@@ -75,6 +75,7 @@ class Edges:
         self.receivers = Segments(index[0], x.shape[0])
         self.shift: list[Tensor] = []
         self.vector: Tensor | None = None
+        self._direction: tuple[Tensor, Tensor] | None = None
         difference = None
         if vector is None or positions_move:
             difference = self.receivers.gather(x) - x.index_select(0, index[1])
@@ -83,19 +84,27 @@ class Edges:
             return
         self.vector = difference if vector is None else vector
 
-    @cached_property
+    @property  # torch.compile cannot follow functools.cached_property of Python 3.11
     def direction(self) -> tuple[Tensor, Tensor] | None:
         """Unit vectors (E, 3) and squared lengths (E, 1) where layers do not move positions, else None."""
-        if self.vector is None:
-            return None
-        square = self.vector.square().sum(1, keepdim=True)
-        return self.vector / safe_sqrt(square).clamp(min=1e-12), square
+        if self._direction is None and self.vector is not None:
+            square = self.vector.square().sum(1, keepdim=True)
+            self._direction = self.vector / safe_sqrt(square).clamp(min=1e-12), square
+        return self._direction
 
     @cached_property
     def rows(self) -> Tensor:
-        """First edge of each receiver, and the number of edges at the end, shape (N + 1,); of edges in order."""
+        """First edge of each receiver, and the number of edges at the end, shape (N + 1,); of edges in order.
+
+        While a graph is recorded the number is that of edges up to the last one that weighs anything: lists of a fixed
+        size end with loops of the last atom, which would have thousands of edges.
+        """
         receiver = self.receivers.index
-        return torch.searchsorted(receiver, torch.arange(self.receivers.size + 1, device=receiver.device))
+        rows = torch.searchsorted(receiver, torch.arange(self.receivers.size + 1, device=receiver.device))
+        if self.weight and is_recording(receiver):
+            place = torch.arange(1, len(receiver) + 1, device=receiver.device)
+            rows = rows.minimum(torch.where(self.weight[0][:, 0] != 0, place, 0).max())
+        return rows
 
     def blocks(self) -> Iterator[EdgeBlock]:
         """At least one block: all edges, or where no gradient is recorded a part at a time."""

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from .inputs import MessageInputs
 
 _BLOCK = 32  # edges of a receiver that a program takes at once
-# Of the other kernel. It keeps the weights in registers, so that loads in advance would only take their room.
-CARRIED = {"BLOCK": 32, "num_warps": 4, "num_stages": 1}
+# Of the other kernel, by the neighbours that a receiver has on average; measured on an H100 (benchmarks/gpu_edges.py).
+# It keeps the weights close, so that loads in advance would only take their room.
+_FEW = 24
+CARRIED_FEW = {"BLOCK": 32, "num_warps": 2, "num_stages": 1}
+CARRIED = {"BLOCK": 64, "num_warps": 4, "num_stages": 1}
 _PROGRAMS = 4096  # that share the receivers: enough for any GPU, each reads the weights once
 # Widths that matrix units take, and of which two matrices fit into the shared memory of a program.
 _WIDTHS = {torch.float32: {16, 32, 64}, torch.bfloat16: {16, 32, 64, 128}, torch.float16: {16, 32, 64, 128}}
@@ -101,7 +104,7 @@ def carried_halves(
         *(None if one is None else one.detach().contiguous() for one in tensors), sums, found, nodes,
         HIDDEN=hidden, CHANNELS=count, ATTRIBUTES=attributes, FEATURES=power_of_two(1 + 3 * count + attributes),
         OUTPUTS=power_of_two(2 * count), WEIGHTED=given.weight is not None,
-        enable_fp_fusion=True, **CARRIED,
+        enable_fp_fusion=True, **(CARRIED_FEW if len(given.sender) <= _FEW * nodes else CARRIED),
     )  # fmt: skip
     return sums, found
 

@@ -35,7 +35,7 @@ def edge_inputs(
     )
     place = attributes + e[:, None] * (FUNCTIONS + 4) + n[None, :]
     tl.store(place, value, mask=inside[:, None] & (radial | bonded)[None, :])
-    u = tl.minimum(r / cutoff, 1.0)
+    u = tl.where(r < cutoff, r / cutoff, 1.0)  # nothing at the cutoff, however divisions are rounded
     tl.store(weight + e, 1.0 - u * u * u * (10.0 - 15.0 * u + 6.0 * u * u), mask=inside)
     for axis in tl.static_range(3):
         one = tl.load(vector + e * 3 + axis, mask=inside, other=0.0).to(tl.float32)
