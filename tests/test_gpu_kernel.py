@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import interpreted_carried
+import interpreted_cells
 import interpreted_features
 import interpreted_kernel
 import interpreted_layers
@@ -15,6 +16,7 @@ import pytest
 import torch
 from interpreted_kernel import DEVICE, case
 
+from fastegnn_md.graph import cells
 from fastegnn_md.nn.messages import gpu as gpu_kernel
 
 
@@ -75,6 +77,45 @@ def test_inputs_of_edges_equal_plain_ones(require):
     for row in output_of(interpreted_features):
         assert row.pop("at the cutoff") == 0.0, "what the envelope has brought to zero carries nothing"
         assert max(row.values()) < 2e-6, row
+
+
+@pytest.mark.slow
+def test_cell_lists_are_those_of_vesin(require):
+    require("triton")
+    for name, row in output_of(interpreted_cells).items():
+        assert row["edges"] > 0, name
+        assert row["same pairs"], name
+        assert row["sorted by receiver"], name
+        assert row["the same call gives the same list"], name
+        assert row["largest difference of distances"] < (1e-5 if name == "single precision" else 1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("boundary", "heights", "fits"),
+    [
+        ([True] * 3, [8.0, 9.0, 7.6], True),
+        ([True] * 3, [8.0, 9.0, 7.4], False),
+        ([True, True, False], [8.0, 9.0], False),
+        ([False] * 3, [], True),
+    ],
+)
+def test_which_systems_have_cell_lists_of_the_kernel(boundary, heights, fits):
+    assert cells.fits(boundary, heights, 2.5) == fits
+
+
+@pytest.mark.slow
+def test_that_of_cell_lists_compiles_for_gpus_that_are_not_here(require):
+    require("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from fastegnn_md.graph.triton_cells import near
+
+    constants = {"PERIODIC": True, "FILL": True, "BLOCK": 16}
+    types = dict.fromkeys(("x", "cell", "vector", "square"), "*fp64") | dict.fromkeys(("nx", "ny", "nz"), "i32")
+    signature = {key: "constexpr" if key in constants else types.get(key, "*i64") for key in near.arg_names}
+    source = ASTSource(near, signature, constants)
+    compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 2, "enable_fp_fusion": True})
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from torch import Tensor
 from .._extras import naming_extras
 from ..errors import GraphError
 from ..state import State
+from . import cells
 
 # Closer than this two atoms are one by mistake: directions between them mean nothing.
 OVERLAP = 1e-3  # Å
@@ -75,7 +76,8 @@ class NeighbourSearch:
     backend : {"auto", "dense", "vesin", "vesin_torch"}
         ``dense``: all pairs of isolated systems of equal size in one call. ``vesin``: cell lists on the CPU, any
         boundary. ``vesin_torch`` (extra ``gpu``): the same for tensors on a GPU, without a copy on the CPU. ``auto``
-        takes dense for batches of small isolated systems, else vesin_torch on a GPU if it is installed, else vesin.
+        takes dense for batches of small isolated systems, else on a GPU a Triton kernel for systems that are isolated
+        or three cutoffs wide, else vesin_torch on a GPU if it is installed, else vesin.
 
     Raises
     ------
@@ -134,7 +136,7 @@ class NeighbourSearch:
             cell = state.cell[system] if state.cell is not None and any(state.boundaries[system]) else None
             which = (backend, system if self.skin else 0)
             if which not in self._systems:
-                self._systems[which] = _CellLists(backend, self.cutoff, self.skin)
+                self._systems[which] = _CellLists(backend, self.cutoff, self.skin, kernel=self.backend == "auto")
             index, vector = self._systems[which](x, cell, state.pbc[system], state.boundaries[system])
             indices.append(index + start)
             vectors.append(vector)
@@ -192,10 +194,13 @@ def _dense(state: State, cutoff: float) -> tuple[Tensor, Tensor]:
 
 
 class _CellLists:
-    """Pairs of one system by vesin, which also keeps them while nobody has moved half the skin."""
+    """Pairs of one system by vesin, which also keeps them while nobody has moved half the skin.
 
-    def __init__(self, backend: str, cutoff: float, skin: float):
-        self._cutoff, self._skin = cutoff, skin
+    With ``kernel`` those of systems on a GPU that it serves are found by the Triton kernel, anew in less time.
+    """
+
+    def __init__(self, backend: str, cutoff: float, skin: float, *, kernel: bool):
+        self._cutoff, self._skin, self._kernel = cutoff, skin, kernel
         self._on_tensors = backend == "vesin_torch"
         self._kind: Any = vesin.NeighborList
         if self._on_tensors:
@@ -214,6 +219,9 @@ class _CellLists:
         box = x.new_zeros(3, 3)
         if cell is not None:
             self._notice(cell.detach(), boundary)
+        if self._kernel and cells.serves(x, boundary, self._heights, self._cutoff):
+            return cells.near_pairs(x, cell, self._heights, self._cutoff)
+        if cell is not None:
             box, x = cell, x - self._kept_images(x, cell, pbc) @ cell
         points, box = x.detach().double(), box.detach().double()
         self._provide(points, boundary)
