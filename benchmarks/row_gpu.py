@@ -33,10 +33,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--batch-size", type=int, help="in place of that of the paper, 100")
     parser.add_argument("--processes", type=int, default=8, help="that simulate the data set")
+    parser.add_argument("--simulate", action="store_true", help="simulate the data set, and nothing else")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not arguments.simulate and not torch.cuda.is_available():
         print(f"not run: torch {torch.__version__} sees no GPU")
         return
     (row,) = chosen_rows("table1", ROW)[1]
@@ -51,6 +52,8 @@ def main() -> None:
         processes=arguments.processes,
         progress=False,
     )
+    if arguments.simulate:
+        return
     graphs = {split: charged_graphs(one, row.dropped) for split, one in data.items()}
     had = time.perf_counter() - begun
     checkpoint = arguments.data / f"row-{particles}-{size}.safetensors"
