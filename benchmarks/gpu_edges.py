@@ -114,17 +114,17 @@ def rows(device: str, small: bool, repeats: int) -> Iterator[dict[str, object]]:
 
 def shapes(call: Callable[[], object], device: str, repeats: int) -> Iterator[tuple[str, object]]:
     """Times of the fused kernel with other numbers of edges at once, of warps, and of loads in advance."""
-    kept = dict(gpu_kernel.CARRIED), dict(gpu_kernel.CARRIED_FEW)
+    kept = dict(gpu_kernel.MANY), dict(gpu_kernel.FEW)
     for shape in ((16, 1, 1), (16, 2, 1), (32, 2, 1), (32, 4, 1), (64, 4, 1), (64, 4, 2), (128, 4, 1), (128, 8, 1)):
-        for launch in (gpu_kernel.CARRIED, gpu_kernel.CARRIED_FEW):
+        for launch in (gpu_kernel.MANY, gpu_kernel.FEW):
             launch.update(zip(("BLOCK", "num_warps", "num_stages"), shape, strict=True))
         try:
             timed = graphed(call, device) if repeats > 2 else call
             yield str(shape), median(timed, device, repeats)
         except Exception as error:  # too much for this GPU
             yield str(shape), f"{type(error).__name__}: {str(error)[:80]}"
-    gpu_kernel.CARRIED.update(kept[0])
-    gpu_kernel.CARRIED_FEW.update(kept[1])
+    gpu_kernel.MANY.update(kept[0])
+    gpu_kernel.FEW.update(kept[1])
 
 
 def main() -> None:

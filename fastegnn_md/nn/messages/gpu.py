@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ..vectors import VectorChannels
     from .inputs import MessageInputs
 
-_BLOCK = 32  # edges of a receiver that a program takes at once
-# Of the other kernel, by the neighbours that a receiver has on average; measured on an H100 (benchmarks/gpu_edges.py).
-# It keeps the weights close, so that loads in advance would only take their room.
+# How programs are made, by the neighbours that a receiver has on average, after benchmarks/gpu_edges.py on an H100.
+# They keep the weights close, so that loads in advance would only take their room.
 _FEW = 24
-CARRIED_FEW = {"BLOCK": 32, "num_warps": 2, "num_stages": 1}
-CARRIED = {"BLOCK": 64, "num_warps": 4, "num_stages": 1}
+FEW = {"BLOCK": 32, "num_warps": 2, "num_stages": 1}
+MANY = {"BLOCK": 64, "num_warps": 4, "num_stages": 1}
+HALF = {"BLOCK": 32, "num_warps": 4}  # of products in half precision, up to 128 wide
 _PROGRAMS = 4096  # that share the receivers: enough for any GPU, each reads the weights once
 # Widths that matrix units take, and of which two matrices fit into the shared memory of a program.
 _WIDTHS = {torch.float32: {16, 32, 64}, torch.bfloat16: {16, 32, 64, 128}, torch.float16: {16, 32, 64, 128}}
@@ -49,8 +49,14 @@ def forward(inputs: MessageInputs, edge_index: Tensor, sums: Tensor) -> Tensor:
     outputs = sums.new_empty(len(receiver), inputs.head.shape[1])
     rows = torch.searchsorted(receiver, torch.arange(len(sums) + 1, device=receiver.device))
     given = [None if one is None else one.detach().contiguous() for one in inputs]
-    triton_message_sums.launch(given, rows, sender.contiguous(), sums, outputs, _BLOCK)
+    single = inputs.head.dtype == torch.float32
+    options = _launch(len(receiver), len(sums)) if single else HALF
+    triton_message_sums.launch(given, rows, sender.contiguous(), sums, outputs, options)
     return outputs
+
+
+def _launch(edges: int, nodes: int) -> dict[str, int]:
+    return FEW if edges <= _FEW * nodes else MANY
 
 
 def carries(edge: EdgeMessage, channels: VectorChannels, given: Carried) -> bool:
@@ -104,7 +110,7 @@ def carried_halves(
         *(None if one is None else one.detach().contiguous() for one in tensors), sums, found, nodes,
         HIDDEN=hidden, CHANNELS=count, ATTRIBUTES=attributes, FEATURES=power_of_two(1 + 3 * count + attributes),
         OUTPUTS=power_of_two(2 * count), WEIGHTED=given.weight is not None,
-        enable_fp_fusion=True, **(CARRIED_FEW if len(given.sender) <= _FEW * nodes else CARRIED),
+        enable_fp_fusion=True, **_launch(len(given.sender), nodes),
     )  # fmt: skip
     return sums, found
 

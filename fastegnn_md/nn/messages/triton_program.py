@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def launch(
-    inputs: list[Tensor | None], rows: Tensor, sender: Tensor, sums: Tensor, outputs: Tensor, block: int
+    inputs: list[Tensor | None], rows: Tensor, sender: Tensor, sums: Tensor, outputs: Tensor, options: dict[str, int]
 ) -> None:
     """Run one program per receiver, for the fields of ``MessageInputs`` in their order."""
     at_receiver, at_sender, features, weight, column, second, second_bias, gate, gate_bias, third, third_bias, head = (
@@ -20,8 +20,8 @@ def launch(
         at_receiver, at_sender, sender, features, weight, column, second, second_bias, gate, gate_bias, third,
         third_bias, head, rows, sums, outputs,
         HIDDEN=hidden, FEATURES=features.shape[1], WIDTH=head.shape[0], OUTPUTS=head.shape[1],
-        WEIGHTED=weight is not None, GATED=gate is not None, DEEP=third is not None, BLOCK=block,
-        enable_fp_fusion=True,
+        WEIGHTED=weight is not None, GATED=gate is not None, DEEP=third is not None,
+        enable_fp_fusion=True, **options,
     )  # fmt: skip
 
 
