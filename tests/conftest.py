@@ -149,3 +149,9 @@ def _locale_is_kept() -> Iterator[None]:
 def _kernel_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that compiles the C++ kernel must not change how the next ones round."""
     monkeypatch.setattr(cpu_kernel, "_loaded", cpu_kernel._loaded)
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks and jumps by torch, as where there is no compiler."""
+    monkeypatch.setattr("fastegnn_md.nn.native.network._plan", lambda shape, dtype: None)

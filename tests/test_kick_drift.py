@@ -317,7 +317,7 @@ def test_a_kick_is_compiled_as_one_graph(monkeypatch):
 
 
 @pytest.mark.slow
-def test_large_systems_have_the_kernel_after_compile(monkeypatch, inductor):
+def test_large_systems_have_the_kernel_after_compile(monkeypatch, inductor, without_library):
     monkeypatch.setattr(cpu_kernel, "_loaded", False)
     monkeypatch.setattr("fastegnn_md.propagator.compiled._COMPILED_EDGES", 0)
     propagator, state = network(periodic=True), copper()

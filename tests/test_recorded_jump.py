@@ -17,7 +17,7 @@ SMALL = {"hidden": 16, "layers": 2}
 
 
 @pytest.fixture
-def recordings(monkeypatch):
+def recordings(monkeypatch, without_library):
     """Calls that were recorded; a replay writes to the tensors of the first run, as a graph does."""
     made = []
 

@@ -70,6 +70,18 @@ class BondDistance:
             atoms == self.atoms and bonds.device == self.bonds.device and torch.equal(bonds, self.bonds)
         )
 
+    def partners(self) -> dict[str, Tensor]:
+        """The same by atom: atoms up to three bonds from each, and how many bonds less one.
+
+        Returns
+        -------
+        dict of Tensor of int64
+            ``partners`` and ``steps``, shape (P,), those of atom i from ``partners_begin[i]`` to
+            ``partners_begin[i + 1]``, shape (N + 1,).
+        """
+        begin = torch.searchsorted(self._pairs, torch.arange(self.atoms + 1) * self.atoms)
+        return {"partners_begin": begin, "partners": self._pairs % self.atoms, "steps": self._steps}
+
     def __call__(self, edge_index: Tensor) -> Tensor:
         """One-hot columns for 1, 2, 3 and "more or none", shape (E, 4), of edges (2, E)."""
         edges = edge_index[0] * self.atoms + edge_index[1]

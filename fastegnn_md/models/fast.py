@@ -89,6 +89,17 @@ class FastNetwork(Architecture):
             return None, s
         return systems.mean(x)[:, None].expand(-1, self.virtual_features.shape[0], -1), s
 
+    def _kept(self, x: Tensor, system: Tensor, edge_index: Tensor, edge_vector: Tensor | None) -> Tensor | None:
+        """Indices of the edges that edge dropping leaves; None for all."""
+        if not self.edge_dropping:
+            return None
+        vector = edge_vector
+        if vector is None:
+            vector = x.index_select(0, edge_index[0]) - x.index_select(0, edge_index[1])
+        return shortest_edges(
+            vector.detach().square().sum(1), system.index_select(0, edge_index[0]), self.edge_dropping
+        )
+
     def _edges(
         self,
         x: Tensor,
@@ -99,12 +110,8 @@ class FastNetwork(Architecture):
         edge_weight: Tensor | None,
         name: str = "edge_attr",
     ) -> Edges:
-        if self.edge_dropping:
-            vector = edge_vector
-            if vector is None:
-                vector = x.index_select(0, edge_index[0]) - x.index_select(0, edge_index[1])
-            system = systems.index.index_select(0, edge_index[0])
-            keep = shortest_edges(vector.detach().square().sum(1), system, self.edge_dropping)
+        keep = self._kept(x, systems.index, edge_index, edge_vector)
+        if keep is not None:
             edge_index = edge_index.index_select(1, keep)
             edge_attr, edge_vector, edge_weight = (
                 None if one is None else one.index_select(0, keep) for one in (edge_attr, edge_vector, edge_weight)

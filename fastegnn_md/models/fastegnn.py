@@ -7,7 +7,7 @@ Nodes Learning. ICML 2024. Equation numbers are those of the paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,10 +15,12 @@ from ..nn import layers_on_gpu
 from ..nn.edges import Edges
 from ..nn.message import EdgeMessage
 from ..nn.mlp import MLP, CoordinateHead
+from ..nn.native.network import Shape
 from ..nn.real import carried, pulls
 from ..nn.vectors import VectorChannels, initial_vectors, read_out
 from ..nn.virtual import VirtualNodes
 from ..segments import Segments
+from .by_library import by_library
 from .fast import FastLayer, FastNetwork, heard_width
 from .output import ModelOutput
 
@@ -74,6 +76,7 @@ class FastEGNN(FastNetwork):
     """
 
     gravity: tuple[float, ...] | None
+    shape: Shape | None  # of a network that the C++ library knows
 
     def __init__(
         self,
@@ -126,11 +129,29 @@ class FastEGNN(FastNetwork):
             for _ in range(layers)
         )
         self.readout = MLP(hidden, hidden, 2 * vector_channels) if vector_channels else None
+        self.shape: Shape | None = None
+        if ordered and not (attention or tanh or normalize or gravity is not None):
+            self.shape = Shape(
+                features=node_features,
+                hidden=hidden,
+                layers=layers,
+                virtuals=virtual_nodes,
+                vectors=vector_channels,
+                attributes=edge_features,
+                geometry=virtual_geometry,
+                squared=form == "paper",
+                neighbours=average_neighbours or 0.0,
+            )
+
+    def forward(self, **inputs: Any) -> ModelOutput:
+        """Run the network, by the C++ library where it can; see :meth:`Architecture.forward`."""
+        found = None if self.shape is None else by_library(self, self.shape, super().forward, **inputs)
+        return super().forward(**inputs) if found is None else found
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
     ) -> ModelOutput:
-        """Run the network; see :meth:`Architecture.predict`."""
+        """Run the network by torch; see :meth:`Architecture.predict`."""
         if self.readout is None:
             return super().predict(h, x, v, vectors, edges, systems)
         h, (z, s) = self.embedding(h), self._initial_virtual_nodes(x, systems)

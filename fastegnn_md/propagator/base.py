@@ -146,6 +146,8 @@ class Propagator(LearnedMap):
                 f"state.to({str(self.device)!r})"
             )
         self.check(state)
+        if not torch.is_grad_enabled() and (found := self._jump(state)) is not None:
+            return found
         prediction = self._predict(state)
         if self.surroundings is None or prediction.edges is None:
             return prediction
@@ -172,7 +174,8 @@ class Propagator(LearnedMap):
         CompatibilityError
             As :meth:`check`.
         """
-        return self.predict(state).z
+        self.check(state)
+        return self._predict(state).z
 
     @torch.no_grad()
     def clusters(self, state: State) -> Tensor | None:
@@ -209,6 +212,8 @@ class Propagator(LearnedMap):
             If ninja (extra ``compile``) is not installed, for a propagator on the CPU.
         """
         on_cpu = self.linear.scale.device.type == "cpu"
+        if on_cpu and self._served():
+            return
         require_compiler(on_cpu)
         arithmetic = self._arithmetic()
         if on_cpu:
@@ -252,6 +257,17 @@ class Propagator(LearnedMap):
         """Displacement and velocities (N, 3) of kinds that predict both, without a look at a value."""
         raise NotImplementedError
 
+    def _jump(self, state: State) -> Prediction | None:
+        """The same without gradients, as one call of the C++ library, which says nothing of virtual nodes.
+
+        None where it does not serve.
+        """
+        return None
+
+    def _served(self) -> bool:
+        """Whether the C++ library serves jumps on the CPU, so that nothing is left to translate."""
+        return False
+
     def _arithmetic(self) -> Move | None:
         """What is compiled: from tensors to tensors; None if nothing is."""
         return None
@@ -267,14 +283,18 @@ class Propagator(LearnedMap):
     ) -> dict[str, Any]:
         """The inputs of the network that all kinds share; those of edges beside ``edge_index`` follow the envelope."""
         dtype, config = self.dtype, self.config
-        element = one_hot(species, len(self.species)).to(dtype)
         return {
-            "h": torch.cat([element, masses.log()[:, None].to(dtype)], dim=1),
+            "h": self._features(species, masses),
             "edge_index": edges.edge_index,
             **edge_inputs(edges, hops, config.cutoff, config.radial_functions, dtype),
             "batch": systems.index,
             "systems": systems.size,
         }
+
+    def _features(self, species: Tensor, masses: Tensor) -> Tensor:
+        """Element and mass of each atom, as the network sees them."""
+        element = one_hot(species, len(self.species)).to(self.dtype)
+        return torch.cat([element, masses.log()[:, None].to(self.dtype)], dim=1)
 
     def _centred(self, positions: Tensor, systems: Segments) -> tuple[Tensor | None, Tensor]:
         """Origin of each system (B, 3), None for periodic ones, and positions about it (N, 3).

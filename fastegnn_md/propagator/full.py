@@ -10,12 +10,13 @@ from torch import Tensor
 from ..graph import EdgeList
 from ..segments import Segments
 from ..state import State
-from .base import Propagator, shifted_back
+from .base import shifted_back
+from .by_library import OneCallPropagator
 from .compiled import Atoms, Move, Near
 from .prediction import Prediction
 
 
-class FullPropagator(Propagator):
+class FullPropagator(OneCallPropagator):
     """Advance positions and velocities by what the network adds to a linear predictor.
 
     x′ = x + Δq,  √m Δq = √m Δq_linear + σ_q ŷ_q;  √m v′ = √m v_linear + σ_p ŷ_p,

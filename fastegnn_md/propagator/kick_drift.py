@@ -11,7 +11,7 @@ from ..graph import EdgeList
 from ..segments import Segments
 from ..state import State
 from ..units import format_time
-from .base import Propagator
+from .by_library import OneCallPropagator
 from .compiled import Atoms, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
@@ -21,7 +21,7 @@ from .prediction import Prediction
 _SKIN = 0.5
 
 
-class KickDriftPropagator(Propagator):
+class KickDriftPropagator(OneCallPropagator):
     """Advance systems by n kicks that are learned and n + 1 drifts that are not.
 
     x ← x + v δ/2,  then  v ← v + a_k(x) δ,  x ← x + v δ  for k = 1..n,  the last of these drifts over δ/2;  δ = Δt/n,
@@ -91,6 +91,12 @@ class KickDriftPropagator(Propagator):
             f"kick-drift {self.config.architecture} of {self.config.kicks} kicks, Δt = {format_time(self.timestep)}, "
             f"{where}, elements {self.species}"
         )
+
+    def _unit(self) -> Tensor:
+        return self.force_scale
+
+    def _kicks(self) -> int:
+        return self.config.kicks
 
     def _predict(self, state: State) -> Prediction:
         assert state.batch is not None  # set by State

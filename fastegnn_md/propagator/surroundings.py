@@ -12,9 +12,9 @@ from ..graph import EdgeList, cutoff_envelope, neighbour_list
 from ..nn.recording import is_recording
 from ..state import State
 
-_SPACING = 0.5  # Å, of the radial functions
-_FIRST = 0.75  # Å, where they begin: no two atoms are closer
-_SKIRT = 0.5  # Å, over which neighbours are counted less and less
+SPACING = 0.5  # Å, of the radial functions
+FIRST = 0.75  # Å, where they begin: no two atoms are closer
+SKIRT = 0.5  # Å, over which neighbours are counted less and less
 _REACH = 5.0  # Å; neighbours farther away say little about an atom and cost most
 _FLOOR = 0.02  # of a sum over neighbours: what no training set could tell apart
 # Atoms of an element from which their distribution is measured.
@@ -56,7 +56,7 @@ class Surroundings(nn.Module):
         super().__init__()
         self.shape = shape
         species = len(shape.species)
-        centres = torch.arange(_FIRST, shape.reach, _SPACING)
+        centres = torch.arange(FIRST, shape.reach, SPACING)
         size = species * len(centres)
         index = torch.full((max(shape.species) + 1,), -1, dtype=torch.int64)
         index[list(shape.species)] = torch.arange(species)
@@ -123,8 +123,8 @@ class Surroundings(nn.Module):
                 receiver.index_select(0, near),
                 sender.index_select(0, near),
             )
-        weights = torch.exp(-0.5 * ((distance - self.centres) / _SPACING).square())
-        weights = weights * cutoff_envelope((distance - self.shape.reach + _SKIRT).clamp(min=0.0), _SKIRT)
+        weights = torch.exp(-0.5 * ((distance - self.centres) / SPACING).square())
+        weights = weights * cutoff_envelope((distance - self.shape.reach + SKIRT).clamp(min=0.0), SKIRT)
         elements = len(self.shape.species)
         place = receiver * elements + self._species_index.index_select(0, numbers.index_select(0, sender))
         sums = weights.new_zeros((len(numbers) * elements, weights.shape[1])).index_add_(0, place, weights)

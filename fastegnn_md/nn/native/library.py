@@ -27,7 +27,16 @@ from ..kept import is_whole, keep, kept_folder
 # "off": never compile or load; anything else: as soon as it is needed.
 SWITCH = "FASTEGNN_MD_NATIVE"
 # Rounding may differ from torch's, but neither NaN nor infinity is assumed away.
-_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wno-psabi"]
+_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+    "-Wno-psabi",
+]
 _INSTRUCTIONS = {
     "AVX512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"],
     "AVX2": ["-mavx2", "-mfma"],
