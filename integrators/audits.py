@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -112,14 +113,14 @@ class Audits:
         if count < _FEWEST:
             return None
         mean, deviation = float(changes.mean()), float(changes.std(ddof=1))
-        error = float(stats.t.ppf(0.5 + 0.5 * _CONFIDENCE, count - 1)) * deviation / math.sqrt(count)
+        error = _students(count) * deviation / math.sqrt(count)
         if abs(mean) - error > bound:
             return (
                 f"the total energy changes by {mean:.3g} ± {error:.2g} kT per jump ({count} audits), limit {bound:.3g}"
             )
         widest = 0.25 * math.sqrt(degrees)
         if count >= _FEWEST_SPREAD:
-            lowest = deviation * math.sqrt((count - 1) / float(stats.chi2.ppf(_CONFIDENCE, count - 1)))
+            lowest = deviation * math.sqrt((count - 1) / _chi_square(count))
             if lowest > widest:
                 return f"changes of the total energy scatter by {deviation:.3g} kT ({count} audits), limit {widest:.3g}"
         return None
@@ -157,3 +158,15 @@ class Audits:
             AuditWarning,
             stacklevel=3,
         )
+
+
+@cache
+def _students(count: int) -> float:
+    """Of so many audits the quantile for both ends of their mean. SciPy takes as long as some jumps for it."""
+    return float(stats.t.ppf(0.5 + 0.5 * _CONFIDENCE, count - 1))
+
+
+@cache
+def _chi_square(count: int) -> float:
+    """The same for the lower end of their spread."""
+    return float(stats.chi2.ppf(_CONFIDENCE, count - 1))

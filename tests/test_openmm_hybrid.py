@@ -35,7 +35,7 @@ from fastegnn_md.integrators import (
     Schedule,
     VelocityRescaling,
 )
-from fastegnn_md.integrators.openmm.classical import step_generator
+from fastegnn_md.integrators.openmm.classical import StepGenerator
 from fastegnn_md.propagator.limits import JumpLimits
 
 openmm = pytest.importorskip("openmm")
@@ -476,7 +476,7 @@ def test_a_refused_jump_alone_is_replaced_on_the_host_as_in_ase():
     twin = refuse_from(2)
     dynamics = LearnedDynamics(atoms, twin, thermostat=Langevin(300, "5/ps"), bonds=bonds)
     for step in range(3):
-        dynamics.jump.step(step_generator(7, step))
+        dynamics.jump.step(StepGenerator().at(7, step))
     # eV and kJ/mol are of different CODATA years, so forces differ in the ninth digit.
     np.testing.assert_allclose(phase_space(made)[0], atoms.positions / 10, rtol=0, atol=1e-9)
 

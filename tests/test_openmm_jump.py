@@ -198,7 +198,7 @@ def test_openmm_and_ase_give_the_same_numbers():
     from fastegnn_md.engines.ase.stepper import PICOSECOND
     from fastegnn_md.engines.openmm import OpenMMCalculator
     from fastegnn_md.integrators.ase.jump import AtomsJump
-    from fastegnn_md.integrators.openmm.classical import step_generator
+    from fastegnn_md.integrators.openmm.classical import StepGenerator
 
     case = cases.peptide()
     propagator = cases.small_network("force-start")
@@ -220,7 +220,7 @@ def test_openmm_and_ase_give_the_same_numbers():
     atoms.set_constraint(atoms.calc.bond_constraints())
     integrator = made["host"].integrator
     jump = AtomsJump(atoms, integrator._jump.guarded, bonds=[(a.index, b.index) for a, b in topology.bonds()])
-    assert jump.attempt(step_generator(7, integrator.schedule.classical_steps)).ok
+    assert jump.attempt(StepGenerator().at(7, integrator.schedule.classical_steps)).ok
     for one in made.values():
         x, v = phase_space(one)
         np.testing.assert_allclose(x, atoms.positions / 10, rtol=0, atol=1e-9)

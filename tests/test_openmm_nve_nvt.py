@@ -24,7 +24,7 @@ from fastegnn_md.integrators import (
     Schedule,
     VelocityRescaling,
 )
-from fastegnn_md.integrators.openmm.classical import step_generator
+from fastegnn_md.integrators.openmm.classical import StepGenerator
 from fastegnn_md.integrators.openmm.host import Host
 
 openmm = pytest.importorskip("openmm")
@@ -96,7 +96,7 @@ def test_openmm_and_ase_give_the_same_trajectory(options, backend):
     before, total = momenta(made), energy(made)
     for step in range(6):
         made.step(1)
-        dynamics.jump.step(step_generator(7, step))
+        dynamics.jump.step(StepGenerator().at(7, step))
         x, v = phase_space(made)
         # eV and kJ/mol are of different CODATA years, so energies differ in the ninth digit.
         nm, nm_per_ps = (1e-9, 1e-7) if "conserve" in options else (1e-12, 1e-11)

@@ -24,6 +24,7 @@ from .small_groups import LARGEST, SmallGroups
 # Newton's method converges quadratically from a predicted geometry: ten would be a bond that cannot be repaired.
 _ITERATIONS = 25
 _TOLERANCE = 1e-13
+_FEWER_DIGITS = 16 * torch.finfo(torch.float64).eps  # that coordinates far from the origin have for differences
 _SINGULAR = 1e-10  # bonds of one group count as dependent below this share of the largest singular value
 
 
@@ -194,9 +195,13 @@ class Constraints:
         if not self:
             return after
         shifts = self.image_shifts(before).double()
-        x = self.hold_positions(before.positions.double(), after.positions.double(), shifts)
-        v = self.hold_velocities(x, after.velocities.double(), shifts)
-        return after.replace(positions=x.to(after.dtype), velocities=v.to(after.dtype))
+        x0, x, v = before.positions.double(), after.positions.double(), after.velocities.double()
+        groups = None if self.fixed_com else self._small_groups
+        both = None if groups is None else groups.hold_both(x0, x, v, shifts, (_TOLERANCE, _FEWER_DIGITS), _ITERATIONS)
+        if both is None:
+            x = self.hold_positions(x0, x, shifts)
+            both = x, self.hold_velocities(x, v, shifts)
+        return after.replace(positions=both[0].to(after.dtype), velocities=both[1].to(after.dtype))
 
     def project_velocities(self, state: State, velocities: Tensor) -> Tensor:
         """Remove what the constraints forbid from velocities (N, 3) at the positions of ``state``."""
@@ -216,12 +221,11 @@ class Constraints:
         reference : Tensor, shape (N, 3), Å, optional
             Positions whose bond directions the corrections follow; default ``after``.
         """
-        eps = 16 * torch.finfo(after.dtype).eps  # coordinates far from the origin have fewer digits for differences
         x, groups = None, self._small_groups
         if groups is not None:
-            x = groups.hold_positions(before, after, shifts, reference, (_TOLERANCE, eps), _ITERATIONS)
+            x = groups.hold_positions(before, after, shifts, reference, (_TOLERANCE, _FEWER_DIGITS), _ITERATIONS)
         if x is None:
-            x = self._hold_positions(before, after, shifts, reference, eps)
+            x = self._hold_positions(before, after, shifts, reference)
         return x + (self._centre(before) - self._centre(x)) if self.fixed_com else x
 
     def hold_velocities(self, positions: Tensor, velocities: Tensor, shifts: Tensor) -> Tensor:
@@ -236,14 +240,12 @@ class Constraints:
                 v = self._push(v, self._multipliers(vectors, vectors, -along)[:, None] * vectors)
         return v - self._centre(v) if self.fixed_com else v
 
-    def _hold_positions(
-        self, before: Tensor, after: Tensor, shifts: Tensor, reference: Tensor | None, eps: float
-    ) -> Tensor:
+    def _hold_positions(self, before: Tensor, after: Tensor, shifts: Tensor, reference: Tensor | None) -> Tensor:
         """:meth:`hold_positions` but for the centre of mass, by torch."""
         x = torch.where(self.frozen[:, None], before, after)
         directions = self._vectors(x if reference is None else reference, shifts)
         square = self.lengths.square()
-        tolerance = self.lengths * (_TOLERANCE * self.lengths + eps * x.abs().max())
+        tolerance = self.lengths * (_TOLERANCE * self.lengths + _FEWER_DIGITS * x.abs().max())
         error = torch.zeros_like(square)
         for _ in range(_ITERATIONS):
             vectors = self._vectors(x, shifts)

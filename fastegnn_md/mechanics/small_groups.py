@@ -34,6 +34,7 @@ class _FixedGroups(ctypes.Structure):
 _GROUPS = ctypes.POINTER(_FixedGroups)
 _hold_positions = NativeFunction("hold_positions", _GROUPS, *[POINTER] * 4, REAL, REAL, INTEGER, POINTER)
 _hold_velocities = NativeFunction("hold_velocities", _GROUPS, *[POINTER] * 4)
+_hold_both = NativeFunction("hold_both", _GROUPS, *[POINTER] * 4, REAL, REAL, INTEGER, POINTER, POINTER)
 
 
 class SmallGroups:
@@ -127,6 +128,24 @@ class SmallGroups:
             held.data_ptr(),
         )
         return held if found else None
+
+    def hold_both(
+        self,
+        before: Tensor,
+        after: Tensor,
+        velocities: Tensor,
+        shifts: Tensor,
+        tolerance: tuple[float, float],
+        iterations: int,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Positions, and velocities there; arguments of the two above."""
+        native = _hold_both.get() if self._read(shifts, before, after, velocities) else None
+        if native is None:
+            return None
+        positions, held = torch.empty_like(after), torch.empty_like(after)
+        addresses = before.data_ptr(), after.data_ptr(), velocities.data_ptr(), shifts.data_ptr()
+        found = native(self._groups, *addresses, *tolerance, iterations, positions.data_ptr(), held.data_ptr())
+        return (positions, held) if found else None
 
     def _read(self, shifts: Tensor, *per_atom: Tensor) -> bool:
         """Whether the library can read these: numbers in rows, on the CPU, without gradients."""

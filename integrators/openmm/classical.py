@@ -81,9 +81,25 @@ def checked_seed(seed: int | None) -> int:
     return int(drawn)
 
 
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of the jump after ``step`` steps: the same in every run with this seed."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+class StepGenerator:
+    """Random numbers of each step: the same in every run with one seed, however it was come to."""
+
+    def __init__(self) -> None:
+        # Which numbers it would draw does not matter, and it need not ask the operating system for any.
+        self._rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(0)))
+
+    def at(self, seed: int, step: int) -> np.random.Generator:
+        """Those of the jump after ``step`` steps; valid until the next call."""
+        nothing = np.zeros(4, dtype=np.uint64)
+        self._rng.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": nothing, "key": np.array([seed, step], dtype=np.uint64)},
+            "buffer": nothing,
+            "buffer_pos": 4,  # at its end
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return self._rng
 
 
 def check_timestep(learned: float, size: Any) -> None:

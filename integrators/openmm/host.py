@@ -80,12 +80,10 @@ class Host:
         self._start = None
         wanted = informed or half_step > 0
         self._found = state = context.getState(positions=True, velocities=True, forces=wanted, groups=self._groups)
-        self.positions, self.velocities = (
-            values._value for values in (state.getPositions(asNumpy=True), state.getVelocities(asNumpy=True))
-        )
+        self.positions, self.velocities = _rows(state, state.Positions), _rows(state, state.Velocities)
         self._rest, self._on_step, forces = self.positions, self.velocities, None
         if wanted:
-            f = state.getForces(asNumpy=True)._value
+            f = _rows(state, state.Forces)
             self._on_step = self.velocities + half_step * f * self._inverse
             if informed:
                 forces = self._tensor(np.where(self._inverse > 0, f, 0.0))
@@ -120,15 +118,14 @@ class Host:
     def back_shift(self, context: openmm.Context, half_step: float) -> None:
         """Bring velocities back to half a step ago."""
         state = context.getState(velocities=True, forces=True, groups=self._groups)
-        v, f = state.getVelocities(asNumpy=True)._value, state.getForces(asNumpy=True)._value
-        context.setVelocities(v - half_step * f * self._inverse)
+        context.setVelocities(_rows(state, state.Velocities) - half_step * _rows(state, state.Forces) * self._inverse)
 
     def classical(self, context: openmm.Context) -> Classical:
         """The classical potential with the atoms that jump at other places; the others stay."""
 
         def forces(positions: Tensor) -> Tensor:
             self._place(context, self._moved(positions))
-            f = context.getState(forces=True, groups=self._groups).getForces(asNumpy=True)._value
+            f = _rows(context.getState(forces=True, groups=self._groups), openmm.State.Forces)
             return self._tensor(np.where(self._inverse > 0, f, 0.0)) * FORCE
 
         def energy(positions: Tensor) -> float:
@@ -139,7 +136,7 @@ class Host:
             before = self._moved(positions)
             self._place(context, before)
             openmm.LocalEnergyMinimizer.minimize(context, maxIterations=steps)
-            self._rest = context.getState(positions=True).getPositions(asNumpy=True)._value  # it moves all particles
+            self._rest = _rows(context.getState(positions=True), openmm.State.Positions)  # it moves all particles
             return positions + self._tensor(self._rest - before) * NM
 
         return Classical(forces, energy, minimise)
@@ -162,3 +159,13 @@ class Host:
     def _tensor(self, values: np.ndarray) -> Tensor:
         """Rows of the atoms that jump, maybe a part of the array: not to be written to."""
         return torch.from_numpy(values[self._atoms])
+
+
+def _rows(state: openmm.State, kind: int) -> np.ndarray:
+    """Positions, velocities or forces (n_particles, 3) of a State of OpenMM, in its units.
+
+    What ``getPositions(asNumpy=True)`` and the like make a Quantity of, which takes several times as long.
+    """
+    rows = np.empty((state._getNumParticles(), 3))
+    state._getVectorAsNumpy(kind, rows)
+    return rows

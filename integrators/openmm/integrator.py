@@ -27,7 +27,7 @@ from ..thermostats import Thermostat
 from ..verdict import RunWatch
 from .annealing import Annealing
 from .binding import rebind_on_reinitialize
-from .classical import bath_of, check_timestep, checked_seed, classical_integrator, half_step_of, step_generator
+from .classical import StepGenerator, bath_of, check_timestep, checked_seed, classical_integrator, half_step_of
 from .host import fingerprint
 from .jump import ContextJump, free_flight
 
@@ -172,6 +172,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
             self.addIntegrator(one)
         self.jump_seconds, self.classical_seconds, self.classical_steps_taken = 0.0, 0.0, 0
         self._custom, self._guarded, self._first_seed = custom, guarded, seed
+        self._generator = StepGenerator()
         self._jump = ContextJump(guarded, custom, self._advance, group)
         self._made = True
 
@@ -311,7 +312,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         self._follow_thermostat()
         self._read_energy()
         half = 0.5 * self._inner.getStepSize()._value if self._half_step and self._inner is not None else 0.0
-        rng = step_generator(self.seed, count)
+        rng = self._generator.at(self.seed, count)
         try:
             report, done = self._jump.attempt(half, rng, replacing=self._inner is None)
         finally:

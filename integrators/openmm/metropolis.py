@@ -23,7 +23,7 @@ from ..arguments import ANEW, TIMESTEP, ReadOnce, propagator_of
 from ..metropolis import MetropolisStatistics, MetropolisStep
 from ..thermostats import in_unit
 from .binding import rebind_on_reinitialize
-from .classical import check_timestep, checked_seed, step_generator
+from .classical import StepGenerator, check_timestep, checked_seed
 from .host import Host
 
 with naming_extras(__name__):
@@ -98,6 +98,7 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
         self.propagator, self.group, self.jump_seconds = propagator, group, 0.0
         self._bound: tuple[Callable[[], openmm.Context | None], Host, Constraints] | None = None
         self._known: tuple[_About, float] | None = None  # energy in amu Å²/ps²
+        self._generator = StepGenerator()
         self._made = True
 
     _read_once: ClassVar[dict[str, str]] = {
@@ -212,7 +213,7 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
         assert self._bound is not None  # the Context was found
         _, host, constraints = self._bound
         state = host.read(context)
-        rng = step_generator(int(self.getGlobalVariableByName("seed")), count)
+        rng = self._generator.at(int(self.getGlobalVariableByName("seed")), count)
         about, known = (host.positions, host.box, dict(context.getParameters())), None
         if self._known is not None and _same(self._known[0], about):
             known = self._known[1]

@@ -179,4 +179,12 @@ __attribute__((visibility("default"))) int hold_velocities(const FixedGroups* al
   });
 }
 
+// Both, after a jump.
+__attribute__((visibility("default"))) int hold_both(const FixedGroups* all, const double* before, const double* after,
+                                                     const double* velocities, const double* shifts, double smallest,
+                                                     double eps, int64_t iterations, double* positions, double* out) {
+  return hold_positions(all, before, after, nullptr, shifts, smallest, eps, iterations, positions) &&
+         hold_velocities(all, positions, velocities, shifts, out);
+}
+
 }  // extern "C"
