@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from ..state import State
 if TYPE_CHECKING:
     from .learned_map import LearnedMap
     from .prediction import Trust
+
+_MOVING = ("positions", "velocities", "forces", "midpoint_forces")
 
 
 def advance(learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None) -> State:
@@ -45,9 +49,39 @@ def advance_with_trust(
     here, there = state.device, learned_map.device or state.device
     generator = torch.Generator(device=there)
     generator.manual_seed(int(rng.integers(2**63)))
-    ended, trust = learned_map.with_trust(_on(state, there), generator=generator, temperature=temperature)
-    return _on(ended, here), trust if here == there else trust.to(here)
+    if here == there:
+        return learned_map.with_trust(state, generator=generator, temperature=temperature)
+    ended, trust = learned_map.with_trust(
+        _there(learned_map, state, there), generator=generator, temperature=temperature
+    )
+    moved = {name: getattr(ended, name) for name in _MOVING}
+    # Of the same atoms, and checked where it was made.
+    return state.moved(**{name: None if one is None else one.to(here) for name, one in moved.items()}), trust.to(here)
 
 
-def _on(state: State, device: torch.device) -> State:
-    return state if state.device == device else state.to(device)
+def _there(learned_map: LearnedMap, state: State, device: torch.device) -> State:
+    """The state on another device; of the same atoms as in the last jump only what moves has to travel."""
+    last = _travelled.get(learned_map)
+    if last is not None and last.device == device and _same_atoms(last.of, state):
+        moving = {name: getattr(state, name) for name in _MOVING}
+        return last.state.moved(**{name: None if one is None else one.to(device) for name, one in moving.items()})
+    made = state.to(device)
+    _travelled[learned_map] = _Travelled(state, made, device)
+    return made
+
+
+def _same_atoms(one: State, other: State) -> bool:
+    names = (field.name for field in dataclasses.fields(State))
+    return all(getattr(one, name) is getattr(other, name) for name in names if name not in _MOVING)
+
+
+class _Travelled(NamedTuple):
+    """A state, and the same on another device."""
+
+    of: State
+    state: State
+    device: torch.device
+
+
+# Of each map the last one; a map that is gone takes it along.
+_travelled: WeakKeyDictionary[LearnedMap, _Travelled] = WeakKeyDictionary()
