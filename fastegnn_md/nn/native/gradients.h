@@ -447,7 +447,9 @@ class Gradients : Network<T> {
       input_gradient(one.second, size, of_second, H, of_first, H);
       multiply(block.first_slope, of_first, size * H);
       weight_gradient(one.edge, size, block.features, inputs, of_first, H, found);
-      input_gradient(one.edge, size, of_first, H, of_inputs, inputs);
+      // Of square and invariants always, of attributes where they are asked for.
+      product(size, g_.attributes ? inputs : padded<T>(1 + 3 * K4), H, rows<T>(of_first, H), t_ + one.edge.t, one.edge.tall,
+              of_inputs, inputs);
       for (Int r = 0; r < size; ++r) {
         const Int i = receiver[r], j = graph_.sender[e + r];
         add(T(1), of_first + r * H, g_.products(i), H);

@@ -113,6 +113,10 @@ void product(Int count, Int width, Int depth, Left<T> a, const T* b, Int b_row, 
   for (; c + kTileColumns * W <= width; c += kTileColumns * W)
     strip<T, Whole<T>, kTileRows, kTileColumns>(count, depth, a, b + c, b_row, to + c, to_row, start ? start + c : start,
                                                 start_row);
+  if constexpr (kTileColumns > 2)
+    for (; c + 2 * W <= width; c += 2 * W)
+      strip<T, Whole<T>, kTileRows, 2>(count, depth, a, b + c, b_row, to + c, to_row, start ? start + c : start,
+                                       start_row);
   for (; c < width; c += W)
     strip<T, Whole<T>, kTileRows, 1>(count, depth, a, b + c, b_row, to + c, to_row, start ? start + c : start,
                                      start_row);
