@@ -102,7 +102,7 @@ def test_edges_in_any_order(case, scatter):
         alike(one, expected)
 
 
-def test_gradients_follow_the_choice_of_the_forward_pass(scatter):
+def test_gradients_follow_the_choice_of_the_forward_pass(scatter, without_library):
     model, values = make("fastegnn"), inputs()
     with segment_backend("torch_scatter"):
         out = model(**values)
@@ -126,7 +126,7 @@ def molecules():
     )
 
 
-def test_a_jump(scatter):
+def test_a_jump(scatter, without_library):
     state = molecules()
     config = PropagatorConfig(hidden=16, layers=2, kind="force-start")
     later = state.replace(positions=state.positions + 0.01 * state.velocities)

@@ -34,6 +34,11 @@ SYSTEMS = {
 SLAB = {"slab": lambda: gpu_cases.system(periodic=True).replace(pbc=torch.tensor([True, True, False]))}
 
 
+@pytest.fixture(autouse=True)
+def _by_torch(without_library: None) -> None:
+    """What a GPU does; on the CPU the library would do it."""
+
+
 def moving(propagator, state):
     return state.positions, state.velocities, propagator.forces_of(state), state.cell if state.periodic else None
 
