@@ -147,7 +147,7 @@ def faked(mode, tensor):
 @pytest.mark.parametrize("which", SYSTEMS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_nothing_in_it_looks_at_a_value(kind, which, monkeypatch):
+def test_nothing_in_it_looks_at_a_value(kind, which, monkeypatch, without_library):
     """Of tensors without values: on a GPU each look would be waited for, and no graph could be recorded."""
     # On a CPU two more looks are taken that a GPU, or one that records, does without.
     monkeypatch.setattr(segments, "_check_range", lambda *given: None)

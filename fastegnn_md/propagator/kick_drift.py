@@ -120,7 +120,7 @@ class KickDriftPropagator(OneCallPropagator):
         displacement = 0.5 * step * velocities
         for number in range(kicks):
             moved = positions + displacement
-            place = torch.full_like(atoms.batch, abs(2 * number + 1 - kicks)) / kicks
+            place = torch.full_like(atoms.batch, abs(2 * number + 1 - kicks), dtype=self.dtype) / kicks
             (acceleration,) = self._kick(moved, *atoms, *near(moved), place)
             velocities = velocities + step * acceleration
             displacement = displacement + (step if number + 1 < kicks else 0.5 * step) * velocities
@@ -141,7 +141,7 @@ class KickDriftPropagator(OneCallPropagator):
             state.n_systems,
             edges,
             self._hops(state, edges),
-            (2 * number + 1 - self.config.kicks).abs() / self.config.kicks,
+            (2 * number + 1 - self.config.kicks).abs().to(self.dtype) / self.config.kicks,
         )
         return acceleration
 
