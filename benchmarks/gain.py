@@ -4,10 +4,9 @@
 
 The trained models that come with the package, each beside its engine's own dynamics: Langevin of ASE, LangevinMiddle of
 OpenMM on the platform that is fastest for 22 atoms; 10/ps, one thread. A jump has its thermostat, guards, neighbour
-list and every check; `compiled` is after ``Propagator.compile()``. Classical and learned dynamics take turns, and
-``gain`` is the median over the rounds of classical over learned time by the clock: a machine that slows down for a
-while favours neither. Milliseconds are CPU time, which is that of the clock where nothing else runs. Plain rows come
-first, for a C++ kernel that was compiled serves the whole process.
+list and every check. Classical and learned dynamics take turns, and ``gain`` is the median over the rounds of classical
+over learned time by the clock: a machine that slows down for a while favours neither. Milliseconds are CPU time, which
+is that of the clock where nothing else runs.
 
 Ethanol needs tblite, which pip does not install with the package: ``--only ethanol-xtb`` where it is there.
 """
@@ -81,12 +80,10 @@ def milliseconds(steps: Stepper, count: int) -> np.ndarray:
     return 1e3 * (np.array([time.perf_counter(), time.process_time()]) - begun) / count
 
 
-def measure(name: str, compiled: bool, rounds: int) -> dict[str, Any]:
+def measure(name: str, rounds: int) -> dict[str, Any]:
     """A row of the results."""
     model, engine, jumps = SYSTEMS[name]
     propagator = Propagator.load(model)
-    if compiled:
-        propagator.compile()
     atoms, step, classical, learned = (in_ase if name in ASE_SYSTEMS else in_openmm)(name, propagator)
     each = round(1e3 * propagator.timestep / step)  # classical steps in place of a jump
     for warm in (classical, learned):
@@ -99,7 +96,6 @@ def measure(name: str, compiled: bool, rounds: int) -> dict[str, Any]:
         "model": model,
         "engine": engine,
         "atoms": atoms,
-        "compiled": compiled,
         "jump, fs": 1e3 * propagator.timestep,
         "classical step, fs": step,
         "ms of a classical step": float(step_ms),
@@ -118,10 +114,9 @@ def main() -> None:
     torch.set_num_threads(1)
     names = arguments.only or [name for name in SYSTEMS if name != "ethanol-xtb"]
     rows = []
-    for compiled in (False, True):
-        for name in names:
-            rows.append(measure(name, compiled, arguments.rounds))
-            print(json.dumps(rows[-1]), flush=True)
+    for name in names:
+        rows.append(measure(name, arguments.rounds))
+        print(json.dumps(rows[-1]), flush=True)
     about = {**machine(), "threads": 1, "cores": os.cpu_count(), "load in the last 5 minutes": os.getloadavg()[1]}
     if arguments.output is not None:
         text = json.dumps({"machine": about, "rounds": arguments.rounds, "rows": rows}, indent=1)

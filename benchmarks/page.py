@@ -16,17 +16,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import picture
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
-PAGE = DOCS / "performance.md"
+PAGE, README = DOCS / "performance.md", ROOT / "README.md"
 # Background (that of GitHub), text, faint lines, with the library, without.
 THEMES = {
     "light": ("#ffffff", "#1f2328", "#8c959f", "#0969da", "#bc4c00"),
     "dark": ("#0d1117", "#e6edf3", "#7d8590", "#4493f8", "#f0883e"),
 }
 Rows = list[dict[str, Any]]
+# What the first column of a row of README says, and the system.
+ROWS = {
+    "108 atoms": ("copper-emt", 108),
+    "2,048 atoms": ("copper-emt", 2048),
+    "GFN2-xTB": ("ethanol-xtb", 9),
+    "GB": ("ala2-gbn2", 22),
+    "vacuum": ("ala2-vacuum", 22),
+}
 
 
 def rows_of(name: str, results: Path = RESULTS) -> Rows:
@@ -236,7 +245,30 @@ def backend_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"goals": goal_table, "jumps": jump_table, "training": share_table, "backends": backend_table}
+def gain_table() -> str:
+    """What a jump saves."""
+    lines = [
+        "| model | engine | a jump, and the classical steps in its place | ms of a step | ms of a jump | gain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows_of("gain_cpu"):
+        low, high = (f"{value:.2g}" for value in row["gain, p10 and p90 of the rounds"])
+        steps = round(row["jump, fs"] / row["classical step, fs"])
+        lines.append(
+            f"| `{row['model']}`, {row['atoms']:,} atoms | {row['engine']} | {row['jump, fs']:g} fs, {steps} × "
+            f"{row['classical step, fs']:g} fs | {number(row['ms of a classical step'])} | "
+            f"{number(row['ms of a jump'])} | {row['gain']:.2g} ({low} to {high}) |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    "gains": gain_table,
+    "goals": goal_table,
+    "jumps": jump_table,
+    "training": share_table,
+    "backends": backend_table,
+}
 
 
 def filled(text: str) -> str:
@@ -247,6 +279,19 @@ def filled(text: str) -> str:
         if count != 1:
             raise ValueError(f"{count} places for the table {name!r}; expected one")
     return text
+
+
+def with_gains(text: str) -> str:
+    """The first page with the gains of the results, those below one in bold."""
+    lines = text.splitlines()
+    for index, line in enumerate(lines):
+        cells = line.split("|")
+        for words, system in ROWS.items():
+            if line.startswith("|") and words in cells[1]:
+                (gain,) = (one.gain for one in picture.points() if (one.model, one.atoms) == system)
+                cells[3] = f" {gain:.2g} × " if gain >= 1 else f" **{gain:.2g} ×** "
+                lines[index] = "|".join(cells)
+    return "\n".join(lines) + "\n"
 
 
 def points() -> list[dict[str, Any]]:
@@ -303,6 +348,8 @@ def draw(theme: str) -> Figure:
 
 def main() -> None:
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(with_gains(README.read_text(encoding="utf-8")), encoding="utf-8")
+    picture.main()
     matplotlib.rcParams["svg.hashsalt"] = "jump"  # the same file from the same numbers
     for theme in THEMES:
         metadata = {"Title": "Time of a jump", "Description": json.dumps(points()), "Date": None, "Creator": None}

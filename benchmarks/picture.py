@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from pathlib import Path
 
@@ -37,11 +36,10 @@ LABELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One system with one way of running its propagator."""
+    """One system."""
 
     model: str
     atoms: int
-    compiled: bool
     force_call_ms: float
     gain: float
 
@@ -49,16 +47,14 @@ class Point:
 def points(results: Path = RESULTS) -> list[Point]:
     """All points, from the files of results."""
     rows = json.loads((results / "gain_cpu.json").read_text(encoding="utf-8"))["rows"]
-    found = [
-        Point(row["model"], row["atoms"], row["compiled"], row["ms of a classical step"], row["gain"]) for row in rows
-    ]
+    found = [Point(row["model"], row["atoms"], row["ms of a classical step"], row["gain"]) for row in rows]
     validation = json.loads((results / "physics_ethanol.json").read_text(encoding="utf-8"))
     report = validation["validation-break-even"]
     (row,) = (row for row in report["rows"] if row["name"] == "break-even")
     call = dict(row["tables"][0]["rows"])["one force call of the engine"]
     spent = validation["break-even: ms of a jump and of the classical steps in its place, three measurements"]
     gain = statistics.median(classical / jump for jump, classical in spent)
-    return [*found, Point("ethanol-xtb", report["facts"]["atoms"], True, call, gain)]  # physics.py compiles
+    return [*found, Point("ethanol-xtb", report["facts"]["atoms"], call, gain)]
 
 
 def draw(found: list[Point], theme: str) -> Figure:
@@ -76,19 +72,20 @@ def draw(found: list[Point], theme: str) -> Figure:
         )
     axes.annotate("1 ×: a jump costs what it saves", (0.008, 1), (0, 6), textcoords="offset points", color=text)
     for system, (engine, words, (right, up), side) in LABELS.items():
-        own = [point for point in found if (point.model, point.atoms) == system]
-        x, gains = own[0].force_call_ms, [point.gain for point in own]
-        colour = better if max(gains) > 1 else worse
-        axes.plot([x, x], [min(gains), max(gains)], color=colour, linewidth=1.5)
-        for point in own:
-            fill = colour if point.compiled else background
-            axes.plot(x, point.gain, "o", markersize=8, color=colour, markerfacecolor=fill, markeredgewidth=1.5)
+        (point,) = (point for point in found if (point.model, point.atoms) == system)
+        x, gain = point.force_call_ms, point.gain
+        axes.plot(x, gain, "o", markersize=8, color=better if gain > 1 else worse)
         for line, weight, down in ((engine, "bold", 6), (words, "normal", -7)):
-            at, shift = (x, math.sqrt(min(gains) * max(gains))), (right, up + down)
-            axes.annotate(line, at, shift, textcoords="offset points", color=text, weight=weight, ha=side, va="center")
-    for label, fill in (("after compile()", faint), ("plain", background)):
-        axes.plot([], [], "o", markersize=8, color=faint, markerfacecolor=fill, markeredgewidth=1.5, label=label)
-    axes.legend(loc="lower right", frameon=False, labelcolor=text)
+            axes.annotate(
+                line,
+                (x, gain),
+                (right, up + down),
+                textcoords="offset points",
+                color=text,
+                weight=weight,
+                ha=side,
+                va="center",
+            )
     axes.set_xlabel("one force call of the engine, ms", color=text)
     axes.set_ylabel("gain: time of classical steps / jump", color=text)
     axes.tick_params(colors=faint, labelcolor=text)

@@ -43,13 +43,12 @@ def test_every_page_of_the_docs_is_linked():
 
 
 def test_gains_are_those_of_the_results(picture):
-    gains = {(point.model, point.atoms, point.compiled): f"{point.gain:.2g} ×" for point in picture.points()}
+    gains = {(point.model, point.atoms): f"{point.gain:.2g} ×" for point in picture.points()}
     shown = {}
     for line in README.splitlines():
         for words, system in ROWS.items():
             if line.startswith("|") and words in line.split("|")[1]:
-                plain, compiled = (cell.strip().strip("*") for cell in line.split("|")[3:5])
-                shown |= {(*system, kind): cell for kind, cell in ((False, plain), (True, compiled)) if cell}
+                shown[system] = line.split("|")[3].strip().strip("*")
     assert shown == gains
 
 
