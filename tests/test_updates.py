@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
-from fastegnn_md.training.weights import MovingAverage, clip_gradients
+from fastegnn_md.training.weights import MovingAverage, WeightBlock
 
 
 def network(seed):
@@ -22,35 +22,92 @@ def network(seed):
     return layers
 
 
+def gradients(weights, size, generator, without=()):
+    """The same random gradients for each list of weights; none for some."""
+    for place in range(len(weights[0])):
+        value = size * torch.randn(weights[0][place].shape, generator=generator)
+        for one in weights:
+            one[place].grad = None if place in without else value.clone()
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_gradients_are_clipped_as_by_torch(size):
-    generator = torch.Generator().manual_seed(1)
-    weights = list(network(0).parameters())
-    for weight in weights[1:]:  # the first one takes no part
-        weight.grad = size * torch.randn(weight.shape, generator=generator)
-    twins = copy.deepcopy(weights)
-    for twin, weight in zip(twins[1:], weights[1:], strict=True):
-        twin.grad = weight.grad.clone()
-    clip_gradients(weights, 1.0)
-    nn.utils.clip_grad_norm_(twins, 1.0)
-    assert weights[0].grad is None
-    for weight, twin in zip(weights[1:], twins[1:], strict=True):
-        torch.testing.assert_close(weight.grad, twin.grad)
-    norm = float(torch.cat([weight.grad.flatten() for weight in weights[1:]]).norm())
-    assert norm < 1.0 + 1e-5
+@pytest.mark.parametrize("fused", [False, True])
+def test_updates_of_the_block_are_those_of_its_weights(size, fused):
+    plain, blocked = network(0), network(0)
+    block = WeightBlock(blocked)
+    options = {"lr": 1e-2, "weight_decay": 0.0, "fused": fused}
+    ours, torchs = torch.optim.Adam([block.values], **options), torch.optim.Adam(plain.parameters(), **options)
+    weights, generator = [list(plain.parameters()), list(blocked.parameters())], torch.Generator().manual_seed(1)
+    for _ in range(4):
+        gradients(weights, size, generator, without=[1])
+        nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        torchs.step()
+        block.gather()
+        block.clip(1.0)
+        assert float(block.values.grad.norm()) < 1.0 + 1e-5
+        ours.step()
+        for weight, twin in zip(*weights, strict=True):
+            torch.testing.assert_close(weight, twin, rtol=1e-5, atol=1e-6)
+    assert torch.equal(weights[1][1], list(network(0).parameters())[1])  # no gradient, no change
 
 
-def test_no_gradients_are_nothing_to_clip():
-    clip_gradients(network(0).parameters(), 1.0)
+def test_a_block_keeps_what_weights_are_and_the_network_follows_it():
+    blocked, same = network(0), network(0)
+    block = WeightBlock(blocked)
+    inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(blocked(inputs), same(inputs))
+    with torch.no_grad():
+        block.values.zero_()
+    assert not any(bool(weight.any()) for weight in blocked.parameters())
+
+
+def test_gradients_of_an_update_before_are_forgotten():
+    blocked = network(0)
+    block, weights = WeightBlock(blocked), [list(blocked.parameters())]
+    gradients(weights, 1.0, torch.Generator().manual_seed(1))
+    block.gather()
+    assert bool(block.values.grad.any())
+    block.forget()
+    block.gather()
+    assert block.values.grad is None
+    gradients(weights, 1.0, torch.Generator().manual_seed(1), without=[0, 2, 3, 4, 5])
+    block.gather()
+    assert int(block.values.grad.count_nonzero()) == weights[0][1].numel()
+    block.clip(1.0)
+    block.values.grad = None
+    block.clip(1.0)  # nothing to clip
 
 
 def test_gradients_that_are_not_finite_stay_so():
-    weights = list(network(0).parameters())
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
+    blocked = network(0)
+    block, weights = WeightBlock(blocked), list(blocked.parameters())
+    gradients([weights], 1.0, torch.Generator().manual_seed(1))
     weights[2].grad[0] = torch.nan
-    clip_gradients(weights, 1.0)
-    assert not all(bool(weight.grad.isfinite().all()) for weight in weights)
+    block.gather()
+    block.clip(1.0)
+    assert not bool(block.values.grad.isfinite().all())
+
+
+def test_moments_by_weight_come_back_as_those_of_the_block():
+    blocked = network(0)
+    block = WeightBlock(blocked)
+    optimizer = torch.optim.Adam([block.values], fused=True)
+    gradients([list(blocked.parameters())], 1.0, torch.Generator().manual_seed(1))
+    block.gather()
+    optimizer.step()
+    state = optimizer.state[block.values]
+    named = block.moments(state)
+    assert {name for name in named if name.startswith("exp_avg/")} == {
+        f"exp_avg/{name}" for name, _ in blocked.named_parameters()
+    }
+    for name, weight in blocked.named_parameters():
+        assert named[f"exp_avg_sq/{name}"].shape == weight.shape
+    again = block.state(named)
+    assert again.keys() == state.keys()
+    for key, value in again.items():
+        assert torch.equal(value, state[key])
+    del named["exp_avg/0.weight"]  # as in checkpoints of weights that had no gradient
+    assert not bool(block.state(named)["exp_avg"][: blocked[0].weight.numel()].any())
 
 
 def test_the_average_moves_towards_the_weights_and_copies_buffers():

@@ -5,13 +5,14 @@ Lightning's own checkpoints are pickles, which run code when read; these hold te
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from .._files import TensorFormat
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..propagator.migration import with_kind
 
 
@@ -57,3 +58,31 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         version.
     """
     return FORMAT.read(path)
+
+
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those a model expects, by name, shape and type.
+
+    Raises
+    ------
+    CheckpointError
+        If one is missing, too many, or of another shape or type.
+    """
+    missing, foreign = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or foreign:
+        raise CheckpointError(
+            f"the training checkpoint does not fit this model: missing {missing[:3] or 'nothing'}, "
+            f"unknown {foreign[:3] or 'nothing'}; delete it to train from the start"
+        )
+    for name, want in expected.items():
+        have = tensors[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise CheckpointError(
+                f"the training checkpoint has {name} as {tuple(have.shape)} {have.dtype}, this model needs "
+                f"{tuple(want.shape)} {want.dtype}; delete it to train from the start"
+            )
+
+
+def group_of(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """The tensors ``"GROUP/NAME"`` of one group, by NAME."""
+    return {name.removeprefix(f"{group}/"): value for name, value in tensors.items() if name.startswith(f"{group}/")}

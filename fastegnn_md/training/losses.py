@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..propagator.learned_map import LearnedMap
     from ..propagator.prediction import Residual
     from ..state import State
+    from .config import TrainingConfig
 
 
 def residual_loss(residual: Residual, velocity_weight: float = 1.0) -> Tensor:
@@ -38,6 +39,50 @@ def residual_loss(residual: Residual, velocity_weight: float = 1.0) -> Tensor:
     loss = residual.x.square().mean()
     if residual.v is not None:
         loss = loss + velocity_weight * residual.v.square().mean()
+    return loss
+
+
+def step_loss(
+    config: TrainingConfig, residual: Residual, end: State, share: float, generator: torch.Generator | None
+) -> Tensor:
+    """What the settings make of the errors of one jump.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    residual : Residual
+    end : State
+        The true one.
+    share : float
+        Factor of the squared errors.
+    generator : torch.Generator, optional
+        CPU generator, for the MMD.
+
+    Raises
+    ------
+    ConfigError
+        If a term is asked for that the propagator does not have.
+    """
+    loss = residual_loss(residual, config.velocity_weight)
+    if share != 1.0:
+        loss = share * loss
+    if config.mmd_weight:
+        if residual.z is None:
+            raise ConfigError(
+                "mmd_weight needs virtual nodes with positions, which this propagator does not have "
+                "(periodic systems have none); set mmd_weight=0"
+            )
+        assert end.batch is not None  # set by State
+        sigma, samples = config.mmd_sigma, config.mmd_samples
+        discrepancy = virtual_node_mmd(
+            end.positions, end.batch, residual.z, sigma=sigma, samples=samples, generator=generator
+        )
+        loss = loss + config.mmd_weight * discrepancy
+    if config.connectivity_weight:
+        if residual.connectivity is None:
+            name = config.propagator.architecture
+            raise ConfigError(f"connectivity_weight is for 'eghn', this is {name!r}; set connectivity_weight=0")
+        loss = loss + config.connectivity_weight * residual.connectivity
     return loss
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +13,21 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..errors import CheckpointError, ConfigError, StateError, TrainingError
+from ..errors import CheckpointError, StateError, TrainingError
 from ..propagator.base import Propagator
-from ..propagator.prediction import Residual
 from ..state import State
 from .batches import Batch, loader, shares
+from .checkpoints import check_fit, group_of
 from .config import TrainingConfig
-from .losses import force_loss, residual_loss, virtual_node_mmd
+from .losses import force_loss, step_loss
 from .one_step import over_baseline
 from .processes import check_agreement, total
 from .schedule import BatchOrder, UpdateSampler, average_decay, draw_generator, learning_rate, spread
 from .unrolling import perturbed, unrolled_residuals
-from .weights import MovingAverage, clip_gradients
+from .weights import MOMENTS, MovingAverage, WeightBlock
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -107,6 +105,7 @@ class PropagatorModule(LightningModule):
         self._precision_state: dict[str, Any] = {}
         self.unrolled: dict[str, float] = {}
         self._sums = torch.zeros(2, 3)
+        self._block: WeightBlock
         self._following: MovingAverage | None = None
 
     # data -----------------------------------------------------------------------------------------------------------
@@ -156,19 +155,17 @@ class PropagatorModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on the propagator, with the moments of the checkpoint if there is one."""
+        self._block = WeightBlock(self.propagator)
         # fused: one kernel instead of ten per parameter; Lightning does not combine it with clipping under autocast
         fused = not self.config.precision.endswith("mixed") and self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.Adam(
-            self.propagator.parameters(),
+            [self._block.values],
             lr=learning_rate(self.config, self.progress.update),
             weight_decay=self.config.weight_decay,
             fused=fused or None,
         )
         if self._optimizer_state:
-            state: dict[int, dict[str, Tensor]] = {}
-            for index, (name, _) in enumerate(self.propagator.named_parameters()):
-                if f"step/{name}" in self._optimizer_state:
-                    state[index] = {key: self._optimizer_state[f"{key}/{name}"] for key in _MOMENTS}
+            state = {0: self._block.state(self._optimizer_state)}
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
             self._optimizer_state = {}
         return optimizer
@@ -216,7 +213,7 @@ class PropagatorModule(LightningModule):
             start = perturbed(self.propagator, start, self.config.noise, generator)
         residuals = unrolled_residuals(self.propagator, start, batch.ends)
         losses = [
-            self._step_loss(residual, end, share, generator)
+            step_loss(self.config, residual, end, share, generator)
             for residual, end in zip(residuals, batch.ends, strict=True)
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
@@ -228,35 +225,6 @@ class PropagatorModule(LightningModule):
             return 1.0
         return state.n_atoms * processes / float(total([state.n_atoms], self.device))
 
-    def _step_loss(self, residual: Residual, end: State, share: float, generator: torch.Generator | None) -> Tensor:
-        loss = residual_loss(residual, self.config.velocity_weight)
-        if share != 1.0:
-            loss = share * loss
-        if self.config.mmd_weight:
-            loss = loss + self.config.mmd_weight * self._mmd(residual.z, end, generator)
-        if self.config.connectivity_weight:
-            if residual.connectivity is None:
-                name = self.propagator.config.architecture
-                raise ConfigError(f"connectivity_weight is for 'eghn', this is {name!r}; set connectivity_weight=0")
-            loss = loss + self.config.connectivity_weight * residual.connectivity
-        return loss
-
-    def _mmd(self, virtual: Tensor | None, end: State, generator: torch.Generator | None) -> Tensor:
-        if virtual is None:
-            raise ConfigError(
-                "mmd_weight needs virtual nodes with positions, which this propagator does not have "
-                "(periodic systems have none); set mmd_weight=0"
-            )
-        assert end.batch is not None
-        return virtual_node_mmd(
-            end.positions,
-            end.batch,
-            virtual,
-            sigma=self.config.mmd_sigma,
-            samples=self.config.mmd_samples,
-            generator=generator,
-        )
-
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -265,7 +233,15 @@ class PropagatorModule(LightningModule):
     ) -> None:
         """Clip by norm; called by Lightning, after it has undone the scale of float16."""
         if gradient_clip_val is not None:
-            clip_gradients(optimizer.param_groups[0]["params"], gradient_clip_val)
+            self._block.clip(gradient_clip_val)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients of the update before; called by Lightning."""
+        self._block.forget()
+
+    def on_after_backward(self) -> None:
+        """Bring the gradients to where the optimiser looks for them."""
+        self._block.gather()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Count the update and move the average."""
@@ -342,10 +318,7 @@ class PropagatorModule(LightningModule):
         named = {f"weights/{name}": value for name, value in self.propagator.state_dict().items()}
         named |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
         named |= {f"best/{name}": value for name, value in self.best.items()}
-        state = self.trainer.optimizers[0].state
-        for name, parameter in self.propagator.named_parameters():
-            for key, value in state.get(parameter, {}).items():
-                named[f"{key}/{name}"] = value
+        named |= self._block.moments(self.trainer.optimizers[0].state.get(self._block.values, {}))
         if not all(bool(value.isfinite().all()) for value in named.values() if value.is_floating_point()):
             raise TrainingError(
                 f"the weights are not finite after update {self.progress.update}; the last checkpoint is kept; "
@@ -376,10 +349,10 @@ class PropagatorModule(LightningModule):
         if any(name.startswith("best/") for name in tensors):
             expected |= {f"best/{name}": value for name, value in weights.items()}
         for name, parameter in self.propagator.named_parameters():
-            if any(f"{key}/{name}" in tensors for key in _MOMENTS):  # parameters without gradient have none
+            if any(f"{key}/{name}" in tensors for key in MOMENTS):  # parameters without gradient have none
                 moment: Tensor = parameter
                 expected |= {f"step/{name}": torch.zeros(()), f"exp_avg/{name}": moment, f"exp_avg_sq/{name}": moment}
-        _match(tensors, expected)
+        check_fit(tensors, expected)
         try:
             progress = Progress(**record["progress"])
             losses = [float(value) for value in record["losses"]]
@@ -387,10 +360,10 @@ class PropagatorModule(LightningModule):
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the training checkpoint has broken metadata ({error}); delete it") from None
         self.progress, self._losses, self._precision_state = progress, losses, precision
-        self.propagator.load_state_dict(_group(tensors, "weights"))
-        self.average.load_state_dict(_group(tensors, "average"))
-        self.best = _group(tensors, "best")
-        self._optimizer_state = {name: value for name, value in tensors.items() if name.split("/")[0] in _MOMENTS}
+        self.propagator.load_state_dict(group_of(tensors, "weights"))
+        self.average.load_state_dict(group_of(tensors, "average"))
+        self.best = group_of(tensors, "best")
+        self._optimizer_state = {name: value for name, value in tensors.items() if name.split("/")[0] in MOMENTS}
 
     def on_train_start(self) -> None:
         """Weights are on their device now; give the float16 loss scale of the checkpoint back to Lightning's plugin."""
@@ -402,26 +375,6 @@ class PropagatorModule(LightningModule):
         """The averaged weights of the best validation."""
         self.average.load_state_dict(self.best)
         return self.average.eval()
-
-
-def _match(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    missing, foreign = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or foreign:
-        raise CheckpointError(
-            f"the training checkpoint does not fit this model: missing {missing[:3] or 'nothing'}, "
-            f"unknown {foreign[:3] or 'nothing'}; delete it to train from the start"
-        )
-    for name, want in expected.items():
-        have = tensors[name]
-        if have.shape != want.shape or have.dtype != want.dtype:
-            raise CheckpointError(
-                f"the training checkpoint has {name} as {tuple(have.shape)} {have.dtype}, this model needs "
-                f"{tuple(want.shape)} {want.dtype}; delete it to train from the start"
-            )
-
-
-def _group(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{group}/"): value for name, value in tensors.items() if name.startswith(f"{group}/")}
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
