@@ -44,9 +44,9 @@ def rows_of(name: str, results: Path = RESULTS) -> Rows:
     return rows
 
 
-def row_of(name: str, **wanted: Any) -> dict[str, Any]:
+def row_of(file: str, /, **wanted: Any) -> dict[str, Any]:
     """The row that has these values."""
-    (row,) = (row for row in rows_of(name) if all(row.get(key) == value for key, value in wanted.items()))
+    (row,) = (row for row in rows_of(file) if all(row.get(key) == value for key, value in wanted.items()))
     return row
 
 
@@ -74,12 +74,10 @@ class Goal(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Two digits below 10 and no more than what is left of the point above 100."""
+    """Three digits, and all that are left of the point."""
     if value >= 100:
         return f"{value:,.0f}"
-    if value >= 10:
-        return f"{value:.1f}".removesuffix(".0")
-    return f"{value:.2g}"
+    return f"{value:.3g}"
 
 
 def jump(name: str, kind: str) -> dict[str, Any]:
@@ -236,12 +234,15 @@ def backend_table() -> str:
     """Who is fastest where."""
     rows = rows_of("backends_cpu")
     names = [key.removesuffix(", ms") for key in rows[0] if key.endswith(", ms")]
-    lines = [f"| FastEGNN | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    lines = [f"| network, graph | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for row in rows:
-        times = {name: row[f"{name}, ms"] for name in names}
-        best = min(value for name, value in times.items() if name != "auto")
-        cells = (f"**{number(value)}**" if value == best else number(value) for value in times.values())
-        lines.append(f"| {row['graph']}, {row['part']} | {' | '.join(cells)} |")
+        times = {name: row.get(f"{name}, ms") for name in names}
+        best = min(value for name, value in times.items() if value is not None and name != "auto")
+        cells = (
+            "" if value is None else f"**{number(value)}**" if value == best else number(value)
+            for value in times.values()
+        )
+        lines.append(f"| {row['network']}, {row['graph']}, {row['part']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -274,8 +275,8 @@ TABLES = {
 def filled(text: str) -> str:
     """A page with its tables made anew, each between ``<!-- name -->`` and ``<!-- end -->``."""
     for name, table in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text, count = re.subn(pattern, lambda found, t=table: found[1] + t() + found[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n)[^<]*(<!-- end -->)"
+        text, count = re.subn(pattern, lambda found, t=table: f"{found[1]}{t()}\n{found[2]}", text)
         if count != 1:
             raise ValueError(f"{count} places for the table {name!r}; expected one")
     return text

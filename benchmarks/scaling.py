@@ -47,7 +47,6 @@ def measure(atoms: int, threads: int) -> dict[str, float]:
     """One row, in this process."""
     torch.set_num_threads(threads)
     propagator = propagator_for(liquid(1000), cutoff=CUTOFF)
-    propagator.compile()
     state = liquid(atoms)
     begun = time.perf_counter()
     propagator(state)

@@ -7,7 +7,7 @@ Networks, mechanics and training make them here, by one of two back-ends:
   of the receivers of a neighbour list and of the systems of a batch, and ``scatter_add`` elsewhere. Rows are summed in
   their order, on a GPU too, where the bits that ``native`` gives depend on chance.
 
-``auto``, the default, is the faster one: ``native``, as ``benchmarks/segments.py`` measures (docs/performance.md). The
+``auto``, the default, is the faster one: ``native``, as ``benchmarks/backends.py`` measures (docs/performance.md). The
 back-end is chosen by an argument, else by :func:`segment_backend` around the code, else by the environment variable
 ``FASTEGNN_MD_SEGMENTS``; an index remembers what was chosen when it was made, and gradients follow it. What
 ``torch.compile`` translates is native whatever was chosen: a compiler makes one loop of a sum and what it sums.
