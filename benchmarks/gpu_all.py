@@ -4,12 +4,13 @@
 
 Parts run one after the other, each in a process of its own with a share of the time: the tests of a GPU, jumps
 (``gpu.py``), messages of edges (``gpu_edges.py``), OpenMM's CUDA platform (``openmm_gpu.py``), training
-(``training_gpu.py``), and the training of one row of a table for the time that is left (``row_gpu.py``), whose data set
-is simulated meanwhile. The result is written after every part; ``--resume`` leaves out the parts that are done in it. A
-part that cannot run says so and why, and so do all of them without a GPU: the exit code is 0.
+(``training_gpu.py``), and the training of one row of a table for the time that is left (``row_gpu.py``). The result is
+written after every part; ``--resume`` leaves out the parts that are done in it. A part that cannot run says so and why,
+and so do all of them without a GPU: the exit code is 0.
 
 PATH is a checkout of the published code, to be timed beside ours; FOLDER keeps the data set of the row, which is
-simulated where it is missing. ``--small`` runs everything on the CPU in small, to try the script.
+simulated where it is missing, in 20 minutes of one core. ``--small`` runs everything on the CPU in small, to try the
+script.
 """
 
 from __future__ import annotations
@@ -68,30 +69,13 @@ def parts_of(arguments: argparse.Namespace, scratch: Path) -> list[Part]:
         Part("training", 0.1, script("training_gpu.py", *training)),
         Part(
             "row",
-            0.2,
+            0.35,
             script(
                 "row_gpu.py", "--data", str(data), "--processes", str(arguments.processes),
                 "--seconds", "1" if small else "{seconds}", *device,
             ),
         ),
     ]  # fmt: skip
-
-
-def simulation(arguments: argparse.Namespace, scratch: Path) -> subprocess.Popen[bytes]:
-    """The process that simulates the data set of the row, with half of the processes, behind everything else."""
-    command = [
-        sys.executable,
-        str(HERE / "row_gpu.py"),
-        "--simulate",
-        "--data",
-        str(arguments.data or scratch / "data"),
-    ]
-    command += ["--processes", str(max(1, arguments.processes // 2)), *(["--small"] if arguments.small else [])]
-    with open(scratch / "simulation.log", "w", encoding="utf-8") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=HERE.parent, start_new_session=True,
-            preexec_fn=lambda: os.nice(10),
-        )  # fmt: skip
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -173,15 +157,7 @@ def main() -> None:
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(part.name for part in parts)}")
     asked = [part for part in parts if not arguments.parts or part.name in arguments.parts]
     to_do = [part for part in asked if result.get(part.name, {}).get("status") != "done"]
-    data = None
-    if any(part.name == "row" for part in to_do) and (there or arguments.small):
-        data = simulation(arguments, scratch)
     for index, part in enumerate(to_do):
-        if part.name == "row" and data is not None:
-            try:
-                data.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                stop(data)
         left = end - time.monotonic()
         if not there and not arguments.small:
             found: dict[str, object] = {"status": f"not run: torch {torch.__version__} sees no GPU"}
@@ -196,8 +172,6 @@ def main() -> None:
         result[part.name] = found
         print(f"{part.name}: {found['status']}, {found.get('seconds', 0)} s", flush=True)
         arguments.output.write_text(json.dumps({**about, "parts": result}, indent=1) + "\n", encoding="utf-8")
-    if data is not None:
-        stop(data)
 
 
 if __name__ == "__main__":

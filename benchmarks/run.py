@@ -63,7 +63,15 @@ def ours(task: Task) -> tuple[nn.Module, Callable[[], Tensor]]:
     return (
         model,
         lambda: (
-            model(h=task.h, x=task.x, v=task.v, edge_index=task.index, edge_attr=task.attributes, batch=task.batch).x
+            model(
+                h=task.h,
+                x=task.x,
+                v=task.v,
+                edge_index=task.index,
+                edge_attr=task.attributes,
+                batch=task.batch,
+                systems=1,
+            ).x
         ),
     )
 
