@@ -196,13 +196,15 @@ class Propagator(LearnedMap):
         return seen[0]
 
     def compile(self) -> None:
-        """Translate the jump; the first jump of a small system afterwards takes about half a minute.
+        """Translate the jump, where that is worth waiting for.
 
-        The jump of a small system consists of the overhead of several hundred small operations: ``torch.compile``
-        translates it as a whole. On the CPU the edges of larger systems are left to a C++ kernel
-        (:func:`fastegnn_md.nn.messages.cpu.build`), which from then on serves every network in this process. For kind
-        "position" there is the kernel only. On a GPU jumps of up to 2,048 atoms, or of as many pairs in replicas of
-        one size, are recorded as CUDA graphs, a fraction of a second for each system; torch.compile serves the others.
+        On the CPU nothing is left to do for FastEGNN: its jumps are calls of the C++ library
+        (:mod:`fastegnn_md.nn.native`) without being asked. Where the library does not serve (no compiler, another
+        architecture) ``torch.compile`` translates the jump of a small system, which takes half a minute in the first
+        jump, and the edges of larger ones are left to a kernel of their own
+        (:func:`fastegnn_md.nn.messages.cpu.build`). On a GPU jumps of up to 2,048 atoms, or of as many pairs in
+        replicas of one size, are recorded as CUDA graphs, a fraction of a second for each system; torch.compile serves
+        the others.
 
         Raises
         ------
