@@ -2,16 +2,14 @@
 
     python benchmarks/picture.py
 
-reads benchmarks/results/gain_cpu.json (`python benchmarks/gain.py`) and, for ethanol, whose engine is not installed
-with the package, the stage `break-even` of `python benchmarks/physics.py` in physics_ethanol.json. It writes
-docs/gain-light.svg and docs/gain-dark.svg for the two themes of GitHub, with the points in their metadata.
+reads benchmarks/results/gain_cpu.json (`python benchmarks/gain.py`, and with ``--only ethanol-xtb`` for ethanol, whose
+engine is not installed with the package) and writes docs/gain-light.svg and docs/gain-dark.svg for the two themes of GitHub, with the points in their metadata.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 from pathlib import Path
 
 import matplotlib
@@ -47,14 +45,7 @@ class Point:
 def points(results: Path = RESULTS) -> list[Point]:
     """All points, from the files of results."""
     rows = json.loads((results / "gain_cpu.json").read_text(encoding="utf-8"))["rows"]
-    found = [Point(row["model"], row["atoms"], row["ms of a classical step"], row["gain"]) for row in rows]
-    validation = json.loads((results / "physics_ethanol.json").read_text(encoding="utf-8"))
-    report = validation["validation-break-even"]
-    (row,) = (row for row in report["rows"] if row["name"] == "break-even")
-    call = dict(row["tables"][0]["rows"])["one force call of the engine"]
-    spent = validation["break-even: ms of a jump and of the classical steps in its place, three measurements"]
-    gain = statistics.median(classical / jump for jump, classical in spent)
-    return [*found, Point("ethanol-xtb", report["facts"]["atoms"], call, gain)]
+    return [Point(row["model"], row["atoms"], row["ms of a classical step"], row["gain"]) for row in rows]
 
 
 def draw(found: list[Point], theme: str) -> Figure:
