@@ -3,7 +3,8 @@
     python benchmarks/picture.py
 
 reads benchmarks/results/gain_cpu.json (`python benchmarks/gain.py`, and with ``--only ethanol-xtb`` for ethanol, whose
-engine is not installed with the package) and writes docs/gain-light.svg and docs/gain-dark.svg for the two themes of GitHub, with the points in their metadata.
+engine is not installed with the package) and writes docs/gain-light.svg and docs/gain-dark.svg for the two themes of
+GitHub, with the points in their metadata.
 """
 
 from __future__ import annotations
