@@ -59,7 +59,9 @@ StorePath = Annotated[
 Compile = Annotated[
     bool,
     typer.Option(
-        "--compile", help="Translate the jump first: half a minute for faster steps (C++ compiler, extra 'compile')."
+        "--compile",
+        help="Translate the jump first: for a GPU, or where the C++ library does not serve (half a minute then; C++ "
+        "compiler, extra 'compile').",
     ),
 ]
 ConserveEnergy = Annotated[
