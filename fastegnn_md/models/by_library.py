@@ -52,8 +52,10 @@ def by_library(
         or any(one.dtype != weight.dtype or one.device != weight.device for one in given)
         or (h.requires_grad and torch.is_grad_enabled())
         or not len(x)
+        or edge_index.dtype != torch.int64
+        or not _shapes_fit(shape, h, x, v, edge_index.shape[1], vectors, edge_vector, edge_weight)
     ):
-        return None
+        return None  # what does not fit is torch's to refuse: the library would read beyond it
     plan = plan_for(shape, weight)
     begin = None if plan is None else _begin(len(x), batch, systems)
     width = 0 if edge_attr is None else edge_attr.shape[1]
@@ -114,6 +116,26 @@ def _called(
         if any(one is not None and one.requires_grad for one in (*inputs, *parameters)):
             return differentiable(plan, begin, edge_index, inputs, parameters, plain)
     return forward(plan, weights.packed(plan), begin, edge_index, inputs)
+
+
+def _shapes_fit(
+    shape: Shape,
+    h: Tensor,
+    x: Tensor,
+    v: Tensor,
+    edges: int,
+    vectors: Tensor | None,
+    edge_vector: Tensor | None,
+    edge_weight: Tensor | None,
+) -> bool:
+    nodes = len(x)
+    return (
+        h.shape == (nodes, shape.features)
+        and x.shape == v.shape == (nodes, 3)
+        and (vectors is None or (vectors.dim() == 3 and vectors.shape[::2] == (nodes, 3)))
+        and (edge_vector is None or edge_vector.shape == (edges, 3))
+        and (edge_weight is None or edge_weight.shape == (edges,))
+    )
 
 
 def _output(found: Outputs, x: Tensor, v: Tensor, shape: Shape) -> ModelOutput:

@@ -70,8 +70,8 @@ class Plan:
 
     def pack(self, parameters: Sequence[Tensor], *, transposed: bool) -> Tensor:
         """Weights as the library wants them, with their transposes for gradients."""
-        if len(parameters) != self.parameters:
-            raise RuntimeError(f"{len(parameters)} parameters for a plan of {self.parameters}: {self.shape}")
+        if len(parameters) != self.parameters or any(one.dtype != self.dtype for one in parameters):
+            raise RuntimeError(f"weights are not the {self.parameters} of {self.dtype} of a network of {self.shape}")
         buffer = torch.zeros(self.weights + (self.transposes if transposed else 0), dtype=self.dtype)
         given = [one.detach().contiguous() for one in parameters]
         pointers = (ctypes.c_void_p * len(given))(*(one.data_ptr() for one in given))
