@@ -254,3 +254,13 @@ def test_without_the_library_everything_works(without_library):
     model, inputs = case(FORMS[0].values[0])
     assert plan_for(model.shape, model.virtual_features) is None
     assert_same(outputs(model, inputs), outputs(by_torch(model), inputs), 1e-14)
+
+
+@pytest.mark.parametrize("name", ["h", "v", "edge_attr", "edge_vector", "edge_weight", "vectors"])
+def test_inputs_of_other_sizes_are_refused_as_by_torch(name):
+    """The library would read beyond their ends."""
+    model, inputs = case(FORMS[0].values[0])
+    short = {**inputs, name: inputs[name][:-1]}
+    for network in (model, by_torch(model)):
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            network(**short)

@@ -53,6 +53,7 @@ def by_library(
         or (h.requires_grad and torch.is_grad_enabled())
         or not len(x)
         or edge_index.dtype != torch.int64
+        or (edge_attr is not None and len(edge_attr) != edge_index.shape[1])
         or not _shapes_fit(shape, h, x, v, edge_index.shape[1], vectors, edge_vector, edge_weight)
     ):
         return None  # what does not fit is torch's to refuse: the library would read beyond it
