@@ -291,12 +291,36 @@ class TestBursts:
                 if type(self).broken and type(self).calls > 12:
                     raise RuntimeError("CUDA out of memory")
 
-        with pytest.raises(EngineError, match=r"Breaking failed: RuntimeError: CUDA out of memory"):
+        with pytest.raises(EngineError, match=r"failed in 1 of \d bursts \(RuntimeError: CUDA out of memory"):
             harvest(frames(3), Breaking, store=tmp_path / "a.h5md", **FAST)
         assert not (tmp_path / "a.h5md").exists()
         Breaking.broken = False
         path = harvest(frames(3), Breaking, store=tmp_path / "a.h5md", **FAST)
         assert fastegnn_md.data.Store(path).provenance["dropped bursts"] == 0
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyError, ValueError])
+    def test_a_burst_in_which_the_engine_fails_is_dropped_whatever_it_raises(self, error, tmp_path):
+        class Failing(EMT):
+            calls = 0
+
+            def calculate(self, *arguments: Any, **options: Any) -> None:
+                type(self).calls += 1
+                if type(self).calls == 14:
+                    raise error("SCF not converged")
+                super().calculate(*arguments, **options)
+
+        path = harvest(frames(8), Failing, store=tmp_path / "a.h5md", max_failed=0.2, **FAST)
+        said = fastegnn_md.data.Store(path).provenance
+        assert (said["bursts"], said["dropped bursts"], said["bursts in which the engine failed"]) == (8, 1, 1)
+
+    def test_what_is_no_answer_at_all_ends_a_harvest_at_once(self, tmp_path):
+        class Lists(EMT):
+            def calculate(self, *arguments: Any, **options: Any) -> None:
+                super().calculate(*arguments, **options)
+                self.results["forces"] = ["x", "y"]
+
+        with pytest.raises(EngineError, match="not numbers of shape"):
+            harvest(frames(3), Lists, store=tmp_path / "a.h5md", max_failed=0.9, **FAST)
 
 
 class Odd(EMT):

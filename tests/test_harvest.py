@@ -18,7 +18,7 @@ import pytest
 
 import fastegnn_md
 from fastegnn_md.data import Store, TrajectoryPairs, noise_floor
-from fastegnn_md.errors import ConstraintError, DataError
+from fastegnn_md.errors import ConstraintError, DataError, EngineError
 from fastegnn_md.harvest import harvest
 from fastegnn_md.harvest.openmm import reduced_cell
 from fastegnn_md.harvest.parts import Finished
@@ -486,7 +486,7 @@ class TestEnergy:
 
     def test_what_the_engine_said_is_told(self, require, tmp_path):
         require("ase")
-        with pytest.raises(DataError, match=r"engine gave up on some of them \(CalculationFailed: no convergence"):
+        with pytest.raises(EngineError, match=r"failed in 1 of 1 bursts \(CalculationFailed: no convergence"):
             harvest(make_universe(), failing_calculator, store=tmp_path / "b.h5md", **FAST)
 
     def test_single_bad_bursts_are_dropped_and_counted(self, require, tmp_path):

@@ -53,6 +53,15 @@ def harvest(
     bonds: Bonds = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the velocities.")] = 0,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to share the work.")] = 1,
+    max_failed: Annotated[
+        float,
+        typer.Option(
+            "--max-failed",
+            min=0,
+            max=1,
+            help="Share of bursts that may be dropped: the engine failed, or energy is lost.",
+        ),
+    ] = 0.05,
     overwrite: Overwrite = False,
 ) -> None:
     """Make training pairs: short runs at constant energy, started from the frames of a trajectory.
@@ -60,6 +69,7 @@ def harvest(
     Trajectories are saved every picosecond or so, too rarely for steps of femtoseconds. Each burst is written with
     positions, velocities and forces. A harvest that was stopped continues when the command is given again.
     """
+    from ..data import Store
     from ..data.ase_files import ase_format, file_constraints
     from ..harvest import harvest as run_harvest
 
@@ -97,7 +107,14 @@ def harvest(
         processes=processes,
         overwrite=overwrite,
         constraints=held,
+        max_failed=max_failed,
     )
+    made = Store(store).provenance
+    if made["dropped bursts"]:
+        failed = made.get("bursts in which the engine failed", 0)
+        typer.echo(
+            f"{made['dropped bursts']} of {made['bursts']} bursts were dropped; in {failed} the engine failed", err=True
+        )
     typer.echo(f"saved {store}; next: fastegnn-md train {store} --lag {interval!r}")
 
 

@@ -190,14 +190,13 @@ def _atoms(numbers: np.ndarray, masses: np.ndarray, start: Start) -> Atoms:
 
 
 def _gave_up(error: EngineError | NotFiniteError) -> BaseException:
-    """Why a calculator gave up on a geometry; raises the error anew if it is about more than this geometry."""
-    from ase.calculators.calculator import CalculatorError
-
+    """Why a calculator gave up on a geometry; raises the error anew if no other geometry would help."""
     if isinstance(error, NotFiniteError):
         return error
-    if isinstance(error.__cause__, (CalculatorError, ArithmeticError)):  # no convergence, overflow
-        return error.__cause__
-    raise error
+    cause = error.__cause__  # what the calculator raised: programs say that they did not converge as they like
+    if cause is None or isinstance(cause, NotImplementedError):
+        raise error
+    return cause
 
 
 def _describe(factory: Any) -> str:

@@ -13,8 +13,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +27,10 @@ from ..data.mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from ..data.store import Store, write_error
 from ..data.store_writer import StoreWriter
 from ..data.topology import quiet, select_atoms, static
-from ..errors import DataError, Remedy
+from ..errors import DataError, EngineError, Remedy
 from .bursts import BurstRecipe, BurstRunner, Start
 from .parts import Finished, run_bursts
+from .plan import BurstPlan, is_positive, positive_time
 from .recipe import burst_recipe
 from .starts import StartingPoints
 
@@ -97,7 +96,8 @@ def harvest(
         Largest change of the total energy within a burst per degree of freedom, in units of kT (of ``temperature``, or
         of the burst's own kinetic temperature). Bursts beyond it are dropped and counted.
     max_failed : float
-        Share of dropped bursts from which the harvest is an error.
+        Share of bursts that may be dropped, because the engine failed in them (no convergence) or they lose energy.
+        Beyond it the harvest ends with an error; failed bursts are run again when it is called again.
     constraints : sequence of ase.constraints.FixBondLengths
         Constraints for an ASE engine (an OpenMM System has its own).
     platform : str, optional
@@ -118,6 +118,8 @@ def harvest(
     DataError
         If the frames, the engine and the times do not fit together, too many bursts lose energy, or the store cannot be
         written.
+    EngineError
+        If the engine fails in too many bursts, or in all by its nature.
     ConstraintError
         If a constraint is not supported.
     OutputError
@@ -129,10 +131,10 @@ def harvest(
         If the forces change under reflection, as those of CMAP terms do: see :func:`mirror_asymmetry`. Four frames are
         looked at, at two force calls each.
     """
-    plan = _Plan.make(burst, interval, timestep, temperature, seed)
-    lag = None if midpoint is None else _positive_time("midpoint", midpoint)
+    plan = BurstPlan.make(burst, interval, timestep, temperature, seed)
+    lag = None if midpoint is None else positive_time("midpoint", midpoint)
     static(universe)
-    if not _positive(processes) or processes != int(processes):
+    if not is_positive(processes) or processes != int(processes):
         raise DataError(f"processes is {processes!r}; expected a whole number, 1 or more")
     path = Path(store)
     try:
@@ -162,62 +164,16 @@ def harvest(
             cells=source.periodic,
         )
         with done:
-            _run(done, recipe, source, plan, processes, progress, own)
+            _run(done, recipe, source, plan, processes, progress, own, max_failed)
             _merge(done, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror, about)
         shutil.rmtree(done.folder, ignore_errors=True)
     return path
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What every burst has in common; times in ps."""
-
-    interval: float
-    timestep: float
-    n_frames: int
-    steps_between: int
-    temperature: float | None
-    seed: int
-
-    @classmethod
-    def make(
-        cls, burst: float | str, interval: float | str, timestep: float | str, temperature: float | None, seed: int
-    ) -> _Plan:
-        given = {"burst": burst, "interval": interval, "timestep": timestep}
-        ps = {name: _positive_time(name, value) for name, value in given.items()}
-        counts = {}
-        for long, short in (("burst", "interval"), ("interval", "timestep")):
-            ratio = ps[long] / ps[short]
-            counts[long] = round(ratio)
-            if counts[long] < 1 or abs(ratio - counts[long]) > 1e-6 * ratio:
-                raise DataError(
-                    f"{long} {units.format_time(ps[long])} is not a whole number of {short}s of "
-                    f"{units.format_time(ps[short])}"
-                )
-        if temperature is not None and not _positive(temperature):
-            raise DataError(f"temperature is {temperature!r}; expected one positive number of K for all frames")
-        return cls(ps["interval"], ps["timestep"], counts["burst"] + 1, counts["interval"], temperature, int(seed))
-
-
-def _positive(value: Any) -> bool:
-    """Whether it is one positive number."""
-    return isinstance(value, Real) and math.isfinite(float(value)) and float(value) > 0
-
-
-def _positive_time(name: str, given: Any) -> float:
-    """A time in ps, from a number of ps or a text with its unit."""
-    if not isinstance(given, (str, Real)):
-        raise DataError(f"{name} is {given!r}; expected a number of ps, or a text with its unit")
-    value = units.parse_quantity(given, "time") if isinstance(given, str) else float(given)
-    if not (math.isfinite(value) and value > 0):
-        raise DataError(f"{name} is {given}; expected a positive time")
-    return value
-
-
 def _recipe(
     source: StartingPoints,
     engine: Any,
-    plan: _Plan,
+    plan: BurstPlan,
     midpoint: float | None,
     constraints: Sequence[Any],
     platform: str | None,
@@ -238,7 +194,7 @@ def _recipe(
     )
 
 
-def _fingerprint(plan: _Plan, recipe: BurstRecipe, source: StartingPoints) -> str:
+def _fingerprint(plan: BurstPlan, recipe: BurstRecipe, source: StartingPoints) -> str:
     """SHA-256 of everything that decides the frames of the bursts."""
     digest = hashlib.sha256(repr(plan).encode() + recipe.fingerprint.encode() + repr(source.frames).encode())
     digest.update(source.topology.sha256.encode() + source.first.positions.tobytes())
@@ -282,13 +238,15 @@ def _run(
     done: Finished,
     recipe: BurstRecipe,
     source: StartingPoints,
-    plan: _Plan,
+    plan: BurstPlan,
     processes: int,
     progress: bool,
     runner: BurstRunner | None,
+    max_failed: float,
 ) -> None:
-    """Run the bursts that are not finished and keep each as it comes."""
+    """Run the bursts that are not finished, or failed in an earlier call, and keep each as it comes."""
     times: dict[int, float] = {}
+    total = len(source.frames)
 
     def start(index: int) -> Start:
         point = source[source.frames[index]]
@@ -296,16 +254,28 @@ def _run(
         assert point.velocities is not None  # stored or drawn
         return Start(point.positions, point.velocities, point.cell)
 
-    waiting = [index for index in range(len(source.frames)) if index not in done]
+    waiting = [index for index in range(total) if index not in done or done[index]["error"]]
+    tried = failed = 0
     with progress_bar(
-        total=len(source.frames), initial=len(done), desc="harvest", unit="burst", disable=not progress or not waiting
+        total=total, initial=total - len(waiting), desc="harvest", unit="burst", disable=not progress or not waiting
     ) as bar:
         for index, burst in run_bursts(waiting, recipe, start, plan.n_frames, plan.steps_between, processes, runner):
             done.write(index, times.pop(index), burst)
             bar.update()
+            tried, failed = tried + 1, failed + bool(burst.error)
+            if failed > max_failed * total:  # nobody wants to wait for the others
+                raise EngineError(
+                    Remedy(
+                        f"the engine failed in {failed} of {tried} bursts ({burst.error}); {max_failed:.0%} of "
+                        f"{total} may fail and are left out. Start from other frames, mend the engine, or accept more "
+                        "failures",
+                        f" (max_failed={max_failed:g})",
+                        f" (--max-failed {max_failed:g})",
+                    )
+                )
 
 
-def _change(burst: np.void, recipe: BurstRecipe, plan: _Plan) -> float:
+def _change(burst: np.void, recipe: BurstRecipe, plan: BurstPlan) -> float:
     """Change of the total energy within a burst, kT per degree of freedom; NaN for one that blew up."""
     vectors = [burst[name] for name in ("positions", "forces", "ahead", "behind") if name in (burst.dtype.names or ())]
     energies = burst["energies"]
@@ -321,7 +291,7 @@ def _merge(
     done: Finished,
     recipe: BurstRecipe,
     source: StartingPoints,
-    plan: _Plan,
+    plan: BurstPlan,
     tolerance: float,
     max_failed: float,
     fingerprint: str,
@@ -329,11 +299,11 @@ def _merge(
     about: dict[str, Any],
 ) -> None:
     total = len(source.frames)
-    changes, complaints = np.zeros(total), set()
+    changes, complaints = np.zeros(total), []
     for index in range(total):
         burst = done[index]
         changes[index] = _change(burst, recipe, plan)
-        complaints |= {burst["error"].decode(errors="replace")} - {""}
+        complaints += [burst["error"].decode(errors="replace")] if burst["error"] else []
     kept = [int(index) for index in np.flatnonzero(changes <= tolerance)]
     failed = total - len(kept)
     change = changes[np.isfinite(changes)]
@@ -354,6 +324,7 @@ def _merge(
         **about,
         "bursts": total,
         "dropped bursts": failed,
+        "bursts in which the engine failed": len(complaints),
         "median energy change per degree of freedom": f"{typical:.3g} kT",
         "timestep": plan.timestep,
         "temperature": plan.temperature,

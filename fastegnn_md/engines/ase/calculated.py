@@ -30,7 +30,8 @@ class CheckedCalculator:
     Raises
     ------
     EngineError
-        By every question: if the calculator raises (its own error is the cause), or answers in another shape.
+        By every question: if the calculator raises (its own error is the cause), or answers in another shape (there is
+        no cause).
     NotFiniteError
         If a force is not finite. An energy may be: whoever asks for it decides what that means.
     """
@@ -48,8 +49,8 @@ class CheckedCalculator:
         answer = self._ask("forces", atoms)
         try:
             forces = np.array(answer, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise EngineError(f"the forces of {self._name} are not numbers of shape ({len(atoms)}, 3)") from error
+        except (TypeError, ValueError):
+            raise EngineError(f"the forces of {self._name} are not numbers of shape ({len(atoms)}, 3)") from None
         if forces.shape != (len(atoms), 3):
             raise EngineError(f"the forces of {self._name} have shape {forces.shape}; expected ({len(atoms)}, 3)")
         wrong = np.flatnonzero(~np.isfinite(forces).all(axis=1))
@@ -70,8 +71,8 @@ class CheckedCalculator:
         answer = self._ask("potential_energy", atoms, **options)
         try:
             energy = np.asarray(answer, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise EngineError(f"the energy of {self._name} is {answer!r}; expected a number") from error
+        except (TypeError, ValueError):
+            raise EngineError(f"the energy of {self._name} is {answer!r}; expected a number") from None
         if answer is None:  # NaN to NumPy
             raise EngineError(f"the energy of {self._name} is None; expected a number")
         if energy.size != 1:
