@@ -28,25 +28,29 @@ struct Slopes {
 };
 
 template <class T>
-class Gradients : Network<T> {
+class Gradients : public Network<T> {
  public:
-  // `transposes` of the weights; `found` takes the gradients of the weights, one buffer for each of `threads`.
+  // `transposes` of the weights.
   Gradients(const Plan& plan, const T* weights, const Graph<T>& graph, const Values<T>& values, const T* transposes,
             const Slopes<T>& slopes)
       : Network<T>(plan, weights, graph, values), t_(transposes), g_(slopes) {}
 
-  // From slopes of the last values, and of what is read out of them, to those of the first.
-  void backward(Int threads, const T* change, const T* features, T* const* found) const {
+  // From slopes of the last values, and of what is read out of them (or null), to those of the first. `of_weights` takes
+  // the gradients of the weights, one buffer for each of `threads`; null where nobody asks. `ends` as it was in forward.
+  void backward(Int threads, const T* change, const T* features, T* const* of_weights, bool ends = true) const {
     const std::vector<Int> bounds = this->ranges(threads);
+    std::vector<T*> found;
+    for (Int part = 0; part < threads; ++part) found.push_back(of_weights ? of_weights[part] : nullptr);
     const Int parts = Int(bounds.size()) - 1, H = s_.hidden, nodes = graph_.last() - graph_.first();
     in_parallel(parts, [&](Int part) { read_out_backward(bounds[part], bounds[part + 1], change, found[part]); });
     for (Int layer = s_.layers - 1; layer >= 0; --layer) {
       Workspace::Frame frame(workspace());
       const Int size = this->sums_width() * graph_.systems();
       T* sums = frame.zeros<T>(size * parts);
-      finish_systems_backward(layer, found[0]);
+      const bool moves = this->moves(layer, change), heard = ends || layer + 1 < s_.layers;
+      if (heard) finish_systems_backward(layer, found[0]);
       in_parallel(parts, [&](Int part) {
-        nodes_backward(layer, bounds[part], bounds[part + 1], sums + part * size, found[part]);
+        nodes_backward(layer, bounds[part], bounds[part + 1], sums + part * size, found[part], moves, heard);
       });
       for (Int part = 1; part < parts; ++part)
         for (Int k = 0; k < size; ++k) sums[k] += sums[part * size + k];
@@ -60,7 +64,7 @@ class Gradients : Network<T> {
                                                   : typename Values<T>::Array{g_.products.data + H, 4 * H, graph_.first()};
         const typename Values<T>::Array u = given ? typename Values<T>::Array{own + nodes * H, moved, graph_.first()}
                                                   : (s_.vectors ? g_.u : g_.x);
-        edges_backward(layer, bounds[part], bounds[part + 1], b, u, found[part]);
+        edges_backward(layer, bounds[part], bounds[part + 1], b, u, found[part], moves);
       });
       in_parallel(parts, [&](Int part) {
         const Int begin = bounds[part], end = bounds[part + 1];
@@ -87,7 +91,7 @@ class Gradients : Network<T> {
       weight_gradient(plan_.embedding, bounds[part + 1] - n, features + n * s_.features, s_.features, g_.h(n), H,
                       found[part]);
     });
-    for (Int system = graph_.first_system; system < graph_.last_system; ++system)
+    for (Int system = graph_.first_system; system < graph_.last_system && found[0]; ++system)
       add(T(1), g_.s(system), found[0] + plan_.start.w, s_.virtuals * H);
     // Virtual nodes started at the mean position.
     for (Int system = graph_.first_system; system < graph_.last_system && s_.geometry; ++system)
@@ -99,14 +103,15 @@ class Gradients : Network<T> {
       }
   }
 
- private:
+ protected:
   using Network<T>::plan_;
   using Network<T>::s_;
   using Network<T>::graph_;
   using Network<T>::values_;
 
-  // Of weights and bias, from inputs a and gradients g of outputs.
+  // Of weights and bias, from inputs a and gradients g of outputs; here and below nothing where `found` is null.
   void weight_gradient(const Linear& one, Int count, const T* a, Int a_row, const T* g, Int g_row, T* found) const {
+    if (!found) return;
     add_product(one.in, one.wide, count, columns(a, a_row), g, g_row, found + one.w, one.wide);
     if (one.b >= 0) add_columns(count, one.wide, g, g_row, found + one.b);
   }
@@ -124,7 +129,7 @@ class Gradients : Network<T> {
     const Int H = s_.hidden;
     const T* weight = this->weight(last);
     for (Int r = 0; r < count; ++r) {
-      add(of[r], active + r * H, found + last.w, H);
+      if (found) add(of[r], active + r * H, found + last.w, H);
       for (Int k = 0; k < H; k += kWidth<T>)
         store(to + r * H + k, of[r] * load(weight + k) * load(slope + r * H + k));
     }
@@ -167,7 +172,7 @@ class Gradients : Network<T> {
         for (Int e = 0; e < C; ++e) {
           M[c * C + e] = 0;
           for (Int d = 0; d < 3; ++d) M[c * C + e] += centred[3 * c + d] * centred[3 * e + d];
-          add(M[c * C + e], own + c * H, found + one.mixing.w + e * one.mixing.wide, H);
+          if (found) add(M[c * C + e], own + c * H, found + one.mixing.w + e * one.mixing.wide, H);
           of_M[c * C + e] = dot(own + c * H, this->weight(one.mixing) + e * one.mixing.wide, H);
         }
       T of_mean[3] = {0, 0, 0};
@@ -216,7 +221,8 @@ class Gradients : Network<T> {
     }
   }
 
-  void nodes_backward(Int layer, Int begin, Int end, T* sums, T* found) const {
+  // `moves` and `heard_of`: whether the layer's vectors, or positions, and its virtual nodes matter.
+  void nodes_backward(Int layer, Int begin, Int end, T* sums, T* found, bool moves, bool heard_of) const {
     const Layer& one = plan_.layers[layer];
     const Int H = s_.hidden, C = s_.virtuals, K = s_.vectors, width = g_.carried.width;
     const Int mixed = std::max<Int>(one.mix.wide, kWidth<T>), shared = std::max<Int>(one.carried.wide, kWidth<T>);
@@ -245,9 +251,9 @@ class Gradients : Network<T> {
       input_gradient(one.node_m, count, g, H, g_.received(n), H);
       input_gradient(one.node_v, count, g, H, of_heard, C * H);
       // A of vectors, or φv
-      for (Int row = 0; row < count; ++row)
+      for (Int row = 0; row < count && moves; ++row)
         silu(values_.products[layer](n + row) + 3 * H, active + row * H, slope + row * H, H);
-      if (K) {
+      if (K && moves) {
         this->apply(one.mix, count, active, H, mix, one.mix.wide);
         if (s_.geometry) this->apply(one.carried, pairs, heard, H, shares, one.carried.wide);
         for (Int row = 0; row < count; ++row)
@@ -264,14 +270,14 @@ class Gradients : Network<T> {
           T* to = g_.products(n + row) + 3 * H;
           for (Int k = 0; k < H; k += kWidth<T>) store(to + k, load(g + row * H + k) * load(slope + row * H + k));
         }
-      } else {
+      } else if (!K) {
         for (Int row = 0; row < count; ++row) {
           const T *v = values_.u[0](n + row), *of_x = g_.x(n + row);
           const T of_speed = of_x[0] * v[0] + of_x[1] * v[1] + of_x[2] * v[2];
           const T speed = dot(active + row * H, this->weight(one.velocity), H) + *this->bias(one.velocity);
           for (Int d = 0; d < 3; ++d) g_.u(n + row)[d] += speed * of_x[d];
           for (Int d = 0; d < 3; ++d) g_.carried(n + row)[d] = of_x[d];
-          found[one.velocity.b] += of_speed;
+          if (found) found[one.velocity.b] += of_speed;
           coefficient_gradient(one.velocity, 1, &of_speed, active + row * H, slope + row * H,
                                g_.products(n + row) + 3 * H, found);
         }
@@ -292,7 +298,7 @@ class Gradients : Network<T> {
         }
       }
       // φZ, and the mean of messages
-      if (s_.geometry) {
+      if (s_.geometry && heard_of) {
         silu(values_.pull_pre[layer](n), active, slope, pairs * H);
         for (Int row = 0, system = home; row < count; ++row) {
           while (n + row >= graph_.begin[system + 1]) ++system;
@@ -311,7 +317,7 @@ class Gradients : Network<T> {
         weight_gradient(one.pull, pairs, heard, H, g, H, found);
         add_input_gradient(one.pull, pairs, g, H, of_heard, H);
       }
-      for (Int row = 0, system = home; row < count; ++row) {
+      for (Int row = 0, system = home; row < count && heard_of; ++row) {
         while (n + row >= graph_.begin[system + 1]) ++system;
         add(T(1) / T(this->size_of(system)), g_.heard(system), of_heard + row * C * H, C * H);
       }
@@ -329,7 +335,7 @@ class Gradients : Network<T> {
           add(T(1), g + p * H, to + 3 * C + c * H, H);
           if (!s_.geometry) continue;
           T* of = of_apart + 4 * p;
-          add(apart[4 * p + 3], g + p * H, found + one.distance.w, H);
+          if (found) add(apart[4 * p + 3], g + p * H, found + one.distance.w, H);
           const T of_invariant = dot(g + p * H, this->weight(one.distance), H);
           const T factor = s_.squared ? 2 * of_invariant
                                       : (apart[4 * p + 3] > 0 ? of_invariant / apart[4 * p + 3] : T(0));
@@ -380,7 +386,7 @@ class Gradients : Network<T> {
 
   // `b` and `u` take what comes back to senders: to their products, and to their vectors or positions.
   void edges_backward(Int layer, Int begin, Int end, const typename Values<T>::Array& b,
-                      const typename Values<T>::Array& u, T* found) const {
+                      const typename Values<T>::Array& u, T* found, bool moves) const {
     const Layer& one = plan_.layers[layer];
     const Int H = s_.hidden, K4 = s_.K(), A = s_.attributes;
     Workspace::Frame frame(workspace());
@@ -398,12 +404,14 @@ class Gradients : Network<T> {
         while (graph_.rows[next + 1] <= e + r) ++next;
         receiver[r] = next;
       }
-      this->compute_edges(layer, e, size, receiver, block);
+      this->compute_edges(layer, e, size, receiver, block, moves);
       for (Int r = 0; r < size; ++r) {
         const T w = graph_.weight ? graph_.weight[e + r] : T(1);
         const T *g = g_.carried(receiver[r]), *d = block.direction + 4 * r;
         T *of_d = of_direction + 4 * r, of_w = 0;
-        if (K4) {
+        if (!moves) {
+          of_d[0] = of_d[1] = of_d[2] = 0;
+        } else if (K4) {
           const T *own = block.head + r * head, *uj = vectors(graph_.sender[e + r]);
           T *of_own = of_head + r * head, *of_u = u(graph_.sender[e + r]);
           of_d[0] = of_d[1] = of_d[2] = 0;
@@ -428,7 +436,9 @@ class Gradients : Network<T> {
         }
         if (g_.weight) g_.weight[e + r] += of_w + dot(g_.received(receiver[r]), block.second + r * H, H);
       }
-      if (K4) {
+      if (!moves) {
+        std::memset(of_second, 0, sizeof(T) * size_t(size * H));
+      } else if (K4) {
         weight_gradient(one.head, size, block.second, H, of_head, head, found);
         input_gradient(one.head, size, of_head, head, of_second, H);
       } else {

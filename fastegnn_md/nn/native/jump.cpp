@@ -1,28 +1,19 @@
 // A jump of small systems as one call: neighbours, features, the network, and what is made of its answer. The formulas
-// are those of fastegnn_md/propagator (full.py, kick_drift.py, surroundings.py) and fastegnn_md/graph (features.py).
+// are those of fastegnn_md/propagator (full.py, kick_drift.py, surroundings.py).
 
-#include "network.h"
+#include "edges.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace fastegnn {
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
-constexpr Int kChunk = 96;      // nodes that a thread takes at a time
-constexpr Int kShared = 1500;   // edges and eighths of nodes below which threads cost more than they save
-constexpr double kOverlap = 1e-3;  // Å
-
-struct Jump {
-  Int nodes, systems, edges, threads;  // edges: -1 to search among all pairs of a system
-  const Int *begin, *receiver, *sender;
-  const double *vector, *positions, *velocities, *forces, *masses;  // forces or null; vector (E, 3) of the edges given
+struct Jump : Near {
+  const double *positions, *velocities, *forces, *masses;  // forces or null
   const Int* species;
   const void *features, *linear, *scale;  // (N, F), (S, 4) and (S, 2); of kicks: linear null, scale (S)
-  // Bonds: partners of each atom up to three bonds away, and how many bonds; null without.
-  const Int *partners_begin, *partners, *steps;
-  Int radial, periodic, conserve, bonded, kicks;
-  double cutoff, timestep, velocity_scale, force_scale;
+  Int periodic, conserve, kicks;
+  double timestep, velocity_scale, force_scale;
   // Surroundings: element of each node, sizes, and tensors (size, elements, size) and (elements, size); or null.
   const Int* element;
   Int elements, functions;
@@ -30,21 +21,6 @@ struct Jump {
   const void *whitening, *offset;
   double *displacement, *moved;  // (N, 3); Å and Å/ps
   void* unlike;                  // (N)
-  Int overlap[2];                // atoms that lie on each other
-};
-
-template <class T>
-T envelope(T u) {
-  u = std::min(u, T(1));
-  return T(1) - u * u * u * (T(10) - T(15) * u + T(6) * u * u);
-}
-
-// Edges of a chunk and what the network is told of them.
-template <class T>
-struct ChunkEdges {
-  Int *rows, *sender, *receiver;  // rows count from the first node of all, edges from that of the chunk
-  T *vector, *attributes, *weight, *distance;
-  Int count = 0;
 };
 
 template <class T>
@@ -53,142 +29,18 @@ class Jumper {
   Jumper(const Plan& plan, const T* weights, Jump& jump) : plan_(plan), s_(plan.shape), w_(weights), j_(jump) {}
 
   bool run() {
-    std::vector<std::pair<Int, Int>> chunks;
-    for (Int first = 0; first < j_.systems;) {
-      Int last = first + 1;
-      while (last < j_.systems && j_.begin[last + 1] - j_.begin[first] <= kChunk) ++last;
-      chunks.push_back({first, last});
-      first = last;
-    }
     j_.overlap[0] = -1;
-    const auto run = [&](Int which, Int threads) {
-      if (j_.kicks) kick_and_drift(chunks[which].first, chunks[which].second, threads);
-      else jump(chunks[which].first, chunks[which].second, threads);
-    };
-    const Int count = Int(chunks.size());
-    if (count >= j_.threads && j_.threads > 1) {
-      in_parallel(j_.threads, [&](Int thread) {
-        for (Int k = thread; k < count; k += j_.threads) run(k, 1);
-      });
-    } else {
-      const Int work = (j_.edges < 0 ? 16 * j_.nodes : j_.edges) + 8 * j_.nodes;
-      for (Int k = 0; k < count; ++k) run(k, work < kShared ? 1 : j_.threads);
-    }
+    for_chunks(j_, [&](Int first, Int last, Int threads, Int) {
+      if (j_.kicks) kick_and_drift(first, last, threads); else jump(first, last, threads);
+    });
     return j_.overlap[0] < 0;
   }
 
  private:
-  // Of nodes [first, last), at positions (N, 3).
-  void neighbours(Int first_system, Int last_system, const double* x, ChunkEdges<T>& to, Workspace::Frame& frame) {
-    const Int first = j_.begin[first_system], last = j_.begin[last_system];
-    to.rows = frame.take<Int>(last - first + 1) - first;
-    to.rows[first] = 0;
-    if (j_.edges >= 0) return given(first, last, to, frame);
-    Int most = 0;
-    for (Int s = first_system; s < last_system; ++s) {
-      const Int size = j_.begin[s + 1] - j_.begin[s];
-      most += size * (size - 1);
-    }
-    const double limit = j_.cutoff * j_.cutoff;
-    to.sender = frame.take<Int>(most), to.receiver = frame.take<Int>(most);
-    Int* twin = frame.take<Int>(most);  // the edge in the other direction, where it came first; else -1
-    Int* place = nullptr;
-    double* vector = frame.take<double>(3 * most);
-    Int count = 0;
-    for (Int s = first_system; s < last_system; ++s) {
-      const Int a = j_.begin[s], b = j_.begin[s + 1], size = b - a;
-      Workspace::Frame own(workspace());
-      place = own.take<Int>(size * size);
-      for (Int i = a; i < b; ++i) {
-        for (Int j = a; j < b; ++j) {
-          const double dx = x[3 * i] - x[3 * j], dy = x[3 * i + 1] - x[3 * j + 1], dz = x[3 * i + 2] - x[3 * j + 2];
-          if (!(dx * dx + dy * dy + dz * dz < limit) || i == j) continue;
-          to.receiver[count] = i, to.sender[count] = j;
-          vector[3 * count] = dx, vector[3 * count + 1] = dy, vector[3 * count + 2] = dz;
-          place[(i - a) * size + j - a] = count;
-          twin[count] = j < i ? place[(j - a) * size + i - a] : -1;
-          ++count;
-        }
-        to.rows[i + 1] = count;
-      }
-    }
-    to.count = count;
-    describe(to, vector, twin, frame);
-  }
-
-  // The part of the edges given that belongs to nodes [first, last).
-  void given(Int first, Int last, ChunkEdges<T>& to, Workspace::Frame& frame) {
-    const Int* receiver = j_.receiver;
-    const Int begin = std::lower_bound(receiver, receiver + j_.edges, first) - receiver;
-    const Int end = std::lower_bound(receiver + begin, receiver + j_.edges, last) - receiver;
-    to.count = end - begin;
-    to.sender = const_cast<Int*>(j_.sender) + begin, to.receiver = const_cast<Int*>(receiver) + begin;
-    Int e = 0;
-    for (Int n = first; n < last; ++n) {
-      while (e < to.count && to.receiver[e] == n) ++e;
-      to.rows[n + 1] = e;
-    }
-    describe(to, j_.vector + 3 * begin, nullptr, frame);
-  }
-
-  void describe(ChunkEdges<T>& to, const double* vector, const Int* twin, Workspace::Frame& frame) {
-    const Int A = s_.attributes, radial = j_.radial;
-    to.vector = frame.take<T>(3 * to.count), to.attributes = frame.take<T>(A * to.count);
-    to.weight = frame.take<T>(to.count), to.distance = frame.take<T>(to.count);
-    const auto describe_part = [&](Int begin, Int end) {
-      for (Int e = begin; e < end; ++e) {
-        for (Int d = 0; d < 3; ++d) to.vector[3 * e + d] = T(vector[3 * e + d]) / T(j_.cutoff);
-        T* attributes = to.attributes + A * e;
-        if (twin && twin[e] >= 0) {
-          std::memcpy(attributes, to.attributes + A * twin[e], sizeof(T) * size_t(A));
-          to.weight[e] = to.weight[twin[e]], to.distance[e] = to.distance[twin[e]];
-          continue;
-        }
-        const double r = std::sqrt(vector[3 * e] * vector[3 * e] + vector[3 * e + 1] * vector[3 * e + 1] +
-                                   vector[3 * e + 2] * vector[3 * e + 2]);
-        if (!(r >= kOverlap)) {
-#if defined(_OPENMP)
-#pragma omp critical
-#endif
-          j_.overlap[0] = to.receiver[e], j_.overlap[1] = to.sender[e];
-        }
-        to.distance[e] = T(r), to.weight[e] = envelope(T(r) / T(j_.cutoff));
-        // sin(n a) from the two before: 2 cos(a) sin((n-1) a) - sin((n-2) a)
-        const double angle = kPi * r / j_.cutoff, twice = 2 * std::cos(angle);
-        double before = 0, now = std::sin(angle);
-        for (Int n = 0; n < radial; ++n) {
-          attributes[n] = T(now / r);
-          const double next = twice * now - before;
-          before = now, now = next;
-        }
-        T* hops = attributes + radial;
-        for (Int k = 0; k < 4; ++k) hops[k] = 0;
-        if (j_.bonded) hops[bonds_between(to.receiver[e], to.sender[e])] = 1;
-      }
-    };
-    const Int parts = twin || to.count < kShared ? 1 : j_.threads;
-    in_parallel(parts, [&](Int part) { describe_part(to.count * part / parts, to.count * (part + 1) / parts); });
-  }
-
-  Int bonds_between(Int i, Int j) const {
-    if (j_.partners_begin)
-      for (Int k = j_.partners_begin[i]; k < j_.partners_begin[i + 1]; ++k)
-        if (j_.partners[k] == j) return j_.steps[k];
-    return 3;
-  }
-
   // The network at positions (N, 3), on values whose vectors are there: change (N, 2, 3).
   void network(Int first_system, Int last_system, const double* x, const ChunkEdges<T>& edges, const Values<T>& values,
                const T* features, T* change, Int threads) const {
-    for (Int s = first_system; s < last_system; ++s) {
-      double origin[3] = {0, 0, 0};
-      const Int a = j_.begin[s], b = j_.begin[s + 1];
-      for (Int n = a; n < b && !j_.periodic; ++n)
-        for (Int d = 0; d < 3; ++d) origin[d] += x[3 * n + d] / double(b - a);
-      for (Int n = a; n < b; ++n)
-        for (Int d = 0; d < 3; ++d)
-          values.x[0](n)[d] = j_.periodic ? T(0) : T(x[3 * n + d] - origin[d]) / T(j_.cutoff);
-    }
+    centre<T>(j_, first_system, last_system, x, j_.periodic != 0, values.x[0]);
     const Graph<T> graph{first_system, last_system,      j_.begin,    edges.rows, edges.sender,
                          edges.vector, edges.attributes, edges.weight};
     Network<T>(plan_, w_, graph, values).forward(threads, features, change, false);
@@ -197,8 +49,7 @@ class Jumper {
   void jump(Int first_system, Int last_system, Int threads) {
     Workspace::Frame frame(workspace());
     const Int first = j_.begin[first_system], last = j_.begin[last_system], count = last - first, K4 = s_.K();
-    ChunkEdges<T> edges;
-    neighbours(first_system, last_system, j_.positions, edges, frame);
+    const ChunkEdges<T> edges(j_, s_.attributes, first_system, last_system, j_.positions, frame);
     if (j_.overlap[0] >= 0) return;
     T* data = frame.take<T>(Values<T>::size(plan_, count, last_system - first_system, false));
     const Values<T> values(plan_, data, first, count, first_system, last_system - first_system, false);
@@ -274,8 +125,7 @@ class Jumper {
         for (Int d = 0; d < 3; ++d) x[3 * n + d] = j_.positions[3 * n + d] + j_.displacement[3 * n + d];
         for (Int k = 0; k < 3 * K4; ++k) values.u[0](n)[k] = 0;
       }
-      ChunkEdges<T> edges;
-      neighbours(first_system, last_system, x, edges, own);
+      const ChunkEdges<T> edges(j_, s_.attributes, first_system, last_system, x, own);
       if (j_.overlap[0] >= 0) return;
       if (kick == 0 && j_.unlike) surroundings(first, last, edges);
       network(first_system, last_system, x, edges, values, features, change, threads);

@@ -9,27 +9,20 @@ from torch import Tensor
 
 from .network import Plan
 
-_NUMBERS = ("nodes", "systems", "edges", "threads")
-_POINTERS = (
-    *("begin", "receiver", "sender", "vector", "positions", "velocities", "forces", "masses", "species"),
-    *("features", "linear", "scale", "partners_begin", "partners", "steps"),
-)
-_SETTINGS = ("radial", "periodic", "conserve", "bonded", "kicks")
-_REALS = ("cutoff", "timestep", "velocity_scale", "force_scale")
+_POINTERS = ("positions", "velocities", "forces", "masses", "species", "features", "linear", "scale")
+_SETTINGS = ("periodic", "conserve", "kicks")
+_REALS = ("timestep", "velocity_scale", "force_scale")
 
 
-class Jump(ctypes.Structure):
-    """What a jump is told; names, shapes and units as in ``jump.cpp``."""
+class Near(ctypes.Structure):
+    """Systems, and what makes edges of them; names, shapes and units as in ``edges.h``."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in _NUMBERS),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((name, ctypes.c_int64) for name in _SETTINGS),
-        *((name, ctypes.c_double) for name in _REALS),
-        ("element", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("elements", "functions")),
-        *((name, ctypes.c_double) for name in ("reach", "first", "spacing", "skirt")),
-        *((name, ctypes.c_void_p) for name in ("whitening", "offset", "displacement", "moved", "unlike")),
+        *((name, ctypes.c_int64) for name in ("nodes", "systems", "edges", "threads")),
+        *((name, ctypes.c_void_p) for name in ("begin", "receiver", "sender", "vector")),
+        *((name, ctypes.c_void_p) for name in ("partners_begin", "partners", "steps")),
+        *((name, ctypes.c_int64) for name in ("radial", "bonded")),
+        ("cutoff", ctypes.c_double),
         ("overlap", ctypes.c_int64 * 2),
     ]
 
@@ -37,6 +30,20 @@ class Jump(ctypes.Structure):
         """Point at contiguous tensors, which must live as long."""
         for name, tensor in tensors.items():
             setattr(self, name, None if tensor is None else tensor.data_ptr())
+
+
+class Jump(Near):
+    """What a jump is told; names, shapes and units as in ``jump.cpp``."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int64) for name in _SETTINGS),
+        *((name, ctypes.c_double) for name in _REALS),
+        ("element", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("elements", "functions")),
+        *((name, ctypes.c_double) for name in ("reach", "first", "spacing", "skirt")),
+        *((name, ctypes.c_void_p) for name in ("whitening", "offset", "displacement", "moved", "unlike")),
+    ]
 
 
 def run(plan: Plan, packed: Tensor, jump: Jump) -> tuple[int, int] | None:

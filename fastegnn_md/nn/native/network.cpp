@@ -186,7 +186,8 @@ void backward(const Plan& plan, const T* weights, const Call& call, const Back& 
 using namespace fastegnn;
 
 EXPORT void* fastegnn_plan(const Int* sizes, double neighbours, int doubles) {
-  return new Plan({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], neighbours},
+  return new Plan({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8],
+                   neighbours},
                   doubles != 0);
 }
 

@@ -105,7 +105,7 @@ class Network {
 
   // From features (N, F), and what is in values.u[0] and x[0], to the values after the last layer; with vectors also to
   // two combinations of them, change (N, 2, 3). `threads` share the chunk. Virtual nodes may be left as they are before
-  // the last layer, if nobody asks for their `ends`.
+  // the last layer, if nobody asks for their `ends`; vectors are, where `change` is null.
   void forward(Int threads, const T* features, T* change, bool ends = true) const {
     const std::vector<Int> bounds = ranges(threads);
     const Int parts = Int(bounds.size()) - 1;
@@ -123,14 +123,15 @@ class Network {
       T* sums = layer + 1 < s_.layers || ends ? frame.zeros<T>(size * parts) : nullptr;
       prepare_systems(layer);
       in_parallel(parts, [&](Int part) {
-        nodes_forward(layer, bounds[part], bounds[part + 1], sums ? sums + part * size : nullptr);
+        nodes_forward(layer, bounds[part], bounds[part + 1], sums ? sums + part * size : nullptr, moves(layer, change));
       });
       if (!sums) break;
       for (Int part = 1; part < parts; ++part)
         for (Int k = 0; k < size; ++k) sums[k] += sums[part * size + k];
       finish_systems(layer, sums);
     }
-    in_parallel(parts, [&](Int part) { read_out(bounds[part], bounds[part + 1], change); });
+    if (s_.vectors && change)
+      in_parallel(parts, [&](Int part) { read_out(bounds[part], bounds[part + 1], change); });
   }
 
   // Ranges of nodes with as many edges each.
@@ -186,8 +187,10 @@ class Network {
     }
   }
 
+  // Whether a layer moves vectors, or positions: not the last one, where nobody asks for what is read out of them.
+  bool moves(Int layer, const T* change) const { return !s_.vectors || change || layer + 1 < s_.layers; }
+
   void read_out(Int begin, Int end, T* change) const {
-    if (!s_.vectors) return;
     const Int H = s_.hidden, K4 = s_.K(), wide = plan_.readout_last.wide;
     const auto h = values_.at(values_.h, s_.layers), vectors = values_.at(values_.u, s_.layers);
     Workspace::Frame frame(workspace());
@@ -261,8 +264,8 @@ class Network {
     add(T(1), s, renewed, count * C * H);
   }
 
-  // Messages of edges [begin, begin + count), and the coefficients that follow them.
-  void compute_edges(Int layer, Int begin, Int count, const Int* receiver, EdgeBlock<T>& block) const {
+  // Messages of edges [begin, begin + count), and the coefficients that follow them if it `moves` something.
+  void compute_edges(Int layer, Int begin, Int count, const Int* receiver, EdgeBlock<T>& block, bool moves) const {
     const Layer& one = plan_.layers[layer];
     const Int H = s_.hidden, K4 = s_.K(), A = s_.attributes, inputs = block.inputs;
     const auto products = values_.at(values_.products, layer), u = values_.at(values_.u, layer),
@@ -300,7 +303,7 @@ class Network {
     activate(block.first, block.first_slope, count * H);
     apply(one.second, count, block.first, H, block.second, H);
     activate(block.second, block.second_slope, count * H);
-    apply(one.head, count, block.second, H, block.head, block.head_width);
+    if (moves) apply(one.head, count, block.second, H, block.head, block.head_width);
     if (K4) return;
     activate(block.last, block.last_slope, count * H);
     for (Int r = 0; r < count; ++r) block.coefficient[r] = dot(block.last + r * H, weight(one.head_last), H);
@@ -316,7 +319,7 @@ class Network {
   }
 
   // Sums of messages (H) and of the vectors (3, K4), or the pull (3), that they carry, for nodes [n, n + count).
-  void edges_forward(Int layer, Int n, Int count, EdgeBlock<T>& block, T* received, T* carried) const {
+  void edges_forward(Int layer, Int n, Int count, EdgeBlock<T>& block, T* received, T* carried, bool moves) const {
     const Int H = s_.hidden, K4 = s_.K(), width = K4 ? 3 * K4 : 4;
     std::memset(received, 0, sizeof(T) * size_t(count * H));
     std::memset(carried, 0, sizeof(T) * size_t(count * width));
@@ -329,11 +332,12 @@ class Network {
         while (graph_.rows[next + 1] <= begin + r) ++next;
         receiver[r] = next;
       }
-      compute_edges(layer, begin, size, receiver, block);
+      compute_edges(layer, begin, size, receiver, block, moves);
       for (Int r = 0; r < size; ++r) {
         const Int row = receiver[r] - n;
         const T w = graph_.weight ? graph_.weight[begin + r] : T(1);
         add(w, block.second + r * H, received + row * H, H);
+        if (!moves) continue;
         const T* d = block.direction + 4 * r;
         T* to = carried + row * width;
         if (!K4) {
@@ -395,7 +399,7 @@ class Network {
   }
 
   // `sums`: of finish_systems, or null where nobody goes on from them.
-  void nodes_forward(Int layer, Int begin, Int end, T* sums) const {
+  void nodes_forward(Int layer, Int begin, Int end, T* sums, bool moves) const {
     const Layer& one = plan_.layers[layer];
     const Int H = s_.hidden, C = s_.virtuals, K4 = s_.K(), K = s_.vectors, width = K4 ? 3 * K4 : 4;
     Workspace::Frame frame(workspace());
@@ -411,7 +415,7 @@ class Network {
     for (Int n = begin; n < end; n += kNodes) {
       const Int count = std::min(kNodes, end - n), pairs = count * C, home = system_of(n);
       T* received = values_.keep ? values_.received[layer](n) : own_received;
-      edges_forward(layer, n, count, block, received, carried);
+      edges_forward(layer, n, count, block, received, carried, moves);
       virtual_first(layer, n, count, home, apart, first);
       silu(first, first, pairs * H);
       T* pre = values_.keep ? values_.virtual_pre[layer](n) : own_pre;
@@ -439,6 +443,7 @@ class Network {
       silu(node, active, count * H);
       apply(one.node_second, count, active, H, renewed, H);
       add(T(1), h, renewed, count * H);
+      if (!moves) continue;  // the last layer
       for (Int row = 0; row < count; ++row)
         silu(values_.at(values_.products, layer)(n + row) + 3 * H, active + row * H, H);
       if (K) {

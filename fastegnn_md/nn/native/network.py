@@ -33,6 +33,7 @@ class Shape(NamedTuple):
     geometry: bool
     squared: bool
     neighbours: float  # 0: as many as there are
+    energy: bool = False  # whether an energy is made of h
 
 
 _POINTERS = (
@@ -60,7 +61,7 @@ class Plan:
         self.shape, self.dtype, self.library = shape, dtype, made
         made.fastegnn_plan.restype = ctypes.c_void_p
         made.fastegnn_values.restype = ctypes.c_int64
-        sizes = (ctypes.c_int64 * 8)(*map(int, shape[:8]))
+        sizes = (ctypes.c_int64 * 9)(*map(int, shape[:8]), int(shape.energy))
         self.handle = ctypes.c_void_p(
             made.fastegnn_plan(sizes, ctypes.c_double(shape.neighbours), int(dtype == torch.float64))
         )
@@ -101,13 +102,14 @@ def _note_step(*_: object) -> None:
 
 
 class Weights:
-    """The parameters of one network, packed anew only when one of them has changed."""
+    """The parameters of one network, or of several in a row, packed anew only when one of them has changed."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, *networks: nn.Module):
         if not _stepped[0]:
             register_optimizer_step_post_hook(_note_step)
             _note_step()
-        self._places = [(module._parameters, name) for module in network.modules() for name in module._parameters]
+        modules = [module for network in networks for module in network.modules()]
+        self._places = [(module._parameters, name) for module in modules for name in module._parameters]
         self._known: Any = None
         self._packed: Tensor | None = None
 
@@ -116,11 +118,11 @@ class Weights:
         return [one for held, name in self._places if (one := held[name]) is not None]
 
     def packed(self, plan: Plan) -> Tensor:
-        """For calls without gradients."""
+        """For calls without gradients of the weights; with transposes where there is an energy to differentiate."""
         parameters = self.parameters()
         now = plan, _stepped[0], [*map(_version, parameters)], [*map(Tensor.data_ptr, parameters)]
         if self._packed is None or now != self._known:
-            self._packed, self._known = plan.pack(parameters, transposed=False), now
+            self._packed, self._known = plan.pack(parameters, transposed=plan.shape.energy), now
         return self._packed
 
 

@@ -18,6 +18,7 @@ struct Shape {
   Int attributes;  // of an edge, A
   Int geometry;    // whether virtual nodes have coordinates
   Int squared;     // |x - z|² or |x - z| as their invariant
+  Int energy;      // whether a scalar is made of h after the last layer
   double neighbours;  // by which sums over neighbours are divided; 0 for their number
 
   Int K() const { return (vectors + 3) / 4 * 4; }              // channels as they are kept, in fours
@@ -51,6 +52,7 @@ class Plan {
   Shape shape;
   std::vector<Layer> layers;
   Linear embedding, readout, readout_last, start;  // start: features of virtual nodes, (C, H)
+  Linear energy, energy_last;                      // of h after the last layer
   std::vector<Piece> pieces;
   Int weights = 0, transposes = 0, parameters = 0;
   bool doubles;
@@ -134,6 +136,10 @@ class Plan {
       take(readout), take_bias(readout);
       for (Int k = 0; k < 2; ++k) part(readout_last, k * K * H, H, H, K, 0, k * K4, k == 0);
       for (Int k = 0; k < 2; ++k) part_row(readout_last.b + k * K4, k * K, 1, K, k == 0);
+    }
+    if (shape.energy) {
+      matrix(energy, H, H), bias(energy), vector(energy_last, H), bias(energy_last, 1);
+      take(energy), take_bias(energy), take_row(energy_last), part_bias(energy_last, 1, 0);
     }
   }
 
