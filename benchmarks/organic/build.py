@@ -19,8 +19,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from chemistry import HELD_OUT, canonical, columns
-from lists import Molecule, read_list, shuffled
+from chemistry import canonical, columns
+from lists import HELD_OUT, Molecule, read_list, shuffled
 from sampling import Plan, build, exam_plan, training_plan
 
 

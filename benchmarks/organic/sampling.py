@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from ase import Atoms, units
 from ase.io import Trajectory
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
-from lists import Molecule
+from engine import xtb
+from lists import Molecule, seed_of
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
@@ -47,18 +47,6 @@ def training_plan(n_atoms: int) -> Plan:
 def exam_plan(n_atoms: int) -> Plan:
     """The same for molecules of any size, at the temperature of the exam."""
     return Plan(350.0, 350.0, 10, 2)
-
-
-def xtb() -> Any:
-    """GFN2-xTB."""
-    from tblite.ase import TBLite  # OpenMP threads are the caller's: OMP_NUM_THREADS
-
-    return TBLite(method="GFN2-xTB", verbosity=0)
-
-
-def seed_of(name: str) -> int:
-    """A seed of a molecule's name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") >> 1
 
 
 def conformers(smiles: str, seed: int, count: int) -> tuple[list[Atoms], np.ndarray]:
