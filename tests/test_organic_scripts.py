@@ -162,7 +162,9 @@ def test_the_table_keeps_other_models_and_says_who_was_refused(scripts, store, t
     models = json.loads((tmp_path / "t.json").read_text())["models"]
     row = models["exact"]["molecules"]["ethanol"]
     assert row["v over baseline"] == models["exact"]["summary"]["all"]["worst v over baseline"] < 0.1
-    assert row["v over thermal"] == pytest.approx(row["RMSE, mass-scaled"]["learned"]["v"] / 53.94, rel=1e-3)
+    assert row["v over thermal"] == pytest.approx(
+        row["RMSE, mass-scaled"]["learned"]["v"] / 17.059, rel=1e-3
+    )  # √(k_B 350 K), amu^½ Å/ps
     assert "8" in models["strict"]["molecules"]["ethanol"]["refused"]
     assert models["strict"]["summary"] == {}
     assert f"| ethanol | 9 | {row['v over baseline']:.3f} | – |" in capsys.readouterr().out
