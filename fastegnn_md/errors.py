@@ -101,6 +101,11 @@ class UnitError(FastEGNNMDError, ValueError):
 class GraphError(FastEGNNMDError, ValueError):
     """A neighbour list cannot be built from the positions or the cell given."""
 
+    @classmethod
+    def overlapping(cls, i: int, j: int, distance: float) -> GraphError:
+        """Of two atoms that lie on each other, at a distance in Å."""
+        return cls(f"atoms {i} and {j} are {distance:.1e} Å apart; separate overlapping atoms")
+
 
 class DataError(FastEGNNMDError, ValueError):
     """A trajectory, a selection or a store cannot give training pairs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from torch import Tensor
 from fastegnn_md.errors import GraphError
 from fastegnn_md.models import build_model
 from fastegnn_md.models.fastegnn import FastEGNN
-from fastegnn_md.nn.native.library import library
-from fastegnn_md.nn.native.network import plan_for
+from fastegnn_md.nn.native.jump import Jump
+from fastegnn_md.nn.native.library import answer, library
+from fastegnn_md.nn.native.network import _Call, plan_for
+from fastegnn_md.nn.native.potential import _Energies
+from fastegnn_md.nn.native.symplectic import _Half
 
 NAMES = ("x", "v", "vectors", "edge_attr", "edge_vector", "edge_weight")
 FORMS = [
@@ -264,3 +268,20 @@ def test_inputs_of_other_sizes_are_refused_as_by_torch(name):
     for network in (model, by_torch(model)):
         with pytest.raises((RuntimeError, IndexError, ValueError)):
             network(**short)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
+def test_want_of_memory_is_an_error_like_any_other(dtype: torch.dtype) -> None:
+    model = build_model("fastegnn", node_features=3, hidden=16, layers=2, **FORMS[0].values[0])
+    plan = plan_for(model.shape, torch.zeros(1, dtype=dtype))
+    assert plan is not None
+    begin = torch.tensor([0, 1 << 55])
+    for structure, call in (
+        (_Call(nodes=1 << 55, systems=1, threads=1), plan.library.fastegnn_forward),
+        (Jump(nodes=1 << 55, systems=1, edges=-1, threads=1, kicks=1), plan.library.fastegnn_jump),
+        (_Energies(nodes=1 << 55, systems=1, edges=-1, threads=2), plan.library.fastegnn_energies),
+        (_Half(nodes=1 << 55, systems=1, edges=-1, threads=2, kicks=3), plan.library.fastegnn_half),
+    ):
+        structure.begin = begin.data_ptr()
+        with pytest.raises(MemoryError, match="take fewer systems"):
+            answer(call(plan.handle, None, ctypes.byref(structure)))

@@ -114,7 +114,7 @@ class NeighbourSearch:
         distance = vector.norm(dim=1, keepdim=True)
         if distance.numel() and float(distance.detach().min()) < OVERLAP:
             i, j = index[:, int(distance.argmin())].tolist()
-            raise GraphError(overlapping(i, j, float(distance.detach().min())))
+            raise GraphError.overlapping(i, j, float(distance.detach().min()))
         return EdgeList(index, vector, distance)
 
     def _backend_for(self, state: State) -> str:
@@ -140,11 +140,6 @@ class NeighbourSearch:
             vectors.append(vector)
             start += count
         return torch.cat(indices, dim=1), torch.cat(vectors)
-
-
-def overlapping(i: int, j: int, distance: float) -> str:
-    """What is said of two atoms that lie on each other, at a distance in Å."""
-    return f"atoms {i} and {j} are {distance:.1e} Å apart; separate overlapping atoms"
 
 
 def neighbour_list(state: State, cutoff: float, backend: str = "auto") -> EdgeList:

@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import GraphError
 from ..graph import BondDistance
-from ..graph.neighbours import overlapping
 from ..models.fastegnn import FastEGNN
 from ..nn.native.jump import Jump, run
 from ..nn.native.network import Plan, plan_for, weights_of
 from ..state import State
-from . import surroundings
 from .base import Propagator
 from .prediction import Prediction, Trust
 
@@ -70,12 +67,12 @@ class OneCallPropagator(Propagator):
             jump.set(receiver=index[0], sender=index[1], vector=vector)
         found = torch.empty((2, state.n_atoms, 3), dtype=torch.float64)
         displacement, velocities = found.unbind(0)
-        unlike = None if self.surroundings is None else torch.empty(state.n_atoms, dtype=system.plan.dtype)
-        jump.set(displacement=displacement, moved=velocities, unlike=unlike)
-        overlap = run(system.plan, system.weights.packed(system.plan), jump)
-        if overlap is not None:
-            i, j = overlap
-            raise GraphError(overlapping(i, j, float((state.positions[i] - state.positions[j]).norm())))
+        jump.set(displacement=displacement, moved=velocities)
+        unlike = None
+        if system.around is not None:
+            unlike = torch.empty(state.n_atoms, dtype=system.plan.dtype)
+            jump.set_around(system.around, unlike)
+        run(system.plan, system.weights.packed(system.plan), jump, state.positions)
         return Prediction(displacement, velocities, trust=Trust(unlike=unlike))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,15 +118,7 @@ class _System:
             velocity_scale=domain.velocity_scale,
             force_scale=domain.force_scale,
         )
-        if known is not None:
-            self._held |= {
-                "element": known._species_index[state.numbers],
-                "whitening": known.whitening.to(dtype).contiguous(),
-                "offset": known.offset.to(dtype).contiguous(),
-            }
-            self.jump.elements, self.jump.functions = len(known.shape.species), len(known.centres)
-            self.jump.reach, self.jump.first = known.shape.reach, surroundings.FIRST
-            self.jump.spacing, self.jump.skirt = surroundings.SPACING, surroundings.SKIRT
+        self.around = None if known is None else known.around(state.numbers, dtype)
         self.jump.set(**self._held)
 
     def fits(self, state: State, *others: object) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import EdgeList, cutoff_envelope, neighbour_list
+from ..nn.native.jump import Around
 from ..nn.recording import is_recording
 from ..state import State
 
@@ -146,6 +147,20 @@ class Surroundings(nn.Module):
         place = torch.arange(len(numbers), device=species.device) * len(self.shape.species) + species
         own = whitened.view(-1, whitened.shape[-1]).index_select(0, place)
         return (own - self.offset.index_select(0, species)).norm(dim=1)
+
+    def around(self, numbers: Tensor, dtype: torch.dtype) -> Around:
+        """What the C++ library is told of it, for atoms of these numbers and a network of this type."""
+        return Around(
+            element=self._species_index[numbers],
+            whitening=self.whitening.to(dtype).contiguous(),
+            offset=self.offset.to(dtype).contiguous(),
+            elements=len(self.shape.species),
+            functions=len(self.centres),
+            reach=self.shape.reach,
+            first=FIRST,
+            spacing=SPACING,
+            skirt=SKIRT,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds of it."""

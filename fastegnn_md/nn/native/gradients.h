@@ -503,4 +503,7 @@ class Gradients : public Network<T> {
   const Slopes<T>& g_;
 };
 
+extern template class Gradients<float>;
+extern template class Gradients<double>;
+
 }  // namespace fastegnn

@@ -1,7 +1,7 @@
 // A jump of small systems as one call: neighbours, features, the network, and what is made of its answer. The formulas
 // are those of fastegnn_md/propagator (full.py, kick_drift.py, surroundings.py).
 
-#include "edges.h"
+#include "surroundings.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -14,13 +14,8 @@ struct Jump : Near {
   const void *features, *linear, *scale;  // (N, F), (S, 4) and (S, 2); of kicks: linear null, scale (S)
   Int periodic, conserve, kicks;
   double timestep, velocity_scale, force_scale;
-  // Surroundings: element of each node, sizes, and tensors (size, elements, size) and (elements, size); or null.
-  const Int* element;
-  Int elements, functions;
-  double reach, first, spacing, skirt;
-  const void *whitening, *offset;
   double *displacement, *moved;  // (N, 3); Å and Å/ps
-  void* unlike;                  // (N)
+  Surroundings around;
 };
 
 template <class T>
@@ -99,7 +94,7 @@ class Jumper {
           j_.moved[3 * n + d] = j_.conserve ? one[3] - mean[3 + d] / mass + own : one[3];
         }
     }
-    if (j_.unlike) surroundings(first, last, edges);
+    if (j_.around.unlike) surroundings(j_.around, first, last, edges);
   }
 
   void kick_and_drift(Int first_system, Int last_system, Int threads) {
@@ -127,7 +122,7 @@ class Jumper {
       }
       const ChunkEdges<T> edges(j_, s_.attributes, first_system, last_system, x, own);
       if (j_.overlap[0] >= 0) return;
-      if (kick == 0 && j_.unlike) surroundings(first, last, edges);
+      if (kick == 0 && j_.around.unlike) surroundings(j_.around, first, last, edges);
       network(first_system, last_system, x, edges, values, features, change, threads);
       for (Int s = first_system; s < last_system; ++s) {
         double mass = 0, mean[3] = {0, 0, 0};
@@ -150,40 +145,6 @@ class Jumper {
     }
   }
 
-  // Distance of the surroundings of nodes [first, last) from those of training.
-  void surroundings(Int first, Int last, const ChunkEdges<T>& edges) const {
-    const Int functions = j_.functions, size = functions * j_.elements, wide = padded<T>(functions);
-    const T *whitening = static_cast<const T*>(j_.whitening), *offset = static_cast<const T*>(j_.offset);
-    Workspace::Frame frame(workspace());
-    T *weights = frame.take<T>(wide), *centres = frame.take<T>(wide), *density = frame.take<T>(size);
-    T* own = frame.take<T>(size);
-    for (Int k = 0; k < wide; ++k) centres[k] = T(j_.first + j_.spacing * double(k));
-    for (Int n = first; n < last; ++n) {
-      std::memset(density, 0, sizeof(T) * size_t(size));
-      for (Int e = edges.rows[n]; e < edges.rows[n + 1]; ++e) {
-        const T r = edges.distance[e];
-        if (!(r < T(j_.reach))) continue;
-        const T share = envelope(std::max(r - T(j_.reach) + T(j_.skirt), T(0)) / T(j_.skirt));
-        for (Int k = 0; k < wide; k += kWidth<T>) {
-          const V<T> away = (r - load(centres + k)) / T(j_.spacing);
-          store<T>(weights + k, share * exponential(T(-0.5) * away * away));
-        }
-        T* to = density + functions * j_.element[edges.sender[e]];
-        for (Int k = 0; k < functions; ++k) to[k] += weights[k];
-      }
-      const Int element = j_.element[n];
-      for (Int k = 0; k < size; ++k) own[k] = -offset[element * size + k];
-      for (Int a = 0; a < size; ++a) {
-        const T* row = whitening + (a * j_.elements + element) * size;
-        if (density[a] == 0) continue;
-        for (Int k = 0; k < size; ++k) own[k] += density[a] * row[k];
-      }
-      T square = 0;
-      for (Int k = 0; k < size; ++k) square += own[k] * own[k];
-      static_cast<T*>(j_.unlike)[n] = std::sqrt(square);
-    }
-  }
-
   const Plan& plan_;
   const Shape& s_;
   const T* w_;
@@ -195,10 +156,12 @@ class Jumper {
 
 using namespace fastegnn;
 
-// 1 where two atoms lie on each other, whose numbers are then in `overlap`; else 0.
+// 1 where two atoms lie on each other, whose numbers are then in `overlap`; -1 where memory runs out; else 0.
 EXPORT int fastegnn_jump(const void* plan, const void* weights, Jump* jump) {
   const Plan& one = *static_cast<const Plan*>(plan);
-  const bool fine = one.doubles ? Jumper<double>(one, static_cast<const double*>(weights), *jump).run()
-                                : Jumper<float>(one, static_cast<const float*>(weights), *jump).run();
-  return fine ? 0 : 1;
+  return within_memory([&] {
+    const bool fine = one.doubles ? Jumper<double>(one, static_cast<const double*>(weights), *jump).run()
+                                  : Jumper<float>(one, static_cast<const float*>(weights), *jump).run();
+    return fine ? 0 : 1;
+  });
 }

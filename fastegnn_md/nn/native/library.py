@@ -74,6 +74,19 @@ def library() -> ctypes.CDLL | None:
     return _loader.library
 
 
+def answer(code: int) -> int:
+    """What a function of the library has answered.
+
+    Raises
+    ------
+    MemoryError
+        If it is negative: there was not enough memory.
+    """
+    if code < 0:
+        raise MemoryError("the C++ library has not the memory for this; take fewer systems, or smaller ones, at a time")
+    return code
+
+
 def build() -> ctypes.CDLL:
     """:func:`library`, with the reason where there is none.
 

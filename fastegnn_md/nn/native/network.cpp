@@ -5,6 +5,12 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace fastegnn {
+
+template class Network<float>;
+template class Network<double>;
+template class Gradients<float>;
+template class Gradients<double>;
+
 namespace {
 
 // Systems that a thread takes at a time: their values and the weights stay in a second-level cache.
@@ -186,9 +192,12 @@ void backward(const Plan& plan, const T* weights, const Call& call, const Back& 
 using namespace fastegnn;
 
 EXPORT void* fastegnn_plan(const Int* sizes, double neighbours, int doubles) {
-  return new Plan({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8],
-                   neighbours},
-                  doubles != 0);
+  const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8], neighbours};
+  try {
+    return new Plan(shape, doubles != 0);
+  } catch (const std::exception&) {  // for want of memory
+    return nullptr;
+  }
 }
 
 EXPORT void fastegnn_plan_free(void* plan) { delete static_cast<Plan*>(plan); }
@@ -207,24 +216,31 @@ EXPORT void fastegnn_pack(const void* plan, const void* const* parameters, void*
     one.pack(reinterpret_cast<const float* const*>(parameters), static_cast<float*>(buffer), transposed != 0);
 }
 
-// Number of values that gradients need to be kept.
+// Number of values that gradients need to be kept. Here and below -1 where memory runs out.
 EXPORT Int fastegnn_values(const void* plan, const Call* call) {
   const Plan& one = *static_cast<const Plan*>(plan);
-  Int total = 0;
-  if (one.doubles) chunks_of<double>(one, *call, true, &total); else chunks_of<float>(one, *call, true, &total);
-  return total;
+  return within_memory([&]() -> Int {
+    Int total = 0;
+    if (one.doubles) chunks_of<double>(one, *call, true, &total); else chunks_of<float>(one, *call, true, &total);
+    return total;
+  });
 }
 
 // 1 where edges are not sorted by receiver or name nodes that are not there; else 0.
 EXPORT int fastegnn_forward(const void* plan, const void* weights, const Call* call) {
   const Plan& one = *static_cast<const Plan*>(plan);
-  return one.doubles ? forward(one, static_cast<const double*>(weights), *call)
-                     : forward(one, static_cast<const float*>(weights), *call);
+  return within_memory([&] {
+    return one.doubles ? forward(one, static_cast<const double*>(weights), *call)
+                       : forward(one, static_cast<const float*>(weights), *call);
+  });
 }
 
 // After a call of fastegnn_forward with the same values; weights are packed with their transposes.
-EXPORT void fastegnn_backward(const void* plan, const void* weights, const Call* call, const Back* back) {
+EXPORT int fastegnn_backward(const void* plan, const void* weights, const Call* call, const Back* back) {
   const Plan& one = *static_cast<const Plan*>(plan);
-  if (one.doubles) backward(one, static_cast<const double*>(weights), *call, *back);
-  else backward(one, static_cast<const float*>(weights), *call, *back);
+  return within_memory([&] {
+    if (one.doubles) backward(one, static_cast<const double*>(weights), *call, *back);
+    else backward(one, static_cast<const float*>(weights), *call, *back);
+    return 0;
+  });
 }

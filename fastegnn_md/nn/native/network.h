@@ -496,4 +496,8 @@ class Network {
   const Values<T>& values_;
 };
 
+// Compiled once, in network.cpp.
+extern template class Network<float>;
+extern template class Network<double>;
+
 }  // namespace fastegnn

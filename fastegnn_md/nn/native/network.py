@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .library import library
+from .library import answer, library
 
 _TYPES = (torch.float32, torch.float64)
 _version = operator.attrgetter("_version")
@@ -65,6 +65,7 @@ class Plan:
         self.handle = ctypes.c_void_p(
             made.fastegnn_plan(sizes, ctypes.c_double(shape.neighbours), int(dtype == torch.float64))
         )
+        answer(0 if self.handle else -1)
         found = (ctypes.c_int64 * 3)()
         made.fastegnn_plan_sizes(self.handle, found)
         self.weights, self.transposes, self.parameters = found
@@ -188,7 +189,8 @@ class _Made:
 
     def forward(self) -> Outputs:
         library, plan = self.plan.library, self.plan
-        if library.fastegnn_forward(plan.handle, ctypes.c_void_p(self.packed.data_ptr()), ctypes.byref(self.call)):
+        packed = ctypes.c_void_p(self.packed.data_ptr())
+        if answer(library.fastegnn_forward(plan.handle, packed, ctypes.byref(self.call))):
             raise IndexError("edges are not sorted by receiver, or name nodes that are not there")
         return self.outputs
 
@@ -249,7 +251,7 @@ class _Differentiable(torch.autograd.Function):
         count = len(Inputs._fields)
         inputs, parameters = Inputs(*tensors[:count]), tensors[count:]  # type: ignore[arg-type]
         made = _Made(plan, plan.pack(parameters, transposed=True), begin, edge_index, inputs)  # type: ignore[arg-type]
-        values = made.packed.new_empty(plan.library.fastegnn_values(plan.handle, ctypes.byref(made.call)))
+        values = made.packed.new_empty(answer(plan.library.fastegnn_values(plan.handle, ctypes.byref(made.call))))
         made.call.values = values.data_ptr()
         outputs = made.forward()
         made.outputs = None  # type: ignore[assignment]  # or what is returned would hold itself
@@ -280,9 +282,8 @@ class _Differentiable(torch.autograd.Function):
             ctypes.addressof(pointers),
         )
         plan = made.plan
-        plan.library.fastegnn_backward(
-            plan.handle, ctypes.c_void_p(made.packed.data_ptr()), ctypes.byref(made.call), ctypes.byref(back)
-        )
+        packed = ctypes.c_void_p(made.packed.data_ptr())
+        answer(plan.library.fastegnn_backward(plan.handle, packed, ctypes.byref(made.call), ctypes.byref(back)))
         found = [one if need else None for one, need in zip((None, of_x, of_u, *of_edges), needed, strict=False)]
         return *nothing, *found, *of_parameters
 

@@ -84,10 +84,12 @@ class Run {
 
 using namespace fastegnn;
 
-// 1 where two atoms lie on each other, whose numbers are then in `overlap`; else 0. Weights are packed with transposes.
+// 1 where two atoms lie on each other, whose numbers are then in `overlap`; -1 where memory runs out; else 0. Weights are packed with transposes.
 EXPORT int fastegnn_energies(const void* plan, const void* weights, Energies* given) {
   const Plan& one = *static_cast<const Plan*>(plan);
-  const bool fine = one.doubles ? Run<double>(one, static_cast<const double*>(weights), *given).run()
-                                : Run<float>(one, static_cast<const float*>(weights), *given).run();
-  return fine ? 0 : 1;
+  return within_memory([&] {
+    const bool fine = one.doubles ? Run<double>(one, static_cast<const double*>(weights), *given).run()
+                                  : Run<float>(one, static_cast<const float*>(weights), *given).run();
+    return fine ? 0 : 1;
+  });
 }

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...errors import GraphError
 from ..mlp import MLP
-from .jump import Near
+from .jump import Near, two_apart
+from .library import answer
 from .network import Plan, Shape, plan_for
 
 # Å by which an atom is displaced for derivatives of gradients: where rounding and curvature err about as much.
@@ -194,10 +194,8 @@ class Energies:
             )
             call.parameters = ctypes.addressof(pointers)
         plan = self.plan
-        if plan.library.fastegnn_energies(plan.handle, ctypes.c_void_p(packed.data_ptr()), ctypes.byref(call)):
-            i, j = call.overlap
-            apart = float((x[i] - x[j]).norm())
-            raise GraphError(f"atoms {i} and {j} are {apart:.1e} Å apart; separate overlapping atoms")
+        if answer(plan.library.fastegnn_energies(plan.handle, ctypes.c_void_p(packed.data_ptr()), ctypes.byref(call))):
+            raise two_apart(call, x)
 
 
 class _Energy(torch.autograd.Function):

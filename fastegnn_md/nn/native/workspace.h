@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdlib>
+#include <exception>
 #include <new>
+#include <stdexcept>
 
 #include "simd.h"
 
@@ -41,6 +43,7 @@ class Workspace {
 
     template <class T>
     T* take(Int count) {
+      if (size_t(count) > size_t(-1) / 2 / sizeof(T)) throw std::bad_alloc();
       return static_cast<T*>(of_.take(size_t(count) * sizeof(T)));
     }
     template <class T>
@@ -78,12 +81,34 @@ template <class Function>
 void in_parallel(Int parts, const Function& function) {
 #if defined(_OPENMP)
   if (parts > 1) {
+    std::exception_ptr failure;  // none may leave a thread
 #pragma omp parallel for schedule(static, 1) num_threads(int(parts))
-    for (Int part = 0; part < parts; ++part) function(part);
+    for (Int part = 0; part < parts; ++part) {
+      try {
+        function(part);
+      } catch (...) {
+#pragma omp critical
+        failure = std::current_exception();
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
     return;
   }
 #endif
   for (Int part = 0; part < parts; ++part) function(part);
+}
+
+// What function() returns, or kNoMemory: no exception may leave the library.
+constexpr int kNoMemory = -1;
+template <class Function>
+auto within_memory(const Function& function) -> decltype(function()) {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  } catch (const std::length_error&) {  // of a vector
+    return kNoMemory;
+  }
 }
 
 }  // namespace fastegnn
