@@ -33,6 +33,8 @@ class EnginePairs:
         Pairs whose forces are known; those at which the engine gave up are missing.
     """
 
+    has_middle_frames = False  # not for judging
+
     def __init__(self, pairs: TrajectoryPairs, propagator: LearnedMap, calculator: Any, most: int):
         self.lag, self.n_atoms = pairs.lag, pairs.n_atoms
         self._pairs, self._propagator = pairs, propagator
