@@ -14,10 +14,11 @@ from torch import Tensor
 from .errors import NotFiniteError, StateError
 
 _FORCES = ("forces", "midpoint_forces")
-_PER_ATOM = ("positions", "velocities", *_FORCES, "numbers", "masses", "batch", "charges", "types")
-_MOVING = {"positions", "velocities", *_FORCES}
+_ASKED = (*_FORCES, "midpoint_positions")  # what an engine says of a state
+_PER_ATOM = ("positions", "velocities", *_ASKED, "numbers", "masses", "batch", "charges", "types")
+_MOVING = {"positions", "velocities", *_ASKED}
 _RESTING = ("numbers", "masses", "cell", "pbc", "batch", "charges", "types", "bonds")
-_FLOATING = ("positions", "velocities", *_FORCES, "masses", "cell", "charges")
+_FLOATING = ("positions", "velocities", *_ASKED, "masses", "cell", "charges")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,9 @@ class State:
     forces : Tensor, shape (N, 3), amu Å/ps², optional
         Forces at ``positions``.
     midpoint_forces : Tensor, shape (N, 3), amu Å/ps², optional
-        Forces at ``positions + velocities Δt / 2``, for propagators of this Δt that ask for them.
+        Forces half a jump ahead, for propagators that ask for them: where :meth:`LearnedMap.force_positions` says.
+    midpoint_positions : Tensor, shape (N, 3), Å, optional
+        In training data of kind "symplectic": where the system was after half of Δt, and ``midpoint_forces`` belong.
     cell : Tensor, shape (B, 3, 3), Å, optional
         Cell vectors in rows.
     pbc : Tensor of bool, shape (B, 3), optional
@@ -74,6 +77,7 @@ class State:
     types: Tensor | None = None
     bonds: Tensor | None = None
     midpoint_forces: Tensor | None = None
+    midpoint_positions: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_tensor("positions", self.positions, (None, 3))
@@ -87,10 +91,10 @@ class State:
 
     def _check_atoms(self) -> None:
         n = self.n_atoms
-        shapes = {"velocities": (n, 3), **dict.fromkeys(_FORCES, (n, 3)), "masses": (n,), "charges": (n,)}
+        shapes = {"velocities": (n, 3), **dict.fromkeys(_ASKED, (n, 3)), "masses": (n,), "charges": (n,)}
         for name, shape in shapes.items():
             value = getattr(self, name)
-            if value is None and name in (*_FORCES, "charges"):
+            if value is None and name in (*_ASKED, "charges"):
                 continue
             _check_tensor(name, value, shape, dtype=self.dtype, device=self.device)
         for name in ("numbers", "batch", "types"):
@@ -178,7 +182,7 @@ class State:
         shape, dtype, device = self.positions.shape, self.dtype, self.device
         given = []
         for name, value in changes.items():
-            if value is None and name in _FORCES:
+            if value is None and name in _ASKED:
                 continue
             same = isinstance(value, Tensor) and value.shape == shape and value.dtype is dtype
             if name not in _MOVING or not same or value.device != device:  # type: ignore[union-attr]

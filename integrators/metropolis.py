@@ -13,6 +13,7 @@ from torch import Tensor
 from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, GraphError, StateError
 from fastegnn_md.mechanics.constraints import Constraints
 from fastegnn_md.mechanics.thermal import thermal_velocities
+from fastegnn_md.mechanics.verlet import Forces
 from fastegnn_md.propagator.advance import advance
 from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
@@ -93,7 +94,7 @@ class MetropolisStep:
         if not (propagator.reversible and propagator.volume_preserving):
             raise CompatibilityError(
                 "the Metropolis test is right only for maps that are reversible and preserve volume, and this "
-                "propagator is not made so: train one of kind 'kick-drift'"
+                "propagator is not made so: train one of kind 'kick-drift' or 'symplectic'"
             )
         number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
         if not (number and math.isfinite(self.temperature) and self.temperature > 0):
@@ -144,6 +145,7 @@ class MetropolisStep:
         rng: np.random.Generator,
         constraints: Constraints,
         energy: float | None = None,
+        forces: Forces | None = None,
     ) -> tuple[State, float]:
         """State after a jump, or the same positions with velocities turned round; and its potential energy.
 
@@ -160,9 +162,13 @@ class MetropolisStep:
             That :meth:`check` lets pass: the centre of mass may rest, velocities are then drawn without its motion.
         energy : float, optional
             Potential energy of ``state``, where it is known.
+        forces : callable, optional
+            The true forces (N, 3) in amu Å/ps² at positions, for propagators that ask for them.
 
         Raises
         ------
+        CompatibilityError
+            If the propagator asks for forces and there are none.
         StateError
             If the energy of ``state`` is not finite.
         """
@@ -171,7 +177,7 @@ class MetropolisStep:
         if not math.isfinite(energy):
             raise StateError(f"the potential energy of the present positions is {energy}; start from other positions")
         state = self._refreshed(state, rng, constraints)
-        ended, after = self._proposed(state, potential, rng)
+        ended, after = self._proposed(state, potential, rng, forces)
         threshold = rng.random()  # drawn always, so that random numbers do not depend on energies
         change = after + _kinetic(ended) - energy - _kinetic(state)
         accepted = change <= 0 or threshold < math.exp(-change / (BOLTZMANN * self.temperature))  # nan is never less
@@ -190,16 +196,26 @@ class MetropolisStep:
             velocities = self._refreshment.refresh(state.velocities, state.masses, self.timestep, rng, allowed)
         return state.replace(velocities=velocities)
 
-    def _proposed(self, state: State, potential: Potential, rng: np.random.Generator) -> tuple[State, float]:
+    def _proposed(
+        self, state: State, potential: Potential, rng: np.random.Generator, forces: Forces | None
+    ) -> tuple[State, float]:
         """The jump and its potential energy; nan where there is none."""
         try:
             ended = state
             for _ in range(self.jumps):
-                ended = advance(self.propagator, ended, rng)
+                ended = advance(self.propagator, self._informed(ended, forces), rng)
         except (StateError, GraphError):  # not finite, or atoms on each other: nothing there has an energy
             return state, math.nan
         after = self._evaluate(potential, ended.positions)
         return ended, after if math.isfinite(after) else math.nan
+
+    def _informed(self, state: State, forces: Forces | None) -> State:
+        places = self.propagator.force_positions(state)
+        if places is None:
+            return state
+        if forces is None:
+            raise CompatibilityError("this propagator needs the forces of an engine; give forces")
+        return self.propagator.with_forces(state, forces(places))
 
     def _evaluate(self, potential: Potential, positions: Tensor) -> float:
         self.statistics.energies += 1

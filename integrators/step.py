@@ -116,7 +116,7 @@ class GuardedStep:
     def needs(self) -> dict[str, bool]:
         """What asks for the engine during a step, in words, and whether it does here."""
         return {
-            "forces at x + v Δt/2, an input of this propagator": self.propagator.wants_forces == "midpoint",
+            "forces half a jump ahead, an input of this propagator": self.propagator.wants_forces == "midpoint",
             "the energy guard": self.guards_energy,
             "Conserve(energy=True)": self.conserve.energy,
             "relax_steps": self.schedule.relax_steps > 0,
@@ -179,7 +179,9 @@ class GuardedStep:
         if places is None or self.propagator.wants_forces == "start":  # those at the start come with the state
             return state
         if classical is None:
-            raise CompatibilityError("this propagator needs forces at x + v Δt/2; give an engine that computes them")
+            raise CompatibilityError(
+                "this propagator needs forces half a jump ahead; give an engine that computes them"
+            )
         return self.propagator.with_forces(state, classical.forces(places))
 
     def attempt(

@@ -185,7 +185,7 @@ class TestPropagator:
         assert torch.equal(propagator(start.replace(forces=None)).positions, ended.positions)
         other = propagator(start.replace(midpoint_forces=start.forces))
         assert float((other.velocities - ended.velocities).abs().max()) > 1e-3
-        with pytest.raises(CompatibilityError, match="x \\+ v Δt/2, as midpoint_forces"):
+        with pytest.raises(CompatibilityError, match="half a jump ahead, as midpoint_forces"):
             propagator(start.replace(midpoint_forces=None))
         propagator.save(tmp_path / "p.safetensors")
         assert Propagator.load(tmp_path / "p.safetensors").wants_forces == "midpoint"

@@ -52,10 +52,12 @@ def train(
             "--kind",
             help="force-free (the default); force-start or force-midpoint: the force at x or at x + v lag/2 is an "
             "input, too (see 'harvest --midpoint'); position: x to x', v' redrawn; kick-drift: exact with a Metropolis "
-            "test.",
+            "test; symplectic: gradients of a learned potential and one force of the engine, for low friction.",
         ),
     ] = None,
-    kicks: Annotated[int | None, typer.Option("--kicks", help="Learned kicks per jump, kind kick-drift (4).")] = None,
+    kicks: Annotated[
+        int | None, typer.Option("--kicks", help="Kicks per jump, kinds kick-drift (4) and symplectic (3).")
+    ] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,

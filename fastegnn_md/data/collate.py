@@ -15,6 +15,8 @@ from ..state import State
 from .store import Store
 
 Velocities = Literal["stored", "central", "forward", "none"]
+# Forces half a lag ahead: along the velocity, as a harvest has stored them; or of the frame that lies there.
+Midpoint = Literal["flight", "frame"]
 
 # Frames before the first and after the second state of a pair that the velocities are made from.
 NEIGHBOURS = {"stored": (0, 0), "none": (0, 0), "central": (1, 1), "forward": (0, 1)}
@@ -59,8 +61,11 @@ class StateReader:
     stores : sequence of Store
     velocities : {"stored", "central", "forward", "none"}
         Where velocities come from.
-    forces, midpoint, bonds : bool
-        Whether states carry forces, those at their midpoints, and bonds.
+    forces, bonds : bool
+        Whether states carry forces and bonds.
+    midpoint : {"flight", "frame"}, optional
+        Which forces first states carry of half a lag ahead: stored ones at x + v lag/2, or those of the frame halfway
+        to the second state, with its positions. None: neither.
     ends : bool
         Whether all states of a run carry forces, or the first one alone.
     """
@@ -71,7 +76,7 @@ class StateReader:
         velocities: Velocities,
         *,
         forces: bool,
-        midpoint: bool,
+        midpoint: Midpoint | None,
         bonds: bool,
         ends: bool = True,
     ):
@@ -115,7 +120,9 @@ class StateReader:
         identity = self._joined(which, offsets, sizes)
         if len(self.stores) == 1:
             shift = self._home(0, frames[:, 0])
-            moving = (self._moving(0, now, shift, backwards, self._ends or not k) for k, now in enumerate(frames.T))
+            moving = [self._moving(0, now, shift, backwards, self._ends or not k) for k, now in enumerate(frames.T)]
+            if self._midpoint == "frame":
+                moving[0] |= self._halfway(0, frames, shift)
             return tuple(self._state(fields, identity) for fields in moving)
         every: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in frames.T)
         for index in np.unique(which):
@@ -124,7 +131,10 @@ class StateReader:
             shift = self._home(index, frames[systems, 0])
             for instant, (arrays, now) in enumerate(zip(every, frames[systems].T, strict=True)):
                 informed = self._ends or instant == 0
-                for name, values in self._moving(index, now, shift, backwards[systems], informed).items():
+                fields = self._moving(index, now, shift, backwards[systems], informed)
+                if instant == 0 and self._midpoint == "frame":
+                    fields |= self._halfway(index, frames[systems], shift)
+                for name, values in fields.items():
                     count = len(which) if name == "cell" else offsets[-1]
                     whole = arrays.setdefault(name, np.empty((count, *values.shape[1:]), dtype=np.float32))
                     whole[systems if name == "cell" else atoms] = values
@@ -143,7 +153,7 @@ class StateReader:
             fields["velocities"] = np.where(backwards[:, None, None], -v, v) if backwards.any() else v
         if self._forces and informed:
             fields["forces"] = store.forces[frames] * np.float32(units.KJ_PER_MOL)
-        if self._midpoint and informed:  # -v leads from a frame to where v comes from
+        if self._midpoint == "flight" and informed:  # -v leads from a frame to where v comes from
             ahead, behind = store.forces_ahead[frames], store.forces_behind[frames]
             forces = np.where(backwards[:, None, None], behind, ahead)
             fields["midpoint_forces"] = forces * np.float32(units.KJ_PER_MOL)
@@ -152,12 +162,19 @@ class StateReader:
             fields["cell"] = store.cells[frames].astype(np.float32)
         return fields
 
+    def _halfway(self, index: int, frames: np.ndarray, shift: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Positions and forces of the frames between the first two of runs (B, K) of one store."""
+        middle = (frames[:, 0] + frames[:, 1]) // 2
+        forces = self.stores[index].forces[middle] * np.float32(units.KJ_PER_MOL)
+        fields = {"midpoint_positions": self._positions(index, middle, shift), "midpoint_forces": forces}
+        return {name: values.reshape(-1, 3).astype(np.float32, copy=False) for name, values in fields.items()}
+
     def _state(self, fields: dict[str, np.ndarray], identity: dict[str, Tensor | None]) -> State:
         tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
         last = self._last_state
         if last is not None and "cell" not in tensors and last.numbers is identity["numbers"]:
             # the same atoms, which are not checked again
-            return last.replace(**{"forces": None, "midpoint_forces": None, **tensors})
+            return last.replace(**{"forces": None, "midpoint_forces": None, "midpoint_positions": None, **tensors})
         state = State(**tensors, pbc=torch.tensor(self._periodic), **identity)  # type: ignore[arg-type]
         self._last_state = state if "cell" not in tensors else None
         return state

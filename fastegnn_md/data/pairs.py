@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from .. import units
 from ..errors import DataError
 from ..state import State
-from .collate import NEIGHBOURS, StateReader, Velocities
+from .collate import NEIGHBOURS, Midpoint, StateReader, Velocities
 from .noise import NoiseFloorWarning, noise_floor
 from .sources import Source, check_stored_velocities, open_stores
 from .split import frames_per_lag, split_windows
@@ -80,6 +80,9 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         Atomic numbers and masses (amu) of all systems, one after the other.
     has_forces, has_velocities, has_bonds, periodic : bool
         What the states carry. Fields that one system lacks are left out for all.
+    has_midpoint_forces, has_middle_frames : bool
+        Whether forces half a lag ahead along the velocity were stored, and whether there are frames with forces
+        halfway between those of the pairs.
     fingerprint : str
         SHA-256 of the stored data and of the pairs made from them.
     stores : tuple of Store
@@ -118,6 +121,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.velocities = velocities
         self.time_reversal = time_reversal
         self.steps = 1
+        self._with_middles = False
         self.stores = open_stores(
             source,
             store,
@@ -157,12 +161,20 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self.has_midpoint_forces = self.velocities == "stored" and all(
             one.midpoint is not None and math.isclose(one.midpoint, self.lag, rel_tol=1e-6) for one in stores
         )
+        self.has_middle_frames = (
+            self.velocities == "stored" and self.has_forces and all(frames % 2 == 0 for frames in self.lag_frames)
+        )
         self._reader = self._new_reader()
 
     def _new_reader(self, *, ends: bool = True) -> StateReader:
-        forces, midpoint = self.has_forces, self.has_midpoint_forces
+        midpoint: Midpoint | None = "flight" if self.has_midpoint_forces else None
         return StateReader(
-            self.stores, self.velocities, forces=forces, midpoint=midpoint, bonds=self.has_bonds, ends=ends
+            self.stores,
+            self.velocities,
+            forces=self.has_forces,
+            midpoint="frame" if self._with_middles else midpoint,
+            bonds=self.has_bonds,
+            ends=ends,
         )
 
     def _set_windows(self, windows: list[np.ndarray]) -> None:
@@ -300,6 +312,17 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             )
         return view
 
+    def with_middle_frames(self) -> TrajectoryPairs:
+        """A view whose first states carry positions and forces of the frame halfway to the second one.
+
+        They are ``midpoint_positions`` and ``midpoint_forces`` of the state. :attr:`has_middle_frames` says whether
+        there are such frames: forces are stored, and the lag is an even number of frames.
+        """
+        view = copy.copy(self)
+        view._with_middles = True
+        view._reader = view._new_reader()
+        return view
+
     def lean(self, *, forces: bool, midpoint: bool) -> TrajectoryPairs:
         """A view that reads no more forces than asked for, and those of the first states alone: faster to train on.
 
@@ -310,6 +333,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         """
         view = copy.copy(self)
         view.has_forces, view.has_midpoint_forces = self.has_forces and forces, self.has_midpoint_forces and midpoint
+        view._with_middles = self._with_middles and midpoint
         view._reader = view._new_reader(ends=False)
         return view
 

@@ -11,6 +11,7 @@ from .learned_map import LearnedMap
 from .limits import JumpLimits
 from .position import PositionPropagator
 from .prediction import Prediction, Spread
+from .symplectic import SymplecticPropagator
 
 __all__ = [
     "Committee",
@@ -25,6 +26,7 @@ __all__ = [
     "Propagator",
     "PropagatorConfig",
     "Spread",
+    "SymplecticPropagator",
     "load",
     "permissive_domain",
 ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .learned_map import LearnedMap
     from .prediction import Trust
 
-_MOVING = ("positions", "velocities", "forces", "midpoint_forces")
+_MOVING = ("positions", "velocities", "forces", "midpoint_forces", "midpoint_positions")
 
 
 def advance(learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None) -> State:

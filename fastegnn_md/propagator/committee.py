@@ -64,6 +64,11 @@ class Committee(LearnedMap):
         super().__init__()
         members = list(members)
         _check_members(members)
+        if members[0].kind == "symplectic":
+            raise ConfigError(
+                "propagators of kind 'symplectic' make no committee: each asks the engine at a place of its own, and "
+                "their mean is not symplectic; take one of them"
+            )
         first = members[0]
         self.timestep, self.species = first.timestep, first.species
         self.config = max(members, key=lambda one: one.config.cutoff).config

@@ -9,12 +9,13 @@ from pydantic import ConfigDict, Field, model_validator
 from .migration import FORMER_KEYS, with_kind
 from .settings import Settings
 
-Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift"]
+Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift", "symplectic"]
 WantedForces = Literal["start", "midpoint"]
 
 # Options that one kind alone has.
-_OPTIONS = {"kicks": "kick-drift", "edge_dropping": "position"}
-_WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint"}
+_OPTIONS = {"kicks": ("kick-drift", "symplectic"), "edge_dropping": ("position",)}
+_WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint", "symplectic": "midpoint"}
+_KICKS = {"symplectic": 3}  # where the number is not the default of the key
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
 
 
@@ -36,7 +37,8 @@ class PropagatorConfig(Settings):
         default="force-free",
         description="'force-free' maps (x, v) to (x', v'); 'force-start' and 'force-midpoint' see the forces at x or "
         "at x + v Δt/2, too; 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) to (x', v') by kicks and "
-        "drifts, reversible and volume preserving",
+        "drifts, reversible and volume preserving; 'symplectic' too, by kicks along gradients of a learned potential "
+        "and one along the force of the engine half a jump ahead",
     )
     architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
     architecture_options: dict[str, Any] = Field(
@@ -58,13 +60,24 @@ class PropagatorConfig(Settings):
         le=1,
         description="share of the longest edges dropped, kind 'position': elsewhere a map would be discontinuous",
     )
-    kicks: int = Field(default=4, ge=1, le=_MOST, description="learned kicks per jump, kind 'kick-drift'")
+    kicks: int = Field(
+        default=4,
+        ge=1,
+        le=_MOST,
+        description="kicks per jump: learned ones of kind 'kick-drift'; of kind 'symplectic' (3 by default) an odd "
+        "number, with the force of the engine in the middle one",
+    )
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
     @property
     def wants_forces(self) -> WantedForces | None:
         """Where the force is taken that is an input: at the start of a jump, half a jump ahead, nowhere."""
         return _WANTED.get(self.kind)
+
+    @property
+    def middle_frames(self) -> bool:
+        """Whether training pairs are to bring along the frame halfway between them."""
+        return self.kind == "symplectic"
 
     @property
     def predicts_velocities(self) -> bool:
@@ -77,11 +90,18 @@ class PropagatorConfig(Settings):
         if isinstance(values, dict) and not values.keys().isdisjoint(FORMER_KEYS):
             kind = with_kind(values)["kind"]
             raise ValueError(f"mode, forces and midpoint are one key now: write kind={kind!r} in their place")
+        if isinstance(values, dict) and values.get("kind") in _KICKS and "kicks" not in values:
+            return {**values, "kicks": _KICKS[values["kind"]]}
         return values
 
     @model_validator(mode="after")
     def _options_fit_kind(self) -> PropagatorConfig:
-        for option, kind in _OPTIONS.items():
-            if self.kind != kind and getattr(self, option) != PropagatorConfig.model_fields[option].default:
-                raise ValueError(f"{option} is an option of kind {kind!r}, the kind is {self.kind!r}: leave it out")
+        for option, kinds in _OPTIONS.items():
+            if self.kind not in kinds and getattr(self, option) != PropagatorConfig.model_fields[option].default:
+                known = " and ".join(map(repr, kinds))
+                raise ValueError(f"{option} is an option of kind {known}, the kind is {self.kind!r}: leave it out")
+        if self.kind == "symplectic" and (self.kicks < 3 or self.kicks % 2 == 0):
+            raise ValueError(
+                f"kicks is {self.kicks}; kind 'symplectic' needs an odd number from 3, its middle is the engine's"
+            )
         return self

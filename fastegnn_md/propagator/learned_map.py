@@ -143,7 +143,7 @@ class LearnedMap(nn.Module, ABC):
         if self.wants_forces is not None and self.forces_of(state) is None:
             where = "the positions of the state"
             if self.wants_forces == "midpoint":
-                where = "x + v Δt/2, as midpoint_forces"
+                where = "force_positions(state), half a jump ahead, as midpoint_forces"
             raise CompatibilityError(f"this propagator is force-informed; give the forces at {where}")
 
     @property
@@ -181,7 +181,8 @@ class LearnedMap(nn.Module, ABC):
     def force_positions(self, state: State) -> Tensor | None:
         """Where the forces that the map wants are to be evaluated, shape (N, 3), Å; None if it wants none.
 
-        At the midpoint that is where free flight over half a time step leads, x + v Δt/2.
+        At the midpoint that is where free flight over half a time step leads, x + v Δt/2; of kind "symplectic" where
+        the first half of its jump leads.
         """
         if self.wants_forces is None:
             return None

@@ -21,6 +21,7 @@ class Residual(NamedTuple):
     v: Tensor | None  # (N, 3)
     z: Tensor | None  # (B, C, 3), Å, in the frame of the positions
     connectivity: Tensor | None = None  # connectivity loss of an architecture that pools
+    middle: Tensor | None = None  # (N, 3), of positions after half a jump, in the unit of x; kind "symplectic"
 
 
 class Spread(NamedTuple):
@@ -97,6 +98,7 @@ class Prediction(NamedTuple):
             velocities=velocities.to(state.dtype),
             forces=None,
             midpoint_forces=None,
+            midpoint_positions=None,
         )
 
     def residual(self, start: State, end: State, scale: Tensor) -> Residual:

@@ -56,7 +56,11 @@ class Recorder:
             self._recordings.remove(recording)
             return None
         return state.moved(
-            positions=ended.positions, velocities=ended.velocities, forces=None, midpoint_forces=None
+            positions=ended.positions,
+            velocities=ended.velocities,
+            forces=None,
+            midpoint_forces=None,
+            midpoint_positions=None,
         ), Trust(unlike=ended.unlike)
 
     @staticmethod

@@ -15,6 +15,7 @@ from ..state import State
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
+    from ..propagator.config import PropagatorConfig
 
 
 class Batch:
@@ -30,6 +31,11 @@ class Batch:
         if self.start.device == device and self.start.dtype == dtype:
             return self
         return Batch(*(state.to(device, dtype) for state in (self.start, *self.ends)))
+
+
+def pairs_for(config: PropagatorConfig, pairs: TrajectoryPairs) -> TrajectoryPairs:
+    """The same pairs with what a configuration wants of the frames between them."""
+    return pairs.with_middle_frames() if config.middle_frames and pairs.has_middle_frames else pairs
 
 
 class Batches(Dataset[Batch]):

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from .._progress import progress_bar
 from ..errors import DataError
+from .batches import pairs_for
 from .one_step import batches
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def one_step_calibration(
         As :func:`calibrate`.
     """
     chosen = list(range(len(pairs))) if indices is None else list(indices)
+    pairs = pairs_for(committee.config, pairs)
     errors: dict[str, list[np.ndarray]] = {"x": [], "v": []}
     spreads: dict[str, list[np.ndarray]] = {"x": [], "v": []}
     with progress_bar(total=len(chosen), disable=not progress, desc="calibration", unit="pair") as bar, torch.no_grad():

@@ -56,8 +56,8 @@ class TrainingConfig(Settings):
         Noise on the states that training jumps begin from, as a share of the residual scale of each element:
         :func:`~fastegnn_md.training.unrolling.perturbed`. For force-free propagators.
     force_updates : int
-        Updates, the first ones, on the forces of the pairs alone instead of the pairs, kind "kick-drift": one call of
-        the network each in place of one per kick.
+        Updates, the first ones, on the forces of the pairs alone instead of the pairs, kinds "kick-drift" and
+        "symplectic": one call of the network each in place of one per kick.
     velocity_weight : float
         Weight of the velocity residual beside the position residual.
     mmd_weight : float
@@ -155,9 +155,10 @@ class TrainingConfig(Settings):
                 "unroll > 1 and noise are for force-free propagators: the data have no forces at predicted or "
                 "perturbed states; set unroll=1 and noise=0, or propagator.kind=force-free"
             )
-        if self.force_updates and self.propagator.kind != "kick-drift":
+        if self.force_updates and self.propagator.kind not in ("kick-drift", "symplectic"):
             raise ValueError(
-                f"force_updates needs kind 'kick-drift', the kind is {self.propagator.kind!r}: set it to 0"
+                f"force_updates needs kind 'kick-drift' or 'symplectic', the kind is {self.propagator.kind!r}: set it "
+                "to 0"
             )
         return self
 

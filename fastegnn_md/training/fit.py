@@ -20,6 +20,7 @@ from ..errors import CompatibilityError, ConfigError, DataError, Remedy
 from ..models import architectures_for
 from ..propagator.base import Propagator
 from ..units import format_time
+from .batches import pairs_for
 from .config import TrainingConfig
 from .folder import TrainingFolder
 from .one_step import Errors, lowest_baseline, one_step_errors, over_baseline
@@ -241,7 +242,8 @@ def _check_initial(initial: Propagator, train: TrajectoryPairs, config: Training
             f"the initial propagator has a time step of {format_time(initial.timestep)}, the pairs are "
             f"{format_time(train.lag)} apart; give pairs of its time step, or train from the start"
         )
-    initial.check(train.batch(representative(train, 1, config.seed))[0])
+    one = pairs_for(initial.config, train).batch(representative(train, 1, config.seed))
+    initial.check(one[0])
 
 
 def _run_identity(

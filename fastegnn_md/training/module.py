@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ..errors import CheckpointError, StateError, TrainingError
 from ..propagator.base import Propagator
 from ..state import State
-from .batches import Batch, loader, shares
+from .batches import Batch, loader, pairs_for, shares
 from .checkpoints import check_fit, group_of
 from .config import TrainingConfig
 from .losses import force_loss, step_loss
@@ -90,6 +90,7 @@ class PropagatorModule(LightningModule):
         self.config = config
         wanted = config.propagator.wants_forces
         needs = {"forces": wanted == "start" or config.force_updates > 0, "midpoint": wanted == "midpoint"}
+        train, validation = (pairs_for(config.propagator, one) for one in (train, validation))
         self.train_pairs = train.sequences(config.unroll).lean(**needs)
         self.validation_pairs, self.chosen = validation.lean(**needs), chosen
         self.validation_runs = self.validation_pairs.sequences(config.unroll)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._progress import Bar, progress_bar
 from ..propagator.linear import LeastSquares, LinearPredictor
 from ..state import State
+from .batches import pairs_for
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
@@ -70,6 +71,7 @@ def one_step_errors(
         ``"learned"``, the names of :data:`BASELINES` and, where forces are used, ``"best linear with force"``.
     """
     chosen = list(range(len(pairs))) if indices is None else list(indices)
+    pairs = pairs_for(propagator.config, pairs)
     full, forces = propagator.predicts_velocities, propagator.wants_forces is not None
     baselines = _Baselines(propagator.domain.species, pairs.lag, velocities=full, forces=forces)
     sums = {"learned": _Sum()}

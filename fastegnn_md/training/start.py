@@ -14,6 +14,7 @@ from ..propagator.file import package_version
 from ..propagator.provenance import Provenance
 from ..propagator.surroundings import Surroundings
 from ..units import format_time
+from .batches import pairs_for
 
 # Atoms that ranges and linear predictors are measured on, for systems of any size.
 _SAMPLE_ATOMS = 500_000
@@ -21,7 +22,9 @@ _SAMPLE_ATOMS = 500_000
 
 def check_forces(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
     """Refuse pairs without the forces that a configuration asks for."""
-    if config.wants_forces == "midpoint" and not pairs.has_midpoint_forces:
+    if config.middle_frames:
+        _check_middle_frames(pairs, config)
+    elif config.wants_forces == "midpoint" and not pairs.has_midpoint_forces:
         lag = format_time(pairs.lag)
         raise DataError(
             Remedy(
@@ -36,6 +39,21 @@ def check_forces(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
             f"kind {config.kind!r} needs forces at each frame, these pairs have none: harvest bursts (they carry "
             "forces), or take kind 'force-free'"
         )
+
+
+def _check_middle_frames(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
+    if pairs.has_middle_frames:
+        return
+    half = format_time(pairs.lag / 2)
+    raise DataError(
+        Remedy(
+            f"kind {config.kind!r} needs the frame halfway between those of each pair, with its forces, these pairs of "
+            f"a lag of {format_time(pairs.lag)} have none: take another kind, or harvest bursts whose frames are half "
+            "a lag apart, with ",
+            f"interval={half!r}",
+            f'--interval "{half}"',
+        )
+    )
 
 
 def untrained_propagator(
@@ -56,6 +74,7 @@ def untrained_propagator(
             f"kind {config.kind!r} needs velocities, these pairs have none: harvest bursts, or take kind 'position'"
         )
     check_forces(pairs, config)
+    pairs = pairs_for(config, pairs)
     start, end = pairs.batch(representative(pairs, sample, seed))
     propagator = Propagator.build(config, pairs.lag, Domain.from_pairs(start, end, config), seed=seed)
     propagator.measure(start, end)

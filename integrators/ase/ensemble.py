@@ -13,7 +13,7 @@ from fastegnn_md.state import State
 from ..engine import Predicted
 from .dynamics import LearnedDynamics
 
-_MOVING = ("positions", "velocities", "forces", "midpoint_forces")
+_MOVING = ("positions", "velocities", "forces", "midpoint_forces", "midpoint_positions")
 
 
 class LearnedEnsemble:

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
-from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, bond_array
+from fastegnn_md.engines.ase.atoms import FORCE, PICOSECOND, bond_array, forces_at
 from fastegnn_md.engines.ase.calculated import ATTACH, energy_of
 from fastegnn_md.engines.ase.same_atoms import SameAtoms
 from fastegnn_md.errors import CompatibilityError, Remedy
+from fastegnn_md.mechanics.verlet import Forces
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, propagator_of
-from ..metropolis import MetropolisStatistics, MetropolisStep
+from ..metropolis import MetropolisStatistics, MetropolisStep, Potential
 from .base import JumpDynamics, check_atoms
 
 with naming_extras(__name__):
@@ -39,7 +41,7 @@ class MetropolizedDynamics(JumpDynamics):
     atoms : ase.Atoms
         With a calculator. ``FixCom`` is the one constraint that is allowed.
     propagator : LearnedMap
-        Reversible and volume preserving: one of kind "kick-drift".
+        Reversible and volume preserving: one of kind "kick-drift" or "symplectic".
     temperature_K : float
         Of the canonical distribution.
     friction : float, optional
@@ -100,7 +102,9 @@ class MetropolizedDynamics(JumpDynamics):
         self.bonds = None if bonds is None else bond_array(bonds)
         self._same = SameAtoms(atoms, self.bonds)
         self.metropolis.check(self._same.constraints())
-        propagator.check(self._same.read())
+        state = self._same.read()
+        # Forces of zero stand for those of the first step.
+        propagator.check(state.replace(midpoint_forces=torch.zeros_like(state.positions)))
         self._known: tuple[Any, np.ndarray, np.ndarray, float] | None = None
         super().__init__(
             atoms,
@@ -165,7 +169,8 @@ class MetropolizedDynamics(JumpDynamics):
         try:
             constraints, state = self._same.constraints(), self._same.read()
             self.metropolis.check(constraints)
-            ended, energy = self.metropolis(state, self._potential(), self.rng, constraints, self._known_energy())
+            energy_at, forces = self._engine()
+            ended, energy = self.metropolis(state, energy_at, self.rng, constraints, self._known_energy(), forces)
         except BaseException:
             self.rng.bit_generator.state, self.metropolis.statistics = drawn, counted
             raise
@@ -177,7 +182,7 @@ class MetropolizedDynamics(JumpDynamics):
         energy = self._known_energy()
         if energy is None:
             self.statistics.energies += 1
-            energy = self._potential()(self._same.read().positions)
+            energy = self._engine()[0](self._same.read().positions)
             self._remember(energy)
         return energy / FORCE
 
@@ -211,8 +216,8 @@ class MetropolizedDynamics(JumpDynamics):
         if "energy" in arrays:
             self._remember(arrays["energy"].item())
 
-    def _potential(self) -> Any:
-        """The energy (amu Å²/ps²) of positions, on a copy: the user's atoms stay as they are until the step is done."""
+    def _engine(self) -> tuple[Potential, Forces]:
+        """Energy (amu Å²/ps²) and forces (amu Å/ps²) of positions, on a copy: the user's atoms rest during a step."""
         copy = self.atoms.copy()
         copy.set_constraint()
         copy.calc = self.atoms.calc
@@ -221,7 +226,10 @@ class MetropolizedDynamics(JumpDynamics):
             copy.set_positions(positions.numpy())
             return energy_of(copy) * FORCE
 
-        return energy
+        def forces(positions: Tensor) -> Tensor:
+            return forces_at(copy, positions)
+
+        return energy, forces
 
     def _known_energy(self) -> float | None:
         """Energy at the present positions, amu Å²/ps², where it is known."""

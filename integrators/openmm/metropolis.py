@@ -48,7 +48,7 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
     Parameters
     ----------
     propagator : LearnedMap
-        Reversible and volume preserving: one of kind "kick-drift".
+        Reversible and volume preserving: one of kind "kick-drift" or "symplectic".
     temperature : Quantity or float
         Of the canonical distribution, K.
     friction : Quantity or float, optional
@@ -218,7 +218,8 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
         if self._known is not None and _same(self._known[0], about):
             known = self._known[1]
         try:
-            ended, energy = self._metropolis(state, host.classical(context).energy, rng, constraints, known)
+            engine = host.classical(context)
+            ended, energy = self._metropolis(state, engine.energy, rng, constraints, known, engine.forces)
         except BaseException:
             host.restore(context)
             raise

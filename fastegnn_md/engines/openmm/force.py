@@ -164,8 +164,8 @@ def choose_backend(backend: str, platform: openmm.Platform | None) -> str:
 def midpoint_advice(backend: str) -> str:
     """Why a back-end cannot serve a propagator with forces at the midpoint."""
     return (
-        f"this propagator needs forces at x + v Δt/2, which the back-end {backend!r} cannot evaluate within a step; "
-        "use backend='host'"
+        f"this propagator needs forces half a jump ahead, which the back-end {backend!r} cannot evaluate within a "
+        "step; use backend='host'"
     )
 
 

@@ -1,0 +1,272 @@
+"""A learned map that is symplectic whatever its weights, with the force of the engine in its middle."""
+
+from __future__ import annotations
+
+import operator
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import StateError
+from ..graph import BondDistance, EdgeList
+from ..models.fastegnn import FastEGNN
+from ..nn.mlp import MLP
+from ..nn.native.potential import Energies, potential_plan
+from ..segments import Segments
+from ..state import State
+from ..units import format_time
+from .base import Propagator
+from .config import PropagatorConfig
+from .domain import Domain
+from .prediction import Prediction, Residual
+
+# Atoms of a system up to which all pairs are compared; beyond, torch takes cell lists.
+_ALL_PAIRS = 128
+
+
+class SymplecticPropagator(Propagator):
+    """Advance systems by a palindrome of kicks along gradients of a learned potential, corrected by one of the engine.
+
+    With K kicks, δ = Δt/K, and the learned potential U(x; k) of the k-th,
+
+    x ← x + v δ/2,  then  v ← v + δ a_k(x),  x ← x + v δ  for k = 1..K,  the last of these drifts over δ/2;
+
+    m a_k = −∂U/∂x, but in the middle  m a_k = K [F(x) − (1 − 1/K) (−∂U/∂x)]:
+
+    were U the potential of the engine, every kick would be that of velocity Verlet with a step of δ; what U gets wrong
+    is put right by the force F of the engine once a jump, as in multiple-time-step integration (Tuckerman, Berne,
+    Martyna, J. Chem. Phys. 97, 1990, 1992). Training makes U such that errors of the larger steps are gone, too. The
+    engine is asked where the first half of the map leads: :meth:`force_positions`.
+
+    U is a sum over atoms of a scalar of the network's node features, unchanged by translations, rotations and
+    reflections, so momentum and angular momentum are conserved. The network is one for all kicks and is told the place
+    of a kick, |2k − K − 1|/K, the same for k and K + 1 − k. Every factor is the flow of a Hamiltonian if F is a
+    gradient, so the product is symplectic; it reads the same from both ends, so it is its own inverse once velocities
+    are turned round (Hairer, Lubich, Wanner, Geometric Numerical Integration, 2006, chapters V and VI). Both hold for
+    any weights and to rounding.
+
+    Parameters and attributes are those of :class:`~fastegnn_md.Propagator`; there are no virtual nodes at the end of a
+    step (:meth:`virtual_nodes` gives None).
+    """
+
+    reversible = True
+    volume_preserving = True
+    kinds: ClassVar[tuple[str, ...]] = ("symplectic",)
+    _more_features: ClassVar[int] = 1  # the place of the kick
+    force_scale: Tensor
+    energy_unit: Tensor
+    _last: _Half | None = None
+    _known: _System | None = None
+
+    def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
+        super().__init__(config, timestep, domain, seed=seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)  # noqa: TID251 - nn.Module initialisers take no generator
+            self.head = MLP(config.hidden, config.hidden, 1)
+        self.register_buffer("force_scale", torch.ones(len(self.species)))
+        self.register_buffer("energy_unit", torch.ones(()))
+
+    @torch.no_grad()
+    def measure(self, start: State, end: State) -> None:
+        """Fit the scales to one batch of pairs, with the forces of their middles."""
+        super().measure(start, end)
+        forces = self.forces_of(start)
+        assert forces is not None  # checked by who builds propagators
+        species = self._species_index[start.numbers]
+        scaled = forces.double() / start.masses.double().sqrt()[:, None]
+        for index in range(len(self.species)):
+            rms = scaled[species == index].square().mean().sqrt()
+            self.force_scale[index] = rms if float(rms) > 1e-12 else 1.0  # an element without forces
+        rms = forces.double().square().mean().sqrt()
+        self.energy_unit.fill_(float(rms) * self.config.cutoff if float(rms) > 1e-12 else 1.0)
+
+    # forces -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def force_positions(self, state: State) -> Tensor:
+        """Where the forces are to be evaluated, shape (N, 3), Å: the middle of the jump, as the first kicks lead to it.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`.
+        """
+        self.check(state.replace(midpoint_forces=torch.zeros_like(state.positions)))
+        self._last = None
+        self._last = self._half(state)  # for the jump, which follows once the engine has answered
+        return self._last.positions
+
+    def force_residual(self, state: State) -> Tensor:
+        """Errors of the learned potential against the forces of a batch, in units of the force scale, with gradients.
+
+        Each system is kicked once, by the kicks in turn.
+
+        Parameters
+        ----------
+        state : State
+            With forces.
+
+        Returns
+        -------
+        Tensor, shape (N, 3)
+        """
+        assert state.batch is not None and state.forces is not None  # forces were asked for
+        half = self.config.kicks // 2
+        number = state.batch % (half + 1)
+        scale = self.force_scale.index_select(0, self._species_index[state.numbers])[:, None]
+        found = self._force(state.positions, state, 2 * number / self.config.kicks)
+        return (found - state.forces).to(self.dtype) / (state.masses.sqrt()[:, None].to(self.dtype) * scale)
+
+    def residual(self, start: State, end: State) -> Residual:
+        """Errors of a batch of training pairs; see :meth:`LearnedMap.residual`.
+
+        Where ``start`` brings the positions and forces of the true middle, forces of the engine at the predicted middle
+        are these and the difference that the learned potential makes: F(x̂) ≈ F(x) + ∂U/∂x(x) − ∂U/∂x(x̂).
+        """
+        prediction, middle = self._moved(start)
+        scale = self.residual_scale(start)
+        found = prediction.residual(start, end, scale)
+        if start.midpoint_positions is None:
+            return found
+        error = (middle - start.midpoint_positions).to(scale.dtype)
+        return found._replace(middle=start.masses.sqrt()[:, None].to(scale.dtype) * error / scale[:, :1])
+
+    def describe(self) -> str:
+        """One line for people."""
+        where = "periodic" if self.periodic else "isolated"
+        return (
+            f"symplectic {self.config.architecture} of {self.config.kicks} kicks, one along the force of an engine, "
+            f"Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        )
+
+    # the jump ---------------------------------------------------------------------------------------------------------
+
+    def _predict(self, state: State) -> Prediction:
+        return self._moved(state)[0]
+
+    def _moved(self, state: State) -> tuple[Prediction, Tensor]:
+        """The jump, and where the system is halfway."""
+        kicks, forces = self.config.kicks, self.forces_of(state)
+        assert state.batch is not None and forces is not None  # checked
+        step, masses = self.timestep / kicks, state.masses[:, None]
+        half = self._half(state)
+        middle = half.positions
+        x, v = middle, half.velocities
+        own = self._force(x, state, torch.zeros_like(state.masses))
+        if state.midpoint_positions is not None:
+            # With its gradients: the engine's force follows the predicted middle, and knows nothing of the weights.
+            forces = forces + own - self._force(state.midpoint_positions, state, torch.zeros_like(state.masses))
+        v = v + (self.timestep * forces - (self.timestep - step) * own) / masses
+        for number in range(kicks // 2):
+            x = x + step * v
+            place = torch.full_like(state.masses, 2 * (number + 1) / kicks)
+            v = v + step * self._force(x, state, place) / masses
+        x = x + 0.5 * step * v
+        edges = None if self.surroundings is None or torch.is_grad_enabled() else self._neighbours(state)
+        return Prediction(x - state.positions, v, edges=edges), middle
+
+    def _half(self, state: State) -> _Half:
+        """Positions and velocities halfway, before the kick in the middle; asked before, not computed again."""
+        last, self._last = self._last, None
+        if last is not None and not torch.is_grad_enabled() and last.fits(state):
+            return last
+        kicks = self.config.kicks
+        step, masses = self.timestep / kicks, state.masses[:, None]
+        v = state.velocities
+        x = state.positions + 0.5 * step * v
+        for number in range(kicks // 2, 0, -1):
+            v = v + step * self._force(x, state, torch.full_like(state.masses, 2 * number / kicks)) / masses
+            x = x + step * v
+        return _Half(state, x, v)
+
+    def _force(self, positions: Tensor, state: State, place: Tensor) -> Tensor:
+        """−∂U/∂x (N, 3) at other positions of the atoms of a state, in amu Å/ps², for kicks at a place (N,)."""
+        found = self._by_library(positions, state, place)
+        if found is None:
+            found = self._by_torch(positions, state, place)
+        gradient = -found
+        if not bool(torch.isfinite(gradient.detach().sum())):
+            raise StateError(
+                "the gradient of the learned potential is not finite; look for atoms that lie on each other"
+            )
+        return gradient
+
+    def _by_torch(self, positions: Tensor, state: State, place: Tensor) -> Tensor:
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = positions if positions.requires_grad else positions.detach().requires_grad_()
+            edges = self._neighbours(state.moved(positions=x))
+            (gradient,) = torch.autograd.grad(self._energy(x, state, edges, place), x, create_graph=wanted)
+        return gradient
+
+    def _by_library(self, positions: Tensor, state: State, place: Tensor) -> Tensor | None:
+        """By the C++ library, where it serves."""
+        network = self.network
+        if self.periodic or not isinstance(network, FastEGNN) or _largest(state) > _ALL_PAIRS:
+            return None
+        plan = potential_plan(network.shape, self.head, self.energy_unit)
+        if plan is None:
+            return None
+        system = self._known
+        if system is None or not system.fits(state, self.dtype):
+            self._known = system = _System(self, state)
+        features = torch.cat([system.features, place[:, None].to(self.dtype)], dim=1)
+        energies = Energies(
+            plan,
+            system.begin,
+            features,
+            cutoff=self.config.cutoff,
+            radial=self.config.radial_functions,
+            unit=float(self.energy_unit),
+            partners=system.partners,
+        )
+        return energies.gradient(positions, [*network.parameters(), *self.head.parameters()]).to(positions.dtype)
+
+    def _energy(self, positions: Tensor, state: State, edges: EdgeList, place: Tensor) -> Tensor:
+        """Σ U over the systems of a batch, amu Å²/ps²."""
+        assert state.batch is not None  # set by State
+        of = Segments(state.batch, state.n_systems)
+        x = self._centred(positions, of)[1] / self.config.cutoff
+        species = self._species_index[state.numbers]
+        inputs = self._invariants(species, state.masses, of, edges, self._hops(state, edges))
+        inputs["h"] = torch.cat([inputs["h"], place[:, None].to(self.dtype)], dim=1)
+        h = self.network(x=x, v=torch.zeros_like(x), **inputs).h
+        return self.energy_unit * self.head(h).sum()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "_last": None, "_known": None}
+
+
+class _System:
+    """What kicks of the same atoms share."""
+
+    def __init__(self, of: SymplecticPropagator, state: State):
+        self._seen = state.numbers, state.masses, state.bonds, state.batch, of.dtype
+        self.features = of._features(of._species_index[state.numbers], state.masses)
+        self.begin = torch.zeros(state.n_systems + 1, dtype=torch.int64)
+        self.begin[1:] = state.atom_counts.cumsum(0)
+        bonds = state.bonds if of.uses_bonds else None
+        self.partners = None if bonds is None else BondDistance(bonds, state.n_atoms).partners()
+
+    def fits(self, state: State, dtype: torch.dtype) -> bool:
+        """Whether the atoms are the same."""
+        now = state.numbers, state.masses, state.bonds, state.batch, dtype
+        return all(map(operator.is_, self._seen, now))
+
+
+def _largest(state: State) -> int:
+    return state.n_atoms if state.n_systems == 1 else int(state.atom_counts.max())
+
+
+class _Half(NamedTuple):
+    """A state half a jump on."""
+
+    of: State
+    positions: Tensor
+    velocities: Tensor
+
+    def fits(self, state: State) -> bool:
+        """Whether it is that of this state."""
+        of = self.of
+        return state.positions is of.positions and state.velocities is of.velocities and state.has_atoms_of(of)
