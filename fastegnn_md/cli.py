@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.adapt import adapt
 from .commands.bench import bench
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -38,6 +39,7 @@ _CONTINUE = {
     "train": "; continue with --resume",
     "bench": "; the same command continues",
     "harvest": "; every finished burst is kept, the same command continues",
+    "adapt": "; what was done is kept, the same command continues",
 }
 # click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
 _CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
@@ -58,6 +60,13 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         fastegnn-md harvest topology.pdb md.xtc --forcefield amber14-all.xml --constraints HBonds \\
             --burst "24 fs" --interval "8 fs" --temperature 300 --processes 2 -o pairs.h5md
         fastegnn-md harvest cluster.xyz md.xyz --engine ase --calculator emt -o pairs.h5md
+        """,
+    ),
+    (
+        adapt,
+        """
+        fastegnn-md adapt ethanol-xtb ethanol.xyz --calculator my_engine:calculator --target 0.05 --budget "1000 calls"
+        fastegnn-md adapt model.safetensors start.xyz --calculator tblite --temperature 400 -o adapted.safetensors
         """,
     ),
     (

@@ -26,7 +26,19 @@ from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.training.calibration import one_step_calibration
 from fastegnn_md.training.one_step import one_step_errors
 
-COMMANDS = ["train", "harvest", "suggest-lag", "run", "evaluate", "validate", "inspect", "models", "demo", "doctor"]
+COMMANDS = [
+    "train",
+    "harvest",
+    "adapt",
+    "suggest-lag",
+    "run",
+    "evaluate",
+    "validate",
+    "inspect",
+    "models",
+    "demo",
+    "doctor",
+]
 SMALL = ["--set", "propagator.hidden=8", "--set", "propagator.layers=1", "--set", "accelerator=cpu"]
 Cli = Callable[..., tuple[int, str, str]]
 

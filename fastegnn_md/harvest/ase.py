@@ -40,7 +40,9 @@ class ASERecipe:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what can be known about the factory and of the constraints."""
-        digest = hashlib.sha256(f"{_describe(self.factory)} {self.timestep!r}{midpoint_mark(self.midpoint)}".encode())
+        digest = hashlib.sha256(
+            f"{describe_factory(self.factory)} {self.timestep!r}{midpoint_mark(self.midpoint)}".encode()
+        )
         for array in (self.numbers, self.masses, self.pairs, self.lengths):
             digest.update(array.tobytes())
         return digest.hexdigest()
@@ -199,8 +201,8 @@ def _gave_up(error: EngineError | NotFiniteError) -> BaseException:
     return cause
 
 
-def _describe(factory: Any) -> str:
+def describe_factory(factory: Any) -> str:
     """Name of a factory, with the arguments of a :func:`functools.partial`."""
     if hasattr(factory, "func"):
-        return f"{_describe(factory.func)} {factory.args!r} {sorted(factory.keywords.items())!r}"
+        return f"{describe_factory(factory.func)} {factory.args!r} {sorted(factory.keywords.items())!r}"
     return f"{factory.__module__}.{getattr(factory, '__qualname__', repr(factory))}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..._extras import naming_extras
 from ...errors import EngineError, FastEGNNMDError, NotFiniteError, Remedy, StateError
+from .calculators import asked_calculator
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -81,7 +82,7 @@ class CheckedCalculator:
 
     @property
     def _name(self) -> str:
-        return f"the calculator {type(self.calculator).__name__}"
+        return f"the calculator {type(asked_calculator(self.calculator)).__name__}"
 
     def _ask(self, what: str, atoms: Atoms | None, **options: bool) -> Any:
         try:

@@ -47,6 +47,7 @@ def describe_calculator(calculator: Calculator | None, known: str = "") -> str:
     """
     if calculator is None:
         return ""
+    calculator = asked_calculator(calculator)
     given = getattr(calculator, "parameters", None) or {}
     level = ", ".join(f"{name}={brief(given[name], quoted=False)}" for name in _LEVEL if given.get(name) is not None)
     names = [kind.__name__ + (f" ({level})" if level else "") for kind in type(calculator).__mro__]
@@ -55,5 +56,10 @@ def describe_calculator(calculator: Calculator | None, known: str = "") -> str:
 
 def charge_of(calculator: Calculator | None) -> float | None:
     """Total charge in e, where the calculator says it."""
-    charge = (getattr(calculator, "parameters", None) or {}).get("charge")
+    charge = (getattr(asked_calculator(calculator), "parameters", None) or {}).get("charge")
     return float(charge) if isinstance(charge, (int, float)) and not isinstance(charge, bool) else None
+
+
+def asked_calculator(calculator: Any) -> Any:
+    """The calculator itself where another one counts its calls."""
+    return getattr(calculator, "counted", calculator)
