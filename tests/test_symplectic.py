@@ -206,7 +206,7 @@ def test_an_atom_moved_by_a_lattice_vector_jumps_alike():
 
 
 @pytest.mark.parametrize("kicks", [3, 5])
-def test_with_the_potential_of_the_engine_it_is_verlet(kicks, monkeypatch):
+def test_with_the_potential_of_the_engine_it_is_verlet(kicks, monkeypatch, without_library):
     """Drift, kick, drift with a step of Δt/K: velocity Verlet of the turned kind."""
     state = formaldehyde()
     propagator, forces = network(state, kicks=kicks), forces_of(springs(state))
@@ -226,7 +226,7 @@ def test_with_the_potential_of_the_engine_it_is_verlet(kicks, monkeypatch):
     torch.testing.assert_close(ended.velocities, v, rtol=0, atol=1e-9)
 
 
-def test_what_the_potential_gets_wrong_is_put_right_by_the_engine(monkeypatch):
+def test_what_the_potential_gets_wrong_is_put_right_by_the_engine(monkeypatch, without_library):
     """A constant error of the learned force leaves the velocity after a jump where it is without."""
     state = formaldehyde()
     propagator, found = network(state), []
@@ -464,3 +464,31 @@ def test_settings():
     one = network(formaldehyde())
     with pytest.raises(ConfigError, match="make no committee"):
         Committee([one, network(formaldehyde(), seed=2)])
+
+
+class TestLibrary:
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+    @pytest.mark.parametrize("options", [{}, {"kicks": 5, "bonds": True}])
+    def test_jumps_are_those_of_torch(self, monkeypatch, dtype, tolerance, options):
+        states = State.concatenate([formaldehyde(k) for k in range(3)])
+        propagator, forces = network(formaldehyde(), **options).to(dtype), forces_of(springs(states))
+        assert propagator._served()
+        found = jump(propagator, states, forces)
+        monkeypatch.setattr("fastegnn_md.nn.native.network._plan", lambda shape, dtype: None)
+        propagator._known = None
+        expected = jump(propagator, states, forces)
+        torch.testing.assert_close(found.positions, expected.positions, rtol=0, atol=tolerance)
+        torch.testing.assert_close(found.velocities, expected.velocities, rtol=0, atol=1e3 * tolerance)
+
+    def test_a_copy_and_other_weights_jump_by_their_own(self):
+        state = formaldehyde()
+        propagator, forces = network(state), forces_of(springs(state))
+        first = jump(propagator, state, forces)
+        other = copy.deepcopy(propagator)
+        with torch.no_grad():
+            other.head.first.weight.mul_(1.5)
+        assert float((jump(other, state, forces).velocities - first.velocities).abs().max()) > 1e-3
+        torch.testing.assert_close(jump(propagator, state, forces).velocities, first.velocities, rtol=0, atol=1e-12)
+        propagator.head = other.head
+        changed = jump(other, state, forces)
+        torch.testing.assert_close(jump(propagator, state, forces).velocities, changed.velocities, rtol=0, atol=1e-9)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import operator
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import StateError
-from ..graph import BondDistance, EdgeList
+from ..graph import EdgeList
 from ..models.fastegnn import FastEGNN
 from ..nn.mlp import MLP
-from ..nn.native.potential import Energies, potential_plan
+from ..nn.native.potential import potential_plan
 from ..segments import Segments
 from ..state import State
 from ..units import format_time
 from .base import Propagator
 from .config import PropagatorConfig
 from .domain import Domain
-from .prediction import Prediction, Residual
-
-# Atoms of a system up to which all pairs are compared; beyond, torch takes cell lists.
-_ALL_PAIRS = 128
+from .learned_energy import LearnedEnergy
+from .prediction import Prediction, Residual, Trust
 
 
 class SymplecticPropagator(Propagator):
@@ -57,7 +54,7 @@ class SymplecticPropagator(Propagator):
     force_scale: Tensor
     energy_unit: Tensor
     _last: _Half | None = None
-    _known: _System | None = None
+    _known: LearnedEnergy | None = None
 
     def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
         super().__init__(config, timestep, domain, seed=seed)
@@ -142,6 +139,30 @@ class SymplecticPropagator(Propagator):
 
     # the jump ---------------------------------------------------------------------------------------------------------
 
+    def _served(self) -> bool:
+        network = self.network
+        return (
+            not self.periodic
+            and isinstance(network, FastEGNN)
+            and potential_plan(network.shape, self.head, self.energy_unit) is not None
+        )
+
+    def _learned_energy(self, state: State) -> LearnedEnergy | None:
+        """By the library, where it serves."""
+        found = LearnedEnergy.of(self, self.head, self.energy_unit, state, self._known)
+        if found is not None:
+            self._known = found
+        return found
+
+    def _jump(self, state: State) -> Prediction | None:
+        energy, forces = self._learned_energy(state), self.forces_of(state)
+        if energy is None or forces is None or state.midpoint_positions is not None:
+            return None
+        half = self._half(state)
+        moved, v = energy.halves.second(energy.packed(), half.positions, half.velocities, forces)
+        displacement = (half.positions - state.positions) + moved
+        return Prediction(displacement, v, trust=Trust(unlike=half.unlike))
+
     def _predict(self, state: State) -> Prediction:
         return self._moved(state)[0]
 
@@ -171,6 +192,10 @@ class SymplecticPropagator(Propagator):
         last, self._last = self._last, None
         if last is not None and not torch.is_grad_enabled() and last.fits(state):
             return last
+        energy = None if torch.is_grad_enabled() else self._learned_energy(state)
+        if energy is not None:
+            moved, v, unlike = energy.halves.first(energy.packed(), state.positions, state.velocities)
+            return _Half(state, state.positions + moved.to(state.dtype), v.to(state.dtype), unlike)
         kicks = self.config.kicks
         step, masses = self.timestep / kicks, state.masses[:, None]
         v = state.velocities
@@ -178,14 +203,15 @@ class SymplecticPropagator(Propagator):
         for number in range(kicks // 2, 0, -1):
             v = v + step * self._force(x, state, torch.full_like(state.masses, 2 * number / kicks)) / masses
             x = x + step * v
-        return _Half(state, x, v)
+        return _Half(state, x, v, None)
 
     def _force(self, positions: Tensor, state: State, place: Tensor) -> Tensor:
         """−∂U/∂x (N, 3) at other positions of the atoms of a state, in amu Å/ps², for kicks at a place (N,)."""
-        found = self._by_library(positions, state, place)
-        if found is None:
-            found = self._by_torch(positions, state, place)
-        gradient = -found
+        energy = self._learned_energy(state)
+        if energy is None:
+            gradient = -self._by_torch(positions, state, place)
+        else:
+            gradient = -energy.gradient(positions, place).to(positions.dtype)
         if not bool(torch.isfinite(gradient.detach().sum())):
             raise StateError(
                 "the gradient of the learned potential is not finite; look for atoms that lie on each other"
@@ -199,29 +225,6 @@ class SymplecticPropagator(Propagator):
             edges = self._neighbours(state.moved(positions=x))
             (gradient,) = torch.autograd.grad(self._energy(x, state, edges, place), x, create_graph=wanted)
         return gradient
-
-    def _by_library(self, positions: Tensor, state: State, place: Tensor) -> Tensor | None:
-        """By the C++ library, where it serves."""
-        network = self.network
-        if self.periodic or not isinstance(network, FastEGNN) or _largest(state) > _ALL_PAIRS:
-            return None
-        plan = potential_plan(network.shape, self.head, self.energy_unit)
-        if plan is None:
-            return None
-        system = self._known
-        if system is None or not system.fits(state, self.dtype):
-            self._known = system = _System(self, state)
-        features = torch.cat([system.features, place[:, None].to(self.dtype)], dim=1)
-        energies = Energies(
-            plan,
-            system.begin,
-            features,
-            cutoff=self.config.cutoff,
-            radial=self.config.radial_functions,
-            unit=float(self.energy_unit),
-            partners=system.partners,
-        )
-        return energies.gradient(positions, [*network.parameters(), *self.head.parameters()]).to(positions.dtype)
 
     def _energy(self, positions: Tensor, state: State, edges: EdgeList, place: Tensor) -> Tensor:
         """Σ U over the systems of a batch, amu Å²/ps²."""
@@ -238,33 +241,13 @@ class SymplecticPropagator(Propagator):
         return {**super().__getstate__(), "_last": None, "_known": None}
 
 
-class _System:
-    """What kicks of the same atoms share."""
-
-    def __init__(self, of: SymplecticPropagator, state: State):
-        self._seen = state.numbers, state.masses, state.bonds, state.batch, of.dtype
-        self.features = of._features(of._species_index[state.numbers], state.masses)
-        self.begin = torch.zeros(state.n_systems + 1, dtype=torch.int64)
-        self.begin[1:] = state.atom_counts.cumsum(0)
-        bonds = state.bonds if of.uses_bonds else None
-        self.partners = None if bonds is None else BondDistance(bonds, state.n_atoms).partners()
-
-    def fits(self, state: State, dtype: torch.dtype) -> bool:
-        """Whether the atoms are the same."""
-        now = state.numbers, state.masses, state.bonds, state.batch, dtype
-        return all(map(operator.is_, self._seen, now))
-
-
-def _largest(state: State) -> int:
-    return state.n_atoms if state.n_systems == 1 else int(state.atom_counts.max())
-
-
 class _Half(NamedTuple):
     """A state half a jump on."""
 
     of: State
     positions: Tensor
     velocities: Tensor
+    unlike: Tensor | None  # surroundings at the start, where they were looked at
 
     def fits(self, state: State) -> bool:
         """Whether it is that of this state."""
