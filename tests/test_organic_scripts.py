@@ -208,6 +208,9 @@ class TestDynamics:
         assert len(written) == 4
         command("run", "--model", "exact", "--picoseconds", "0.4", "--friction", "10")
         assert {path: path.stat().st_mtime_ns for path in command.runs.rglob("*.json")} == written
+        command("run", "--model", "exact", "--picoseconds", "0.5", "--friction", "10")
+        changed = [path.name for path, at in written.items() if path.stat().st_mtime_ns != at]
+        assert changed == ["ethanol_10_0.json"]  # a longer one was asked for
         command("collect", "--output", command.runs.parent / "all.json")
         models = json.loads((command.runs.parent / "all.json").read_text())["models"]
         thermal, nve = models["exact"]["runs"]

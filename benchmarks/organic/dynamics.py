@@ -9,9 +9,10 @@
     python benchmarks/organic/dynamics.py clock RUNS EXAM --model organic-xtb
     python benchmarks/organic/dynamics.py collect RUNS --output benchmarks/results/organic_dynamics.json
 
-Every run is a file of ``RUNS``; one that is there is not run again, so that a command that was stopped goes on when it
-is given again. ``--model classical`` is Langevin dynamics or velocity Verlet of ASE with ``--timestep``. Frictions are
-in 1/ps. Learned runs have the default guards and audits; times by the clock hold everything.
+Every run is a file of ``RUNS``; one that is there, as long and of the same weights, is not run again, so that a command
+that was stopped goes on when it is given again. ``--model classical`` is Langevin dynamics or velocity Verlet of ASE
+with ``--timestep``. Frictions are in 1/ps. Learned runs have the default guards and audits; times by the clock hold
+everything.
 """
 
 from __future__ import annotations
@@ -138,8 +139,11 @@ def run_one(arguments: argparse.Namespace, molecule: Molecule, seed: int, propag
     mode = "nve" if nve else f"{arguments.friction:g}"
     model = f"{CLASSICAL}-{arguments.timestep:g}fs" if propagator is None else Path(arguments.model).stem
     path = arguments.runs_folder / model / f"{molecule.name}_{mode}_{seed}.json"
+    identity = None if propagator is None else propagator.identity()
     if path.exists():
-        return
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["identity"] == identity and known["asked for, ps"] >= arguments.picoseconds:
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     atoms = beginning(arguments.exam, molecule.name, seed, nve)
     if propagator is None:
@@ -153,6 +157,7 @@ def run_one(arguments: argparse.Namespace, molecule: Molecule, seed: int, propag
         "molecule": molecule.name,
         "atoms": molecule.n_atoms,
         "model": model,
+        "identity": identity,
         "friction, 1/ps": arguments.friction,
         "seed": seed,
         **found["about"],
@@ -161,7 +166,6 @@ def run_one(arguments: argparse.Namespace, molecule: Molecule, seed: int, propag
         statistics = dynamics.statistics
         change = [None if math.isnan(value) else value for value in statistics.energy_change]
         about |= {
-            "identity": propagator.identity(),
             "jumps tried": statistics.tried,
             "jumps refused": statistics.rejected,
             "refused share": 1 - statistics.accepted / max(1, statistics.tried),
@@ -192,7 +196,8 @@ def clock(arguments: argparse.Namespace, molecules: list[Molecule]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for molecule in molecules:
         path = folder / f"{molecule.name}_clock.json"
-        if path.exists():
+        identity = propagator.identity()
+        if path.exists() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
             continue
         steppers: dict[str, tuple[Callable[[int], Any], int]] = {}
         atoms = beginning(arguments.exam, molecule.name, 0, False)
@@ -214,7 +219,9 @@ def clock(arguments: argparse.Namespace, molecules: list[Molecule]) -> None:
             row[f"CPU ms of a {name}"] = 1e3 * float(np.median([turn[name][1] for turn in turns])) / count
         for name in list(steppers)[1:]:
             row[f"gain over {name}"] = float(np.median([turn[name][0] / turn["jump"][0] for turn in turns]))
-        path.write_text(json.dumps(row | {"load": os.getloadavg()[0]}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(row | {"identity": identity, "load": os.getloadavg()[0]}, indent=1) + "\n", encoding="utf-8"
+        )
         print(json.dumps(row), flush=True)
 
 

@@ -22,7 +22,8 @@ from fastegnn_md.validation.statistics import Sample, compare, mean_jensen_shann
 
 TEMPERATURE = 350.0
 SETTLE = 2.0  # ps that are not counted
-BLOCKS = 10
+BLOCKS = 10  # at most
+BLOCK = 3.0  # ps, at least: longer than velocities are remembered at 1/ps
 REFERENCE = "classical-0.5fs"
 
 
@@ -66,7 +67,8 @@ def observe(folder: Path) -> dict[str, Any]:
     gains: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(folder.glob("*/*.json")):
         if path.stem.endswith("_clock"):
-            gains[path.parent.name].append(json.loads(path.read_text("utf-8")))
+            row = json.loads(path.read_text("utf-8"))
+            gains[path.parent.name].append({key: value for key, value in row.items() if key != "identity"})
         else:
             runs[path.parent.name].append(Run(path))
     reference = defaultdict(list)
@@ -76,7 +78,15 @@ def observe(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for model in sorted({*runs, *gains}):
         rows = [_row(run, [] if model == REFERENCE else reference[run.key[0]]) for run in runs[model]]
-        found[model] = {"summary": _summary(rows), "runs": rows, "clock": gains[model]}
+        identities = [run.about["identity"] for run in runs[model]]
+        if any(identity != identities[0] for identity in identities):
+            raise SystemExit(f"{folder / model} has runs of several models of that name; run those of old ones again")
+        found[model] = {
+            "identity": identities[0] if identities else None,
+            "summary": _summary(rows),
+            "runs": rows,
+            "clock": gains[model],
+        }
     return found
 
 
@@ -91,8 +101,9 @@ def temperatures(kinetic: np.ndarray, counts: np.ndarray, step: float) -> tuple[
     step : float, fs
     """
     series = 2 * kinetic[int(1000 * SETTLE / step) :].astype(np.float64) / (3 * counts * units.kB)
-    blocks = np.array([block.mean(axis=0) for block in np.array_split(series, BLOCKS)])
-    return series.mean(axis=0), blocks.std(axis=0, ddof=1) / np.sqrt(BLOCKS)
+    count = max(3, min(BLOCKS, int(1e-3 * step * len(series) / BLOCK)))
+    blocks = np.array([block.mean(axis=0) for block in np.array_split(series, count)])
+    return series.mean(axis=0), blocks.std(axis=0, ddof=1) / np.sqrt(count)
 
 
 def _row(run: Run, reference: list[Run]) -> dict[str, Any]:
