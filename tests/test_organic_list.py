@@ -7,6 +7,7 @@ What needs RDKit (columns agree with the SMILES, no molecule is there twice in o
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -95,3 +96,14 @@ def test_every_beginning_of_the_order_is_diverse(lists, train):
     assert {symbol for one in beginning for symbol in counts(one.formula)} == ELEMENTS
     large = sum(one.n_atoms >= 18 for one in beginning) / len(beginning)
     assert abs(large - sum(one.n_atoms >= 18 for one in train) / len(train)) < 0.1
+
+
+def test_the_models_were_trained_on_enough_of_the_list(lists, train, exam):
+    made = json.loads((ROOT / "benchmarks" / "results" / "organic_data.json").read_text(encoding="utf-8"))
+    assert made["train"]["molecules"] >= 400
+    assert made["train"]["molecules with 18 atoms or more"] >= 150
+    assert made["exam"]["stores"] == len(exam)
+    built = [one for one in lists.shuffled(train)[:488] if one.name not in made["train"]["left out of the first 488"]]
+    assert len(built) == made["train"]["stores"]
+    groups = Counter(group for one in built for group in one.groups)
+    assert groups == made["train"]["molecules by group"]
