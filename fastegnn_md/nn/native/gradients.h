@@ -30,10 +30,10 @@ struct Slopes {
 template <class T>
 class Gradients : public Network<T> {
  public:
-  // `transposes` of the weights.
+  // `transposes` of the weights; `kept` by the pass forward.
   Gradients(const Plan& plan, const T* weights, const Graph<T>& graph, const Values<T>& values, const T* transposes,
-            const Slopes<T>& slopes)
-      : Network<T>(plan, weights, graph, values), t_(transposes), g_(slopes) {}
+            const Slopes<T>& slopes, const Messages<T>* kept = nullptr)
+      : Network<T>(plan, weights, graph, values, kept), t_(transposes), g_(slopes) {}
 
   // From slopes of the last values, and of what is read out of them (or null), to those of the first. `of_weights` takes
   // the gradients of the weights, one buffer for each of `threads`; null where nobody asks. `ends` as it was in forward.
@@ -108,6 +108,7 @@ class Gradients : public Network<T> {
   using Network<T>::s_;
   using Network<T>::graph_;
   using Network<T>::values_;
+  using Network<T>::kept_;
 
   // Of weights and bias, from inputs a and gradients g of outputs; here and below nothing where `found` is null.
   void weight_gradient(const Linear& one, Int count, const T* a, Int a_row, const T* g, Int g_row, T* found) const {
@@ -404,7 +405,12 @@ class Gradients : public Network<T> {
         while (graph_.rows[next + 1] <= e + r) ++next;
         receiver[r] = next;
       }
-      this->compute_edges(layer, e, size, receiver, block, moves);
+      if (kept_) {
+        block.at(*kept_, layer, e, H);
+        this->describe_edges(layer, e, size, receiver, block);
+      } else {
+        this->compute_edges(layer, e, size, receiver, block, moves);
+      }
       for (Int r = 0; r < size; ++r) {
         const T w = graph_.weight ? graph_.weight[e + r] : T(1);
         const T *g = g_.carried(receiver[r]), *d = block.direction + 4 * r;

@@ -73,6 +73,21 @@ class Values {
 
 constexpr Int kNodes = 24, kEdges = 48;  // of a block, whose values stay in the first caches
 
+// Hidden values of all edges of a chunk, for gradients: what takes longest to compute again.
+template <class T>
+struct Messages {
+  T *first, *second, *first_slope, *second_slope, *head;  // `first` null where nobody asks for gradients of weights
+  Int edges, head_width;
+
+  Messages(const Plan& plan, Workspace::Frame& frame, Int edges, bool weights)
+      : edges(edges), head_width(plan.layers[0].head.wide) {
+    const Int H = plan.shape.hidden, rows = plan.shape.layers * edges;
+    first = weights ? frame.take<T>(rows * H) : nullptr;
+    second = frame.take<T>(rows * H), head = frame.take<T>(rows * head_width);
+    first_slope = frame.take<T>(rows * H), second_slope = frame.take<T>(rows * H);
+  }
+};
+
 // Hidden values of a block of edges.
 template <class T>
 struct EdgeBlock {
@@ -95,13 +110,23 @@ struct EdgeBlock {
       last_slope = s.K() ? nullptr : frame.take<T>(kEdges * H);
     }
   }
+
+  // Have it be where those of edges [begin, …) are kept; of networks with vectors.
+  void at(const Messages<T>& kept, Int layer, Int begin, Int H) {
+    const Int row = layer * kept.edges + begin;
+    if (kept.first) first = kept.first + row * H;
+    second = kept.second + row * H, head = kept.head + row * head_width;
+    first_slope = kept.first_slope + row * H, second_slope = kept.second_slope + row * H;
+  }
 };
 
 template <class T>
 class Network {
  public:
-  Network(const Plan& plan, const T* weights, const Graph<T>& graph, const Values<T>& values)
-      : plan_(plan), s_(plan.shape), w_(weights), graph_(graph), values_(values) {}
+  // `kept`: of a network with vectors, where hidden values of edges are kept; or null.
+  Network(const Plan& plan, const T* weights, const Graph<T>& graph, const Values<T>& values,
+          const Messages<T>* kept = nullptr)
+      : plan_(plan), s_(plan.shape), w_(weights), graph_(graph), values_(values), kept_(kept) {}
 
   // From features (N, F), and what is in values.u[0] and x[0], to the values after the last layer; with vectors also to
   // two combinations of them, change (N, 2, 3). `threads` share the chunk. Virtual nodes may be left as they are before
@@ -264,17 +289,12 @@ class Network {
     add(T(1), s, renewed, count * C * H);
   }
 
-  // Messages of edges [begin, begin + count), and the coefficients that follow them if it `moves` something.
-  void compute_edges(Int layer, Int begin, Int count, const Int* receiver, EdgeBlock<T>& block, bool moves) const {
-    const Layer& one = plan_.layers[layer];
-    const Int H = s_.hidden, K4 = s_.K(), A = s_.attributes, inputs = block.inputs;
-    const auto products = values_.at(values_.products, layer), u = values_.at(values_.u, layer),
-               x = values_.at(values_.x, layer);
+  // Directions and features of edges [begin, begin + count).
+  void describe_edges(Int layer, Int begin, Int count, const Int* receiver, EdgeBlock<T>& block) const {
+    const Int K4 = s_.K(), A = s_.attributes, inputs = block.inputs;
+    const auto u = values_.at(values_.u, layer), x = values_.at(values_.x, layer);
     for (Int r = 0; r < count; ++r) {
       const Int i = receiver[r], j = graph_.sender[begin + r];
-      const T *a = products(i), *b = products(j) + H;
-      T* pre = block.first + r * H;
-      for (Int k = 0; k < H; k += kWidth<T>) store(pre + k, load(a + k) + load(b + k));
       T* f = block.features + r * inputs;
       T* d = block.direction + 4 * r;
       if (K4) {
@@ -299,12 +319,26 @@ class Network {
       const T* attributes = graph_.attributes + (begin + r) * A;
       for (Int k = 0; k < A; ++k) f[1 + 3 * K4 + k] = attributes[k];
     }
+  }
+
+  // Their messages, and the coefficients that follow them if it `moves` something.
+  void compute_edges(Int layer, Int begin, Int count, const Int* receiver, EdgeBlock<T>& block, bool moves) const {
+    const Layer& one = plan_.layers[layer];
+    const Int H = s_.hidden, inputs = block.inputs;
+    const auto products = values_.at(values_.products, layer);
+    describe_edges(layer, begin, count, receiver, block);
+    if (kept_) block.at(*kept_, layer, begin, H);
+    for (Int r = 0; r < count; ++r) {
+      const T *a = products(receiver[r]), *b = products(graph_.sender[begin + r]) + H;
+      T* pre = block.first + r * H;
+      for (Int k = 0; k < H; k += kWidth<T>) store(pre + k, load(a + k) + load(b + k));
+    }
     apply_more(one.edge, count, block.features, inputs, block.first, H);
     activate(block.first, block.first_slope, count * H);
     apply(one.second, count, block.first, H, block.second, H);
     activate(block.second, block.second_slope, count * H);
     if (moves) apply(one.head, count, block.second, H, block.head, block.head_width);
-    if (K4) return;
+    if (s_.K()) return;
     activate(block.last, block.last_slope, count * H);
     for (Int r = 0; r < count; ++r) block.coefficient[r] = dot(block.last + r * H, weight(one.head_last), H);
   }
@@ -403,7 +437,7 @@ class Network {
     const Layer& one = plan_.layers[layer];
     const Int H = s_.hidden, C = s_.virtuals, K4 = s_.K(), K = s_.vectors, width = K4 ? 3 * K4 : 4;
     Workspace::Frame frame(workspace());
-    EdgeBlock<T> block(plan_, frame, false);
+    EdgeBlock<T> block(plan_, frame, kept_ != nullptr);
     T *own_received = frame.take<T>(kNodes * H), *carried = frame.take<T>(kNodes * width);
     T *apart = frame.take<T>(kNodes * C * 4), *first = frame.take<T>(kNodes * C * H);
     T *own_pre = frame.take<T>(kNodes * C * H), *heard = frame.take<T>(kNodes * C * H);
@@ -494,6 +528,7 @@ class Network {
   const T* w_;
   const Graph<T>& graph_;
   const Values<T>& values_;
+  const Messages<T>* kept_;
 };
 
 // Compiled once, in network.cpp.

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <optional>
+
 #include "edges.h"
 #include "gradients.h"
 
@@ -70,7 +72,9 @@ class Potential {
       slopes.attributes = frame.zeros<T>(s_.attributes * edges.count);
       slopes.weight = frame.zeros<T>(edges.count);
     }
-    const EnergyHead<T> head(plan_, w_, graph, values, w_ + plan_.weights, slopes);
+    std::optional<Messages<T>> kept;
+    if (back) kept.emplace(plan_, frame, edges.count, found != nullptr);
+    const EnergyHead<T> head(plan_, w_, graph, values, w_ + plan_.weights, slopes, back ? &*kept : nullptr);
     head.forward(threads, features, nullptr, false);
     T *each = frame.take<T>(count) - first, *of = back ? frame.take<T>(count) - first : nullptr;
     for (Int s = first_system; s < last_system && back; ++s)
