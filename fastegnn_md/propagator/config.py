@@ -13,7 +13,7 @@ Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-
 WantedForces = Literal["start", "midpoint"]
 
 # Options that one kind alone has.
-_OPTIONS = {"kicks": ("kick-drift", "symplectic"), "edge_dropping": ("position",)}
+_OPTIONS = {"kicks": ("kick-drift", "symplectic"), "edge_dropping": ("position",), "mollify": ("symplectic",)}
 _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint", "symplectic": "midpoint"}
 _KICKS = {"symplectic": 3}  # where the number is not the default of the key
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
@@ -66,6 +66,13 @@ class PropagatorConfig(Settings):
         le=_MOST,
         description="kicks per jump: learned ones of kind 'kick-drift'; of kind 'symplectic' (3 by default) an odd "
         "number, with the force of the engine in the middle one",
+    )
+    mollify: float | None = Field(
+        default=None,
+        ge=100,
+        le=100_000,
+        description="wavenumber in 1/cm about which vibrations are taken out of the correction by the engine, kind "
+        "'symplectic': for time steps longer than half the period of the fastest vibration",
     )
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 

@@ -91,7 +91,17 @@ class LearnedEnergy:
 
     def gradient(self, positions: Tensor, place: Tensor) -> Tensor:
         """∂U/∂x (N, 3) with first derivatives, amu Å/ps², for kicks at a place (N,)."""
-        energies = Energies(
+        return self._energies(place).gradient(positions, self._parameters)
+
+    def curvature(self, positions: Tensor, direction: Tensor) -> Tensor:
+        """∂²U/∂x² along a direction (N, 3) for the kick in the middle, without gradients."""
+        found = torch.empty(positions.shape, dtype=torch.float64)
+        middle = self._features.new_zeros(len(positions))
+        self._energies(middle).call(self.packed(), positions, direction=direction, gradient=found)
+        return found
+
+    def _energies(self, place: Tensor) -> Energies:
+        return Energies(
             self._plan,
             self._begin,
             torch.cat([self._features, place[:, None].to(self._features.dtype)], dim=1),
@@ -100,7 +110,6 @@ class LearnedEnergy:
             unit=self._unit,
             partners=self._partners,
         )
-        return energies.gradient(positions, self._parameters)
 
     def packed(self) -> Tensor:
         """The present weights, for :attr:`halves`."""

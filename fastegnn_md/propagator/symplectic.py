@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ from .domain import Domain
 from .learned_energy import LearnedEnergy
 from .prediction import Prediction, Residual, Trust
 
+_LIGHT = 2.99792458e-2  # cm/ps
+
 
 class SymplecticPropagator(Propagator):
     """Advance systems by a palindrome of kicks along gradients of a learned potential, corrected by one of the engine.
@@ -35,6 +38,12 @@ class SymplecticPropagator(Propagator):
     is put right by the force F of the engine once a jump, as in multiple-time-step integration (Tuckerman, Berne,
     Martyna, J. Chem. Phys. 97, 1990, 1992). Training makes U such that errors of the larger steps are gone, too. The
     engine is asked where the first half of the map leads: :meth:`force_positions`.
+
+    With ``mollify``, a wavenumber ω/2πc, the correction V − U that the engine stands for is taken at
+    A(x) = x − M⁻¹ ∂U/∂x / ω², where vibrations of about this frequency are at rest, and its force is multiplied by the
+    transpose of ∂A/∂x (mollified impulse method: García-Archilla, Sanz-Serna, Skeel, SIAM J. Sci. Comput. 20, 930,
+    1998). The engine is then asked at A(x). What it would correct of such vibrations is left out, and with it the
+    resonances between them and the time step, which heat from steps of half their period on. Training takes no notice.
 
     U is a sum over atoms of a scalar of the network's node features, unchanged by translations, rotations and
     reflections, so momentum and angular momentum are conserved. The network is one for all kicks and is told the place
@@ -91,8 +100,14 @@ class SymplecticPropagator(Propagator):
         """
         self.check(state.replace(midpoint_forces=torch.zeros_like(state.positions)))
         self._last = None
-        self._last = self._half(state)  # for the jump, which follows once the engine has answered
-        return self._last.positions
+        half = self._half(state)
+        asked = half.positions
+        if self._softness:
+            own = self._force(half.positions, state, torch.zeros_like(state.masses))
+            asked = asked + self._softness * own / state.masses[:, None]
+            half = half._replace(asked=asked, own=own)
+        self._last = half  # for the jump, which follows once the engine has answered
+        return asked
 
     def force_residual(self, state: State) -> Tensor:
         """Errors of the learned potential against the forces of a batch, in units of the force scale, with gradients.
@@ -159,6 +174,8 @@ class SymplecticPropagator(Propagator):
         if energy is None or forces is None or state.midpoint_positions is not None:
             return None
         half = self._half(state)
+        if self._softness:
+            forces = self._mollified(state, half, forces)[0]
         moved, v = energy.halves.second(energy.packed(), half.positions, half.velocities, forces)
         displacement = (half.positions - state.positions) + moved
         return Prediction(displacement, v, trust=Trust(unlike=half.unlike))
@@ -174,7 +191,10 @@ class SymplecticPropagator(Propagator):
         half = self._half(state)
         middle = half.positions
         x, v = middle, half.velocities
-        own = self._force(x, state, torch.zeros_like(state.masses))
+        if self._softness and state.midpoint_positions is None:
+            forces, own = self._mollified(state, half, forces)
+        else:
+            own = self._force(x, state, torch.zeros_like(state.masses))
         if state.midpoint_positions is not None:
             # With its gradients: the engine's force follows the predicted middle, and knows nothing of the weights.
             forces = forces + own - self._force(state.midpoint_positions, state, torch.zeros_like(state.masses))
@@ -186,6 +206,34 @@ class SymplecticPropagator(Propagator):
         x = x + 0.5 * step * v
         edges = None if self.surroundings is None or torch.is_grad_enabled() else self._neighbours(state)
         return Prediction(x - state.positions, v, edges=edges), middle
+
+    @property
+    def _softness(self) -> float:
+        """1/ω², ps², of the vibrations that are taken out of the correction; 0 where none are."""
+        wavenumber = self.config.mollify
+        return 0.0 if wavenumber is None else 1.0 / (2 * math.pi * _LIGHT * wavenumber) ** 2
+
+    def _mollified(self, state: State, half: _Half, forces: Tensor) -> tuple[Tensor, Tensor]:
+        """Force to take for the engine's, and the learned one (N, 3), at the middle.
+
+        What the engine adds to U is V − U at A(x) = x − M⁻¹ ∂U/∂x / ω². The force of this is that of V − U there, times
+        the transpose of ∂A/∂x.
+        """
+        x, nowhere, masses = half.positions, torch.zeros_like(state.masses), state.masses[:, None]
+        own, asked = half.own, half.asked
+        if own is None or asked is None:
+            own = self._force(x, state, nowhere)
+            asked = x + self._softness * own / masses
+        wrong = forces - self._force(asked, state, nowhere)
+        along, wanted = wrong / masses, torch.is_grad_enabled()
+        energy = None if wanted else self._learned_energy(state)
+        if energy is not None:
+            curved = energy.curvature(x, along).to(x.dtype)
+        else:
+            with torch.enable_grad():
+                y = x if x.requires_grad else x.detach().requires_grad_()
+                (curved,) = torch.autograd.grad(self._by_torch(y, state, nowhere), y, along, create_graph=wanted)
+        return wrong - self._softness * curved + own, own
 
     def _half(self, state: State) -> _Half:
         """Positions and velocities halfway, before the kick in the middle; asked before, not computed again."""
@@ -203,7 +251,7 @@ class SymplecticPropagator(Propagator):
         for number in range(kicks // 2, 0, -1):
             v = v + step * self._force(x, state, torch.full_like(state.masses, 2 * number / kicks)) / masses
             x = x + step * v
-        return _Half(state, x, v, None)
+        return _Half(state, x, v)
 
     def _force(self, positions: Tensor, state: State, place: Tensor) -> Tensor:
         """−∂U/∂x (N, 3) at other positions of the atoms of a state, in amu Å/ps², for kicks at a place (N,)."""
@@ -247,7 +295,9 @@ class _Half(NamedTuple):
     of: State
     positions: Tensor
     velocities: Tensor
-    unlike: Tensor | None  # surroundings at the start, where they were looked at
+    unlike: Tensor | None = None  # surroundings at the start, where they were looked at
+    asked: Tensor | None = None  # where the engine is asked, if that is another place
+    own: Tensor | None = None  # learned force at the positions, where it is known
 
     def fits(self, state: State) -> bool:
         """Whether it is that of this state."""
