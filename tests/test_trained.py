@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from fastegnn_md import Propagator
+from fastegnn_md import Propagator, State
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +170,60 @@ def test_a_jump_of_alanine_dipeptide_is_what_openmm_does(solvent, require):
         missed_velocity += np.square(root * (our_velocity - v)).sum()
     assert missed < 0.04**2 * moved
     assert missed_velocity < 0.06**2 * thermal
+
+
+# Frames of GFN2-xTB 2 fs apart, of molecules that are not in the training data:
+# benchmarks/organic/build.py EXAM --exam.
+BURSTS = Path(__file__).parent / "data" / "organic_bursts.npz"
+MODELS = ("organic-xtb-4fs", "organic-xtb")
+
+
+def bursts(molecule):
+    """Positions, velocities and forces (3, 5, N, 3) of three bursts, numbers and masses."""
+    with np.load(BURSTS) as file:
+        moving = [torch.tensor(file[f"{molecule}_{key}"], dtype=torch.float64) for key in "xvf"]
+        return (
+            *moving,
+            torch.tensor(file[f"{molecule}_numbers"]).long(),
+            torch.tensor(file[f"{molecule}_masses"]).double(),
+        )
+
+
+@pytest.mark.parametrize("molecule", ["ethanol", "caffeine", "aspirin"])
+def test_molecules_never_seen_move_as_with_xtb(molecule):
+    propagator = Propagator.load("organic-xtb-4fs")
+    x, v, f, numbers, masses = bursts(molecule)
+    errors, flights = [], []
+    for burst in range(3):
+        informed = {"midpoint_forces": f[burst, 1], "midpoint_positions": x[burst, 1]}
+        ended = propagator(State(x[burst, 0], v[burst, 0], numbers, masses, **informed))
+        root = masses.sqrt()[:, None]
+        errors.append(root * (ended.velocities - v[burst, 2]))
+        flights.append(root * (v[burst, 0] - v[burst, 2]))
+    assert torch.cat(errors).norm() < 0.02 * torch.cat(flights).norm()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_learned_potential_is_close_to_that_of_xtb(name):
+    propagator = Propagator.load(name)
+    for molecule in ("ethanol", "caffeine", "aspirin"):
+        x, v, f, numbers, masses = bursts(molecule)
+        state = State(x[0, 0], v[0, 0], numbers, masses)
+        own = propagator._force(x[0, 0], state, torch.zeros_like(masses))
+        assert (own - f[0, 0]).norm() < 0.3 * f[0, 0].norm()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_learned_potential_alone_keeps_a_molecule_together(name):
+    """With its own force in the place of the engine's: what holds bonds does not come from the engine alone."""
+    propagator = Propagator.load(name)
+    x, v, _, numbers, masses = bursts("aspirin")
+    state = begun = State(x[0, 0], v[0, 0], numbers, masses)
+    bonded = torch.pdist(begun.positions) < 1.6
+    for _ in range(100):
+        own = propagator._force(propagator.force_positions(state), state, torch.zeros_like(masses))
+        state = propagator(propagator.with_forces(state, own))
+    stretch = torch.pdist(state.positions)[bonded] / torch.pdist(begun.positions)[bonded]
+    assert 0.75 < float(stretch.min()) < float(stretch.max()) < 1.3
+    kinetic = [float(masses @ one.velocities.square().sum(1)) for one in (begun, state)]
+    assert 0.4 < kinetic[1] / kinetic[0] < 2.0

@@ -7,7 +7,7 @@
     python benchmarks/organic/train.py TRAIN organic-xtb.safetensors --lag "8 fs" --kicks 9 --from first.safetensors
 
 ``--from`` takes the learned potential of another model, of any lag and number of kicks. One molecule in twenty is held
-out for validation. A run that was stopped goes on with ``--resume``. Stores that are not there yet are not waited for: the
+out for validation. A run that was stopped goes on with ``--resume``. Stores that are not there are not waited for: the
 order of the list is random, so any beginning of it is a sample.
 """
 
