@@ -91,7 +91,11 @@ class LearnedEnergy:
 
     def gradient(self, positions: Tensor, place: Tensor) -> Tensor:
         """∂U/∂x (N, 3) with first derivatives, amu Å/ps², for kicks at a place (N,)."""
-        return self._energies(place).gradient(positions, self._parameters)
+        if torch.is_grad_enabled():
+            return self._energies(place).gradient(positions, self._parameters)
+        found = torch.empty(positions.shape, dtype=torch.float64)
+        self._energies(place).call(self.packed(), positions, gradient=found)
+        return found
 
     def curvature(self, positions: Tensor, direction: Tensor) -> Tensor:
         """∂²U/∂x² along a direction (N, 3) for the kick in the middle, without gradients."""
