@@ -1,3 +1,4 @@
+from .apart import DriftedApartWarning as DriftedApartWarning
 from .ase.dynamics import LearnedDynamics as LearnedDynamics
 from .ase.ensemble import LearnedEnsemble as LearnedEnsemble
 from .ase.metropolis import MetropolizedDynamics as MetropolizedDynamics

@@ -9,11 +9,13 @@ import torch
 
 from fastegnn_md.errors import CompatibilityError, Remedy
 from fastegnn_md.mechanics.constraints import Constraints
+from fastegnn_md.mechanics.fragments import molecules
 from fastegnn_md.propagator.provenance import Provenance, SystemKind, across_angles, share_of_kinds, symbol_of
 from fastegnn_md.state import State
 
 _HOTTER = 1.5  # times the highest temperature of training
 _DENSER = 0.05  # share beyond the range of volumes per atom
+_LARGER = 1.5  # times the most atoms of training
 _ALL, _NONE = 0.95, 0.05  # shares of held distances that count as all and none
 
 
@@ -30,6 +32,7 @@ def check_home(
     engine: str = "ASE",
     theory: str = "",
     charge: float | None = None,
+    multiplicity: int | None = None,
     unusual_forces: Sequence[str] = (),
     lenient: bool = False,
     holds_atoms: bool = False,
@@ -51,6 +54,8 @@ def check_home(
         What computes forces here, in the words of the provenance; empty if nobody knows.
     charge : float, optional
         Total charge here, e.
+    multiplicity : int, optional
+        2S + 1 here.
     unusual_forces : sequence of str
         Forces here beyond those of a force field, which the engine names.
     lenient : bool
@@ -61,12 +66,12 @@ def check_home(
     Raises
     ------
     CompatibilityError
-        If constraints, frozen atoms, charge or molecule are others than in training; the message names the remedy.
+        If constraints, frozen atoms, charge, spin or molecule are others than in training.
 
     Warns
     -----
     UnlikeTrainingWarning
-        Of another temperature, density or theory.
+        Of another temperature, density or theory, of a much larger molecule, or of several that were one.
     """
     if provenance is None:
         return
@@ -75,6 +80,7 @@ def check_home(
         *([] if holds_atoms else _frozen(provenance, constraints)),
         *([] if holds_atoms else _restraints(unusual_forces)),
         *_charge(provenance, charge),
+        *_spin(provenance, state, charge, multiplicity),
         *_molecule(provenance, state),
     ]
     if wrong and not lenient:
@@ -83,6 +89,8 @@ def check_home(
         *wrong,
         *_temperature(provenance, temperature),
         *_volume(provenance, state),
+        *_size(provenance, state),
+        *_molecules(provenance, state),
         *_theory(provenance, engine, theory),
     ]
     for doubt in doubts:
@@ -184,9 +192,28 @@ def _charge(provenance: Provenance, charge: float | None) -> list[str]:
     if charge is None or provenance.charge is None or abs(charge - provenance.charge) < 1e-6:
         return []
     return [
-        f"the calculator has a charge of {charge:g} e, the training data had {provenance.charge:g}: train with this "
-        "charge"
+        f"the system has a charge of {charge:g} e, the training data had {provenance.charge:g}: train with this "
+        "charge, or run the engine alone"
     ]
+
+
+def _spin(provenance: Provenance, state: State, charge: float | None, multiplicity: int | None) -> list[str]:
+    trained = provenance.multiplicity
+    if trained is None or state.periodic or state.n_systems > 1:
+        return []
+    if multiplicity is not None and multiplicity != trained:
+        return [
+            f"the system has the spin multiplicity {multiplicity}, the training data had {trained}: correct its "
+            "magnetic moments or the calculator, or train with this spin"
+        ]
+    electrons = round(int(state.numbers.sum()) - (charge or 0.0))
+    if (electrons + trained) % 2 == 0:  # one of two is odd where the other is not
+        return [
+            f"the system has {electrons} electrons with a charge of {charge or 0.0:g} e, which cannot have the spin "
+            f"multiplicity of the training data, {trained}: add the missing atom; ions and radicals need a model that "
+            "was trained on them, or the engine alone"
+        ]
+    return []
 
 
 def _molecule(provenance: Provenance, state: State) -> list[str]:
@@ -228,6 +255,35 @@ def _volume(provenance: Provenance, state: State) -> list[str]:
     return [
         f"the box has {volume:.4g} Å³ per atom, the training data had {low:.4g} to {high:.4g} Å³: jumps of atoms whose "
         "surroundings are unlike those of training are refused"
+    ]
+
+
+def _size(provenance: Provenance, state: State) -> list[str]:
+    if (
+        provenance.atoms is None
+        or state.periodic
+        or state.n_systems > 1
+        or state.n_atoms <= _LARGER * provenance.atoms[1]
+    ):
+        return []
+    fewest, most = provenance.atoms
+    return [
+        f"the system has {state.n_atoms} atoms, the training data had {fewest} to {most}: look at the audits of a "
+        "short run, or adapt the model to it"
+    ]
+
+
+def _molecules(provenance: Provenance, state: State) -> list[str]:
+    if state.periodic or state.n_systems > 1:
+        return []
+    here = molecules(state)
+    if here is None or len(here) <= (provenance.molecules or 1):
+        return []
+    sizes = ", ".join(map(str, here[:6])) + (", …" if len(here) > 6 else "")
+    most = provenance.molecules or 1
+    return [
+        f"the system is {len(here)} molecules (of {sizes} atoms), the training data had {most} at a time: the model "
+        "has not seen the forces between them, and they may drift apart. Run them one by one, or train on such systems"
     ]
 
 

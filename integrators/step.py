@@ -19,6 +19,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
+from .apart import Apart
 from .audits import Audits
 from .combinations import refuse_for_position_only, refuse_guards, refuse_unused
 from .conserve import Conserve
@@ -84,6 +85,7 @@ class GuardedStep:
     audits: Audits | None = dataclasses.field(init=False, default=None)
     _jumped: tuple[State, State] | None = dataclasses.field(init=False, repr=False, default=None)  # the last jump
     _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
+    _apart: Apart = dataclasses.field(init=False, repr=False, default_factory=Apart)
 
     def __post_init__(self) -> None:
         if self.propagator.predicts_velocities:
@@ -214,6 +216,7 @@ class GuardedStep:
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
         if not report.ok:
             return state, report
+        self._apart.look(ended, self.propagator, asked=self.isolated and self.guard is not None)
         if classical is None:
             self._jumped = state, ended
         return self._thermalise(ended, constraints, rng), report
@@ -386,8 +389,7 @@ class GuardedStep:
 
     def _check_energy(self, before: float, after: float) -> GuardReport:
         if self.conserve.energy and not math.isfinite(before + after):
-            message = f"the potential energy would go from {before} to {after} amu Å²/ps²"
-            return GuardReport(False, "energy", None, message)
+            return GuardReport(False, "energy", None, f"the potential energy would go from {before} to {after}")
         if self.guard is None or self.temperature is None:
             return PASSED
         return check_energy(before, after, self.temperature, self.guard)

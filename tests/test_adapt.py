@@ -110,7 +110,17 @@ class TestExams:
             "interval": lag,
             "midpoint": lag,
         }
+        assert burst_of(PropagatorConfig(kind="symplectic"), lag) == {"burst": lag, "interval": 0.002}
         assert burst_of(PropagatorConfig(kind="kick-drift"), lag) == {"burst": lag, "interval": lag}
+
+    @pytest.mark.parametrize("kind", ["symplectic", "kick-drift"])
+    def test_other_kinds(self, kind, model, tmp_path):
+        config = PropagatorConfig(**{**adapt_cases.SMALL, "kind": kind, "kicks": 3})
+        other = Propagator.build(config, model.timestep, model.domain)
+        found = adapted(other, stiff, tmp_path / "a.safetensors", target=100.0)
+        assert (found.bursts, found.unchanged) == (10, True)
+        assert found.worth.calls_per_jump == (kind == "symplectic")
+        assert found.worth.calls == Springs.calls == 40 + 9 + 10 * (BURST - 4)
 
 
 class TestBudget:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
-from ase import units
+import torch
+from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixBondLengths
@@ -18,8 +20,9 @@ from fastegnn_md import State
 from fastegnn_md.engines.ase import guess_bonds
 from fastegnn_md.engines.ase.atoms import state_from_atoms
 from fastegnn_md.errors import CompatibilityError, JumpError
-from fastegnn_md.integrators import LearnedDynamics, Schedule
+from fastegnn_md.integrators import DriftedApartWarning, LearnedDynamics, Schedule
 from fastegnn_md.integrators.home import UnlikeTrainingWarning
+from fastegnn_md.propagator import FakePropagator
 from fastegnn_md.propagator.provenance import HeldDistances, Provenance, SystemKind
 
 FRICTION = 0.01 / units.fs
@@ -283,3 +286,96 @@ def test_a_provenance_reads_itself():
         temperature_K=(300.0, 400.0),
     )
     assert Provenance.model_validate_json(one.model_dump_json()) == one
+
+
+def methanol(copies: int = 1) -> Atoms:
+    atoms = molecule("CH3OH")
+    for number in range(1, copies):
+        other = molecule("CH3OH")
+        other.translate([5.0 * number, 0, 0])
+        atoms += other
+    return atoms
+
+
+def small_molecules(**known: Any) -> FakePropagator:
+    """Free flight that says it was trained on many small molecules."""
+
+    def move(state: State) -> tuple[torch.Tensor, torch.Tensor]:
+        return state.positions + 0.004 * state.velocities, state.velocities
+
+    propagator = FakePropagator(move, 0.004, cutoff=4.5)
+    told = {"charge": 0.0, "multiplicity": 1, "atoms": (4, 12), "molecules": 1}
+    propagator.provenance = Provenance(**(told | known))
+    return propagator
+
+
+class TestMolecules:
+    """Charge, spin, size and number of molecules, for models that are for many molecules."""
+
+    def test_a_molecule_like_those_of_training_is_met_without_a_word(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            LearnedDynamics(methanol(), small_molecules())
+
+    def test_charge_of_the_atoms(self):
+        for say in (
+            lambda atoms: atoms.info.update(charge=1),
+            lambda atoms: atoms.set_initial_charges([1, 0, 0, 0, 0, 0]),
+        ):
+            atoms = methanol()
+            say(atoms)
+            with pytest.raises(CompatibilityError, match=r"a charge of 1 e, the training data had 0: train"):
+                LearnedDynamics(atoms, small_molecules())
+        atoms.set_initial_charges([0.3, -0.3, 0, 0, 0, 0])  # partial charges of a neutral molecule
+        LearnedDynamics(atoms, small_molecules())
+
+    def test_spin_of_the_atoms(self):
+        for say in (
+            lambda atoms: atoms.info.update(spin=3),
+            lambda atoms: atoms.info.update(multiplicity=3),
+            lambda atoms: atoms.set_initial_magnetic_moments([2, 0, 0, 0, 0, 0]),
+        ):
+            atoms = methanol()
+            say(atoms)
+            with pytest.raises(CompatibilityError, match=r"spin multiplicity 3, the training data had 1: correct"):
+                LearnedDynamics(atoms, small_molecules())
+        LearnedDynamics(atoms, small_molecules(multiplicity=None))
+
+    def test_ions_and_radicals_that_do_not_say_so(self):
+        atoms = methanol()
+        del atoms[-1]
+        with pytest.raises(CompatibilityError, match=r"17 electrons with a charge of 0 e.*add the missing atom"):
+            LearnedDynamics(atoms, small_molecules())
+        with pytest.warns(UnlikeTrainingWarning, match="17 electrons"):
+            LearnedDynamics(atoms, small_molecules(), guard=False)
+
+    def test_a_far_larger_molecule_is_told_of_once(self):
+        with pytest.warns(UnlikeTrainingWarning, match=r"14 atoms, the training data had 4 to 8: .*adapt") as found:
+            LearnedDynamics(molecule("trans-butane"), small_molecules(atoms=(4, 8)))
+        assert len(found) == 1
+
+    def test_several_molecules_where_training_had_one(self):
+        with pytest.warns(UnlikeTrainingWarning, match=r"2 molecules \(of 6, 6 atoms\).*one by one"):
+            LearnedDynamics(methanol(2), small_molecules())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            LearnedDynamics(methanol(2), small_molecules(molecules=2))
+
+    def test_molecules_that_drift_apart_are_told_of_once(self):
+        atoms = methanol(2)
+        atoms.set_velocities([[0, 0, 0]] * 6 + [[0.02 / units.fs, 0, 0]] * 6)
+        run = LearnedDynamics(atoms, small_molecules(molecules=2))
+        with pytest.warns(DriftedApartWarning, match=r"fallen into 2 parts \(of 6, 6 atoms\).*no force acts") as found:
+            run.run(210)
+        assert len(found) == 1
+
+    def test_what_training_data_say(self):
+        states = [state_from_atoms(methanol(1)), state_from_atoms(molecule("trans-butane"))]
+        together = State.concatenate(states)
+        known = Provenance.measure(together, together, [{"charge": 0, "multiplicity": 1}] * 2)
+        assert (known.charge, known.multiplicity, known.atoms, known.molecules) == (0.0, 1, (6, 14), 1)
+        pair = state_from_atoms(methanol(2))
+        assert Provenance.measure(pair, pair).molecules == 2
+        assert Provenance.measure(pair, pair).multiplicity is None
+        metal = state_from_atoms(copper())
+        assert (Provenance.measure(metal, metal).atoms, Provenance.measure(metal, metal).molecules) == (None, None)

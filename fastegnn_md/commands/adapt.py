@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .forcefields import calculator_factory
 from .inputs import Model, open_model, open_universe
 from .outputs import Overwrite, check_outputs
-from .stepping import ase_atoms, keep_constraints
+from .stepping import ase_atoms, keep_constraints, keep_labels
 from .verdict import DOUBTFUL
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def adapt(
     state = state_from_universe(select_atoms(open_universe(start, None), "all"), velocities="zero")
     atoms = ase_atoms(state)
     keep_constraints(atoms, start, len(atoms))
+    keep_labels(atoms, start)
     found = run_adapt(
         propagator,
         atoms,

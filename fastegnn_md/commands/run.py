@@ -14,7 +14,7 @@ from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, System
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
 from .run_openmm import run_openmm
-from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
+from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
 from .verdict import tell
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ def run(
         atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
     )
     keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
+    keep_labels(atoms, start)
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     if nve and not propagator.predicts_velocities:
         raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")

@@ -103,6 +103,16 @@ def keep_constraints(atoms: Atoms, path: Path, of: int) -> None:
     atoms.set_constraint([*atoms.constraints, *held])
 
 
+def keep_labels(atoms: Atoms, path: Path) -> None:
+    """Give the atoms what a file of ASE says of charge and spin, where it has as many atoms."""
+    from ..data.ase_files import file_labels
+
+    said, moments = file_labels(path)
+    atoms.info.update(said)
+    if moments is not None and len(moments) == len(atoms):
+        atoms.set_initial_magnetic_moments(moments)
+
+
 def set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | None, rng: np.random.Generator) -> None:
     """Velocities of the frame, else drawn from Maxwell-Boltzmann, the centre of mass at rest."""
     import torch

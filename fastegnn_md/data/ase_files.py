@@ -96,6 +96,15 @@ def file_constraints(path: str | os.PathLike) -> list[Any]:
     return list(_read(path, "0")[0].constraints) if ase_format(path) else []
 
 
+def file_labels(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What the first frame of a file of ASE says of charge and spin, and its initial magnetic moments (N,)."""
+    if not ase_format(path):
+        return {}, None
+    atoms = _read(path, "0")[0]
+    said = {name: atoms.info[name] for name in ("charge", "multiplicity", "spin") if name in atoms.info}
+    return said, atoms.arrays.get("initial_magmoms")
+
+
 class FileFrames(MemoryReader):
     """Frames in memory that know their times, or that they have none.
 

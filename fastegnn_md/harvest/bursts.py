@@ -87,7 +87,7 @@ class BurstRunner(Protocol):
     Attributes
     ----------
     about : dict
-        ``theory`` of the forces and total ``charge`` (e), as far as the engine says them.
+        ``theory`` of the forces, total ``charge`` (e) and ``multiplicity``, as far as the engine says them.
     """
 
     about: dict[str, Any]

@@ -26,13 +26,11 @@ FEWEST = 10  # bursts of an exam
 _VERSION = 1
 _UPDATES, _LEARNING_RATE, _BATCH = 500, 1e-3, 32  # of a round; an update of 32 small molecules takes 40 ms of a core
 _HELD_OUT = 0.2  # of the bursts of each round, by which training chooses its weights
-# Kinds that learn from the state half-way, with its forces, and not from forces where free flight leads.
-_FRAMES_HALF_WAY = ("symplectic",)
 
 
 def burst_of(config: PropagatorConfig, lag: float) -> dict[str, float]:
     """Times of the bursts that a kind learns from, one pair each, in the words of :func:`.harvest`; ps."""
-    if config.kind in _FRAMES_HALF_WAY:
+    if config.middle_frames:
         return {"burst": lag, "interval": 0.5 * lag}
     if config.wants_forces == "midpoint":
         return {"burst": lag, "interval": lag, "midpoint": lag}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy import sparse
 from torch import Tensor
 
+from ..mechanics.fragments import molecules
 from ..state import State
 from ..units import BOLTZMANN
 from .limits import bond_vectors
@@ -22,6 +23,7 @@ from .limits import bond_vectors
 _MANY = 8
 # Å within a jump: constraints leave less, free distances change by more in all but a few percent of jumps.
 _HELD = 2e-4
+_LOOKED_AT = 200  # systems whose molecules are counted
 _ROUNDS = 12  # of the labels of a bond graph: as far along bonds as they tell atoms apart
 _AMU_PER_CUBIC_ANGSTROM = 1.66053907  # g/cm³
 
@@ -95,6 +97,12 @@ class Provenance(BaseModel):
         What computed the forces; empty where the data do not say.
     charge : float or None
         Total charge, e; None where the data do not say.
+    multiplicity : int or None
+        2S + 1 of the electrons, 1 of closed shells; None where the data do not say.
+    atoms : (int, int) or None
+        Fewest and most atoms of an isolated system; None for periodic ones, and where nobody counted.
+    molecules : int or None
+        Most molecules in an isolated system, by its distances; None where they do not tell, or nobody counted.
     selection : str
         MDAnalysis selection of the atoms.
     package : str
@@ -112,6 +120,9 @@ class Provenance(BaseModel):
     engine: str = ""
     theory: str = ""
     charge: float | None = None
+    multiplicity: int | None = None
+    atoms: tuple[int, int] | None = None
+    molecules: int | None = None
     selection: str = ""
     package: str = ""
 
@@ -126,15 +137,15 @@ class Provenance(BaseModel):
         start, end : State
             The same systems before and after a jump.
         sources : iterable of mapping
-            Provenance of the stores; its keys ``engine``, ``theory``, ``charge``, ``temperature`` and
-            ``selection`` are read.
+            Provenance of the stores; its keys ``engine``, ``theory``, ``charge``, ``multiplicity``,
+            ``temperature`` and ``selection`` are read.
         package : str
             Version of this package.
         """
         sources = list(sources)
         kinds = _kinds(start)
         moved = (end.positions - start.positions).abs().sum(1) + start.velocities.abs().sum(1)
-        volumes = densities = None
+        volumes = densities = sizes = None
         if start.periodic:
             assert start.cell is not None and start.batch is not None  # set by State
             volume = torch.linalg.det(start.cell.double()).abs()
@@ -142,6 +153,9 @@ class Provenance(BaseModel):
             mass = torch.zeros_like(volume).index_add_(0, start.batch, start.masses.double())
             volumes = _range(volume / counts)
             densities = _range(_AMU_PER_CUBIC_ANGSTROM * mass / volume)
+        elif start.batch is not None:
+            counts = torch.bincount(start.batch, minlength=start.n_systems)
+            sizes = int(counts.min()), int(counts.max())
         drawn = [float(source["temperature"]) for source in sources if source.get("temperature") is not None]
         return cls(
             systems=kinds,
@@ -152,7 +166,10 @@ class Provenance(BaseModel):
             density=densities,
             engine=_said(sources, "engine"),
             theory=_said(sources, "theory"),
-            charge=_charge(sources),
+            charge=_shared(sources, "charge"),
+            multiplicity=None if (spin := _shared(sources, "multiplicity")) is None else round(spin),
+            atoms=sizes,
+            molecules=_most_molecules(start),
             selection=_said(sources, "selection"),
             package=package,
         )
@@ -274,8 +291,17 @@ def _said(sources: list[Mapping[str, Any]], key: str) -> str:
     return ", ".join(dict.fromkeys(str(source[key]) for source in sources if source.get(key)))
 
 
-def _charge(sources: list[Mapping[str, Any]]) -> float | None:
-    """The charge that all sources share."""
-    charges = [source.get("charge") for source in sources]
-    first = charges[0] if charges else None
-    return None if first is None or any(one != first for one in charges) else float(first)
+def _shared(sources: list[Mapping[str, Any]], key: str) -> float | None:
+    """The number that all sources share."""
+    given = [source.get(key) for source in sources]
+    first = given[0] if given else None
+    return None if first is None or any(one != first for one in given) else float(first)
+
+
+def _most_molecules(start: State) -> int | None:
+    """Of some of the systems, spread over all."""
+    if start.periodic:
+        return None
+    systems = start.split() if start.n_systems > 1 else [start]
+    found = [molecules(one) for one in systems[:: max(1, len(systems) // _LOOKED_AT)]]
+    return None if None in found else max(len(one) for one in found if one is not None)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE, bond_array
 from fastegnn_md.engines.ase.calculated import ATTACH, CheckedCalculator, energy_of, forces_of
-from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator
+from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator, multiplicity_of
 from fastegnn_md.engines.ase.same_atoms import SameAtoms
 from fastegnn_md.errors import CompatibilityError, JumpError, Remedy
 from fastegnn_md.mechanics.constraints import Constraints
@@ -253,7 +253,8 @@ class AtomsJump:
             self._read_constraints(),
             temperature=self.guarded.temperature,
             theory=describe_calculator(self.atoms.calc, "" if known is None else known.theory),
-            charge=charge_of(self.atoms.calc),
+            charge=charge_of(self.atoms.calc, self.atoms),
+            multiplicity=multiplicity_of(self.atoms.calc, self.atoms),
             unusual_forces=getattr(self.atoms.calc, "unusual_forces", ()),
             lenient=self.guarded.guard is None,
             holds_atoms=self.guarded.tolerates_frozen_atoms,

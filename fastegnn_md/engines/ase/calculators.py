@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import DataError, brief
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
 
 
@@ -54,10 +56,42 @@ def describe_calculator(calculator: Calculator | None, known: str = "") -> str:
     return known if known in names else names[0]
 
 
-def charge_of(calculator: Calculator | None) -> float | None:
-    """Total charge in e, where the calculator says it."""
-    charge = (getattr(asked_calculator(calculator), "parameters", None) or {}).get("charge")
-    return float(charge) if isinstance(charge, (int, float)) and not isinstance(charge, bool) else None
+def charge_of(calculator: Calculator | None, atoms: Atoms | None = None) -> float | None:
+    """Total charge in e, where the calculator or the atoms say it: ``info["charge"]``, initial charges.
+
+    A calculator that has a charge and was given none takes that of the atoms, which is 0 where they say nothing.
+    """
+    given = getattr(asked_calculator(calculator), "parameters", None) or {}
+    info = {} if atoms is None else atoms.info
+    for value in (given.get("charge"), info.get("charge")):
+        if _is_number(value):
+            return float(value)
+    charges = None if atoms is None else atoms.arrays.get("initial_charges")
+    if charges is not None and charges.any():
+        return float(charges.sum())
+    return 0.0 if "charge" in given else None
+
+
+def multiplicity_of(calculator: Calculator | None, atoms: Atoms | None = None) -> int | None:
+    """2S + 1, where the calculator or the atoms say it: ``info["multiplicity"]``, ``info["spin"]``, magnetic moments.
+
+    A calculator that has a multiplicity and was given none takes the lowest for the electrons of the atoms.
+    """
+    given = getattr(asked_calculator(calculator), "parameters", None) or {}
+    info = {} if atoms is None else atoms.info
+    for value in (given.get("multiplicity"), info.get("multiplicity"), info.get("spin")):
+        if _is_number(value):
+            return max(1, round(value))
+    moments = None if atoms is None else atoms.arrays.get("initial_magmoms")
+    if moments is not None and moments.any():
+        return 1 + abs(round(float(moments.sum())))
+    if atoms is None or "multiplicity" not in given:
+        return None
+    return 1 + round(atoms.numbers.sum() - (charge_of(calculator, atoms) or 0.0)) % 2
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def asked_calculator(calculator: Any) -> Any:
