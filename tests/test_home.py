@@ -369,6 +369,32 @@ class TestMolecules:
             run.run(210)
         assert len(found) == 1
 
+    @pytest.mark.parametrize("name", ["organic-xtb-4fs", "organic-xtb"])
+    def test_shipped_models_of_organic_molecules(self, name):
+        def met(atoms: Atoms) -> None:
+            atoms.calc = EMT()
+            dynamics(atoms, name, temperature=350)
+
+        ammonium = molecule("NH3")
+        ammonium += Atoms("H", [[0.0, 0.0, 1.2]])
+        with pytest.raises(CompatibilityError, match="11 electrons with a charge of 0 e"):
+            met(ammonium)
+        ammonium.info["charge"] = 1
+        with pytest.raises(CompatibilityError, match="a charge of 1 e, the training data had 0"):
+            met(ammonium)
+        oxygen = molecule("O2")
+        with pytest.raises(CompatibilityError, match="spin multiplicity 3"):  # ASE knows its magnetic moments
+            met(oxygen)
+        boxed = methanol()
+        boxed.cell, boxed.pbc = [20, 20, 20], True
+        with pytest.warns(UnlikeTrainingWarning), pytest.raises(CompatibilityError, match="the system is periodic"):
+            met(boxed)
+        with pytest.raises(CompatibilityError, match="atomic number 14"), pytest.warns(UnlikeTrainingWarning):
+            met(molecule("SiH4"))
+        with pytest.warns(UnlikeTrainingWarning) as found:
+            met(methanol(2))
+        assert any("2 molecules" in str(one.message) for one in found)
+
     def test_what_training_data_say(self):
         states = [state_from_atoms(methanol(1)), state_from_atoms(molecule("trans-butane"))]
         together = State.concatenate(states)

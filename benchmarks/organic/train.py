@@ -88,6 +88,10 @@ def main() -> None:
     )
     initial = None if arguments.initial is None else with_potential_of(arguments.initial, train, propagator)
     result = fit(train, validation, config, arguments.output, initial=initial, resume=arguments.resume)
+    trained = result.propagator
+    if trained.provenance is not None:  # the list has nothing else, and tblite was not told
+        trained.provenance = trained.provenance.model_copy(update={"charge": 0.0, "multiplicity": 1})
+        trained.save(arguments.output)
     print(f"{arguments.output}: {len(train.stores)} molecules, {result.metrics['over_best_baseline']}")
 
 
