@@ -259,3 +259,21 @@ class TestDynamics:
         assert row["jump, fs"] == 2.0
         assert row["gain over 0.5 fs"] > 0
         assert row["CPU ms of a jump"] > 0
+
+
+def test_the_committed_table_is_of_the_models_that_are_shipped(exam_table):
+    """Of these weights, and no worse than what the docs promise of neutral organic molecules with known groups."""
+    from fastegnn_md import load
+
+    for name, median, worst in (("organic-xtb-4fs", 0.012, 0.02), ("organic-xtb", 0.035, 0.06)):
+        found = exam_table["models"][name]
+        assert found["identity"] == json.loads(json.dumps(load(name).identity()))
+        known = found["summary"]["groups of the training"]
+        assert known["median v over baseline"] <= median
+        assert known["worst v over baseline"] <= worst
+        assert not [row for row in found["molecules"].values() if "refused" in row]
+
+
+@pytest.fixture
+def exam_table():
+    return json.loads((ROOT / "benchmarks" / "results" / "organic_table.json").read_text(encoding="utf-8"))

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def main() -> None:
             parser.error("give the folder of the exam's stores")
         propagator = Propagator.load(model)
         found["models"][Path(model).stem] = {
-            "command": " ".join(["python", *sys.argv]),
+            "command": f"python benchmarks/organic/table.py EXAM --model {Path(model).stem} --pairs {arguments.pairs}",
             "machine": about_machine() | {"load": os.getloadavg()[1]},
             **exam(propagator, arguments.stores, arguments.pairs),
         }
