@@ -15,6 +15,7 @@ import torch
 from ase.build import molecule as ase_molecule
 
 from fastegnn_md import Committee, Propagator, State
+from fastegnn_md.cli import main
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.integrators import LearnedDynamics, LearnedIntegrator, LearnedSimulation, MetropolizedDynamics
@@ -340,6 +341,16 @@ class TestData:
         assert isinstance(loaded, SymplecticPropagator)
         state = validation.with_middle_frames().batch([0])[0].to(dtype=torch.float64)
         torch.testing.assert_close(loaded.force_positions(state), result.propagator.force_positions(state))
+
+    def test_errors_on_data_without_such_frames_are_refused(self, tmp_path, pairs, capsys):
+        path = bursts(tmp_path / "bursts.h5md", interval=DT)
+        propagator = untrained_propagator(pairs, PropagatorConfig(kind="symplectic", **SMALL))
+        propagator.save(tmp_path / "model.safetensors")
+        with pytest.raises(CompatibilityError, match="half a jump ahead"):
+            one_step_errors(propagator, TrajectoryPairs(path, lag=DT, progress=False))
+        with pytest.raises(SystemExit, match="2"):
+            main(["evaluate", str(tmp_path / "model.safetensors"), str(path)])
+        assert "frame halfway between" in capsys.readouterr().err
 
     def test_gradients_of_the_loss_reach_all_that_matters(self, pairs):
         propagator = untrained_propagator(pairs, PropagatorConfig(kind="symplectic", **SMALL)).double()

@@ -44,6 +44,7 @@ def evaluate(
     """
     from ..training.calibration import calibration_table, one_step_calibration
     from ..training.one_step import error_table, one_step_errors, ratios
+    from ..training.start import check_forces
 
     propagator = open_model(model, committee)
     data = open_pairs(
@@ -59,6 +60,7 @@ def evaluate(
     )
     count = min(pairs, len(data))
     chosen = [len(data) * index // count for index in range(count)]
+    check_forces(data, propagator.config)
     errors = one_step_errors(propagator, data, indices=chosen, progress=not as_json)
     calibration = {}
     if propagator.has_spread:

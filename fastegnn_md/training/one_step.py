@@ -77,9 +77,9 @@ def one_step_errors(
     sums = {"learned": _Sum()}
     with progress_bar(total=2 * len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
         for start, end in batches(pairs, chosen, batch_size, bar):
+            propagator.check(start)
             baselines.add(start.replace(forces=propagator.forces_of(start)), end)
         for start, end in batches(pairs, chosen, batch_size, bar):
-            propagator.check(start)
             with torch.no_grad():
                 residual, scale = propagator.residual(start, end), propagator.residual_scale(start)
             sums["learned"].add(residual.x * scale[:, :1], None if residual.v is None else residual.v * scale[:, 1:])

@@ -19,6 +19,7 @@ from ..mechanics.thermal import thermal_velocities
 from ..report.page import Table
 from ..training.calibration import one_step_calibration
 from ..training.one_step import BASELINES, Errors, one_step_errors
+from ..training.start import check_forces
 from .case import PIECES, Case
 from .observables.drift import energy_drift
 from .observables.ensembles import ensemble_check
@@ -113,6 +114,7 @@ def _held_out(case: Case) -> tuple[TrajectoryPairs, list[int]]:
     if case.pairs is None:
         raise DataError("there are no pairs; give --pairs")
     pairs = case.pairs() if callable(case.pairs) else case.pairs
+    check_forces(pairs, case.propagator.config)
     count = min(_PAIRS, len(pairs))
     return pairs, [len(pairs) * index // count for index in range(count)]
 
