@@ -1,6 +1,7 @@
 """The learned potential of one symplectic propagator in another, of another time step, number of kicks or filter.
 
-    python benchmarks/organic/longer.py eight.safetensors organic-xtb.safetensors --lag "6 fs" --kicks 7 --mollify 3185
+    python benchmarks/organic/longer.py eight.safetensors organic-xtb.safetensors --lag "6 fs" --kicks 7 \\
+        --mollify 3185 --pairs EXAM/caffeine.h5
 
 What is known of the training data goes along, errors on pairs do not: they were those of the other time step, and are
 measured anew on ``--pairs``, stores of the exam, say.
