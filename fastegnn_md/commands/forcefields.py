@@ -89,8 +89,10 @@ def calculator_factory(name: str) -> Callable[[], Calculator]:
     except ModuleNotFoundError as error:
         if isinstance(error, MissingDependencyError):
             raise
+        package = {"tblite": "tblite", "mace": "mace-torch"}.get(name)
+        remedy = "install it in this environment" if package is None else f"pip install {package}"
         raise MissingDependencyError(
-            f"calculator {name!r} needs the module {error.name!r}, which is not installed"
+            f"calculator {name!r} needs the module {error.name!r}, which is not installed: {remedy}"
         ) from error
     except Exception as error:  # of code that is not ours
         raise ConfigError(
