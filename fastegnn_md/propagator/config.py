@@ -9,11 +9,16 @@ from pydantic import ConfigDict, Field, model_validator
 from .migration import FORMER_KEYS, with_kind
 from .settings import Settings
 
-Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift", "symplectic"]
+Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift", "symplectic", "flow"]
 WantedForces = Literal["start", "midpoint"]
 
 # Options that one kind alone has.
-_OPTIONS = {"kicks": ("kick-drift", "symplectic"), "edge_dropping": ("position",), "mollify": ("symplectic",)}
+_OPTIONS = {
+    "kicks": ("kick-drift", "symplectic"),
+    "edge_dropping": ("position",),
+    "mollify": ("symplectic",),
+    "sampling_steps": ("flow",),
+}
 _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint", "symplectic": "midpoint"}
 _KICKS = {"symplectic": 3}  # where the number is not the default of the key
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
@@ -38,7 +43,8 @@ class PropagatorConfig(Settings):
         description="'force-free' maps (x, v) to (x', v'); 'force-start' and 'force-midpoint' see the forces at x or "
         "at x + v Δt/2, too; 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) to (x', v') by kicks and "
         "drifts, reversible and volume preserving; 'symplectic' too, by kicks along gradients of a learned potential "
-        "and one along the force of the engine half a jump ahead",
+        "and one along the force of the engine half a jump ahead; 'flow' draws x' from the distribution that x leads to, "
+        "for lags of picoseconds, and redraws v'",
     )
     architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
     architecture_options: dict[str, Any] = Field(
@@ -74,6 +80,9 @@ class PropagatorConfig(Settings):
         description="wavenumber in 1/cm about which vibrations are taken out of the correction by the engine, kind "
         "'symplectic': for time steps longer than half the period of the fastest vibration",
     )
+    sampling_steps: int = Field(
+        default=6, ge=1, le=1000, description="steps of Heun's method from noise to positions, kind 'flow'"
+    )
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
     @property
@@ -89,6 +98,16 @@ class PropagatorConfig(Settings):
     @property
     def predicts_velocities(self) -> bool:
         """Whether velocities are an input and predicted, or redrawn."""
+        return self.kind not in ("position", "flow")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether positions are drawn, so that a jump from the same state ends elsewhere each time."""
+        return self.kind == "flow"
+
+    @property
+    def vector_network(self) -> bool:
+        """Whether the network is one of vectors about atoms that stay where they are, as all but the papers'."""
         return self.kind != "position"
 
     @model_validator(mode="before")

@@ -99,9 +99,9 @@ class LearnedMap(nn.Module, ABC):
         state : State
             One system or a batch; not modified.
         generator : torch.Generator, optional
-            Source of random numbers: velocities of kind "position", and whatever a stochastic map draws.
+            Source of random numbers: velocities of kinds "position" and "flow", and whatever a stochastic map draws.
         temperature : float, optional
-            K; needed for kind "position" only.
+            K; needed for kinds "position" and "flow" only.
 
         Returns
         -------
@@ -111,7 +111,7 @@ class LearnedMap(nn.Module, ABC):
         Raises
         ------
         CompatibilityError
-            As :meth:`check`; or kind "position" without generator and temperature.
+            As :meth:`check`; or kind "position" or "flow" without generator and temperature.
         StateError
             As :meth:`predict`.
         """
@@ -153,8 +153,13 @@ class LearnedMap(nn.Module, ABC):
 
     @property
     def predicts_velocities(self) -> bool:
-        """False for kind "position", where velocities are redrawn."""
+        """False for kinds "position" and "flow", where velocities are redrawn."""
         return self.config.predicts_velocities
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether positions are drawn: true of kind "flow" alone."""
+        return self.config.stochastic
 
     @property
     def uses_bonds(self) -> bool:

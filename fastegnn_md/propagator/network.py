@@ -45,7 +45,7 @@ def build_network(config: PropagatorConfig, domain: Domain, *, node_features: in
 
 
 def _build(config: PropagatorConfig, domain: Domain, node_features: int, edge_features: int) -> nn.Module:
-    name, full = config.architecture, config.predicts_velocities
+    name, full = config.architecture, config.vector_network
     known = hyperparameters_of(name)
     if full and name not in architectures_for("full"):
         able = ", ".join(architectures_for("full"))
