@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
+import MDAnalysis as mda
 import numpy as np
 from openmm import Platform, System, unit
 from openmm.app import ForceField, HBonds, Modeller, NoCutoff, PDBFile, Topology
 from openmm.app.element import carbon, nitrogen, oxygen
 
-# Native OBC: 20 to 40 times cheaper than a GB model of custom forces for so few atoms. No CMAP: mirror images are equal.
+# Native OBC: 20 to 40 times cheaper than a GB model of custom forces for so few atoms. No CMAP, so that mirror images
+# have the same energy.
 FORCE_FIELD = ("amber99sbildn.xml", "amber99_obc.xml")
 
 
@@ -26,6 +30,17 @@ class Peptide:
 
     topology: Topology
     positions: np.ndarray
+
+    def write(self, path: Path) -> None:
+        """A PDB file with all bonds, which OpenMM leaves out of residues that everybody knows."""
+        lines = io.StringIO()
+        PDBFile.writeFile(self.topology, self.positions * unit.nanometer, lines)
+        lines.seek(0)
+        universe = mda.Universe(lines, format="PDB")
+        if hasattr(universe, "bonds"):
+            universe.del_TopologyAttr("bonds")
+        universe.add_TopologyAttr("bonds", [(bond[0].index, bond[1].index) for bond in self.topology.bonds()])
+        universe.atoms.write(str(path), bonds="all")
 
     def system(self) -> System:
         """The molecule in implicit solvent."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import openmm
 from molecules import peptide
 from openmm import unit
-from openmm.app import DCDReporter, PDBFile, Simulation
+from openmm.app import DCDReporter, Simulation
 from tqdm import tqdm
 
 STEP = 0.004  # ps
@@ -27,8 +27,7 @@ def simulate(folder: Path, name: str, replica: int, nanoseconds: int) -> None:
     molecule = peptide(name)
     run = folder / name / f"run-{replica:02d}"
     run.mkdir(parents=True, exist_ok=True)
-    with open(folder / name / "topology.pdb", "w") as file:
-        PDBFile.writeFile(molecule.topology, molecule.positions * unit.nanometer, file)
+    molecule.write(folder / name / "topology.pdb")
     integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosecond, STEP * unit.picoseconds)
     platform = openmm.Platform.getPlatformByName("Reference")
     simulation = Simulation(molecule.topology, molecule.system(), integrator, platform)

@@ -5,6 +5,7 @@ from .committee import Committee
 from .config import PropagatorConfig
 from .domain import Domain
 from .fake import FakePropagator, permissive_domain
+from .flow import FlowPropagator
 from .full import FullPropagator
 from .kick_drift import KickDriftPropagator
 from .learned_map import LearnedMap
@@ -17,6 +18,7 @@ __all__ = [
     "Committee",
     "Domain",
     "FakePropagator",
+    "FlowPropagator",
     "FullPropagator",
     "JumpLimits",
     "KickDriftPropagator",

@@ -20,6 +20,7 @@ from .catalogue import find_model
 from .compiled import Atoms, CompiledMove, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
+from .draws import Generators
 from .edge_inputs import edge_inputs
 from .file import manifest_of, read_model, write_model
 from .learned_map import LearnedMap
@@ -62,7 +63,6 @@ class Propagator(LearnedMap):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
-    _more_features: ClassVar[int] = 0  # of a node, beside element and mass
     _species_index: Tensor
 
     def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
@@ -90,11 +90,21 @@ class Propagator(LearnedMap):
                 config,
                 domain,
                 node_features=len(self.species) + 1 + self._more_features,
-                edge_features=config.radial_functions + 4,
+                edge_features=self._edge_features,
             )
         index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
         index[list(self.species)] = torch.arange(len(self.species))
         self.register_buffer("_species_index", index, persistent=False)
+
+    @property
+    def _more_features(self) -> int:
+        """Features of a node beside element and mass."""
+        return 0
+
+    @property
+    def _edge_features(self) -> int:
+        """Radial functions and distance along bonds."""
+        return self.config.radial_functions + 4
 
     @property
     def skin(self) -> float:
@@ -138,13 +148,9 @@ class Propagator(LearnedMap):
             super().check(state)
             self._checked = system
 
-    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+    def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """What the network says of a state on the device of the weights; see :meth:`LearnedMap.predict`."""
-        if state.device != self.device:
-            raise StateError(
-                f"the state is on {state.device}, the propagator on {self.device}; move one of them, for example "
-                f"state.to({str(self.device)!r})"
-            )
+        self._check_device(state)
         self.check(state)
         if not torch.is_grad_enabled() and (found := self._jump(state)) is not None:
             return found
@@ -153,9 +159,16 @@ class Propagator(LearnedMap):
             return prediction
         return prediction._replace(trust=Trust(unlike=self.surroundings(state.numbers, prediction.edges)))
 
+    def _check_device(self, state: State) -> None:
+        if state.device != self.device:
+            raise StateError(
+                f"the state is on {state.device}, the propagator on {self.device}; move one of them, for example "
+                f"state.to({str(self.device)!r})"
+            )
+
     @torch.no_grad()
     def with_trust(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+        self, state: State, *, generator: Generators | None = None, temperature: float | None = None
     ) -> tuple[State, Trust]:
         """Where a state comes to, and how far that can be trusted; see :meth:`LearnedMap.with_trust`."""
         if self._recorder is not None and state.device == self.device:
@@ -241,7 +254,7 @@ class Propagator(LearnedMap):
             "_neighbours": NeighbourSearch(self.config.cutoff, self.skin),
         }
 
-    def residual(self, start: State, end: State) -> Residual:
+    def residual(self, start: State, end: State, *, generator: torch.Generator | None = None) -> Residual:
         """Errors of a batch of training pairs, which are not checked; see :meth:`LearnedMap.residual`."""
         return self._predict(start).residual(start, end, self.residual_scale(start))
 

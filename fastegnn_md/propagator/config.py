@@ -20,7 +20,11 @@ _OPTIONS = {
     "sampling_steps": ("flow",),
 }
 _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint", "symplectic": "midpoint"}
-_KICKS = {"symplectic": 3}  # where the number is not the default of the key
+# Defaults of a kind that are not those of the keys.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "symplectic": {"kicks": 3},
+    "flow": {"cutoff": 12.0, "layers": 3, "vector_channels": 5},
+}
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
 
 
@@ -43,8 +47,8 @@ class PropagatorConfig(Settings):
         description="'force-free' maps (x, v) to (x', v'); 'force-start' and 'force-midpoint' see the forces at x or "
         "at x + v Δt/2, too; 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) to (x', v') by kicks and "
         "drifts, reversible and volume preserving; 'symplectic' too, by kicks along gradients of a learned potential "
-        "and one along the force of the engine half a jump ahead; 'flow' draws x' from the distribution that x leads to, "
-        "for lags of picoseconds, and redraws v'",
+        "and one along the force of the engine half a jump ahead; 'flow' draws x' from what x leads to at lags of "
+        "picoseconds, and redraws v'",
     )
     architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
     architecture_options: dict[str, Any] = Field(
@@ -116,8 +120,8 @@ class PropagatorConfig(Settings):
         if isinstance(values, dict) and not values.keys().isdisjoint(FORMER_KEYS):
             kind = with_kind(values)["kind"]
             raise ValueError(f"mode, forces and midpoint are one key now: write kind={kind!r} in their place")
-        if isinstance(values, dict) and values.get("kind") in _KICKS and "kicks" not in values:
-            return {**values, "kicks": _KICKS[values["kind"]]}
+        if isinstance(values, dict) and values.get("kind") in _DEFAULTS:
+            return {**_DEFAULTS[values["kind"]], **values}
         return values
 
     @model_validator(mode="after")

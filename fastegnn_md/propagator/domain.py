@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,8 +13,10 @@ from ..errors import CompatibilityError
 from ..graph import neighbour_list
 from ..mechanics.motion import centre_of_mass
 from ..state import State
+from .alignment import aligned
 from .config import PropagatorConfig
 from .limits import JumpLimits
+from .molecules import Molecules
 
 # Masses within this share of one seen in training count as the same (tables of atomic masses differ by less).
 MASS_TOLERANCE = 0.01
@@ -42,6 +44,9 @@ class Domain:
         Average number of neighbours within the cutoff.
     velocity_scale, force_scale : float
         RMS of velocities (Å/ps) and of √(f²/m) (amu^½ Å/ps²), the units the network sees them in.
+    environments : dict of int to float
+        Of kind "flow": key of the surroundings of an atom (:class:`~fastegnn_md.propagator.molecules.Molecules`) →
+        RMS displacement over the lag of one component, without drift and rotation, Å.
     """
 
     masses: dict[int, tuple[float, float]]
@@ -52,6 +57,7 @@ class Domain:
     neighbours: float
     velocity_scale: float
     force_scale: float
+    environments: dict[int, float] = field(default_factory=dict)
 
     @property
     def species(self) -> tuple[int, ...]:
@@ -71,15 +77,22 @@ class Domain:
         forces = start.midpoint_forces if config.wants_forces == "midpoint" else start.forces
         if forces is not None:
             force_scale = max(_rms(forces / start.masses.sqrt()[:, None]), 1e-30)
+        environments: dict[int, float] = {}
+        neighbours = None
+        if config.stochastic:
+            molecules = Molecules.of(start, bonds=config.use_bonds)
+            end, neighbours = aligned(start, end, molecules.rotors), molecules.neighbours
+            environments = molecules.spreads(start, end)
         return cls(
             masses=masses,
             limits=JumpLimits.from_pairs(start, end),
             periodic=start.periodic,
             bonds=config.use_bonds and start.bonds is not None and start.bonds.numel() > 0,
             conserves_momentum=config.predicts_velocities and gained < _MOMENTUM_TOLERANCE * thermal,
-            neighbours=_average_neighbours(start, config.cutoff),
+            neighbours=_average_neighbours(start, config.cutoff) if neighbours is None else neighbours,
             velocity_scale=thermal,
             force_scale=force_scale,
+            environments=environments,
         )
 
     @cached_property

@@ -79,6 +79,7 @@ class Manifest(BaseModel):
     average_neighbours: _Positive
     velocity_scale: _Positive
     force_scale: _Positive
+    environments: dict[int, _Positive] = {}  # of kind "flow"
     dtype: str
     training_data: str
     metrics: dict[str, Any]
@@ -118,6 +119,7 @@ def manifest_of(
         average_neighbours=domain.neighbours,
         velocity_scale=domain.velocity_scale,
         force_scale=domain.force_scale,
+        environments=domain.environments,
         dtype=str(dtype).removeprefix("torch."),
         training_data=fingerprint,
         metrics=metrics or {},
@@ -209,6 +211,7 @@ def read_model(
             neighbours=manifest.average_neighbours,
             velocity_scale=manifest.velocity_scale,
             force_scale=manifest.force_scale,
+            environments=manifest.environments,
         )
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
         with torch.device("meta"), _NoValues():  # shapes without memory: the manifest may ask for any size

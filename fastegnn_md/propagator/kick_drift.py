@@ -42,13 +42,16 @@ class KickDriftPropagator(OneCallPropagator):
     reversible = True
     volume_preserving = True
     kinds: ClassVar[tuple[str, ...]] = ("kick-drift",)
-    _more_features: ClassVar[int] = 1  # the place of the kick
     force_scale: Tensor
 
     def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
         super().__init__(config, timestep, domain, seed=seed)
         self.register_buffer("force_scale", torch.ones(len(self.species)))
         self.skin = _SKIN
+
+    @property
+    def _more_features(self) -> int:
+        return 1  # the place of the kick
 
     @torch.no_grad()
     def measure(self, start: State, end: State) -> None:

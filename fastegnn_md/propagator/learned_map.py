@@ -14,6 +14,7 @@ from ..errors import CompatibilityError
 from ..state import State
 from .config import Kind, PropagatorConfig, WantedForces
 from .domain import Domain
+from .draws import Generators
 from .limits import JumpLimits
 from .prediction import Prediction, Residual, Trust
 from .provenance import Provenance
@@ -53,14 +54,14 @@ class LearnedMap(nn.Module, ABC):
     # what is predicted ------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+    def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """What the map says of a state, with gradients; velocities are not redrawn.
 
         Parameters
         ----------
         state : State
             One system or a batch, with the forces that are wanted; not modified.
-        generator : torch.Generator, optional
+        generator : torch.Generator or a sequence of them, optional
             Source of the random numbers of a stochastic map.
 
         Raises
@@ -79,18 +80,20 @@ class LearnedMap(nn.Module, ABC):
     def describe(self) -> str:
         """One line for people."""
 
-    def residual(self, start: State, end: State) -> Residual:
+    def residual(self, start: State, end: State, *, generator: torch.Generator | None = None) -> Residual:
         """Errors of a batch of training pairs, with gradients.
 
         Parameters
         ----------
         start, end : State
             The same systems at t and t + Δt; ``end`` unwrapped relative to ``start``.
+        generator : torch.Generator, optional
+            Of a stochastic map, whose errors are those of places it draws; by default always the same draws.
         """
         return self.predict(start).residual(start, end, self.residual_scale(start))
 
     def forward(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+        self, state: State, *, generator: Generators | None = None, temperature: float | None = None
     ) -> State:
         """Advance a state by :attr:`timestep`.
 
@@ -98,8 +101,9 @@ class LearnedMap(nn.Module, ABC):
         ----------
         state : State
             One system or a batch; not modified.
-        generator : torch.Generator, optional
-            Source of random numbers: velocities of kinds "position" and "flow", and whatever a stochastic map draws.
+        generator : torch.Generator or a sequence of them, optional
+            Source of random numbers: velocities of kinds "position" and "flow", and whatever a stochastic map
+            draws. A sequence has one for each system of the batch, which then draws what it would draw alone.
         temperature : float, optional
             K; needed for kinds "position" and "flow" only.
 
@@ -119,7 +123,7 @@ class LearnedMap(nn.Module, ABC):
 
     @torch.no_grad()
     def with_trust(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+        self, state: State, *, generator: Generators | None = None, temperature: float | None = None
     ) -> tuple[State, Trust]:
         """What :meth:`forward` gives, and how far it can be trusted."""
         prediction = self.predict(state, generator=generator)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..errors import CompatibilityError
 from ..graph import EdgeList
-from ..mechanics.thermal import thermal_velocities
 from ..state import State
+from .draws import Generators
+from .draws import velocities as thermal
 
 
 class Residual(NamedTuple):
@@ -84,7 +84,7 @@ class Prediction(NamedTuple):
     trust: Trust = Trust()
     edges: EdgeList | None = None  # that the network looked at first
 
-    def end(self, state: State, generator: torch.Generator | None, temperature: float | None) -> State:
+    def end(self, state: State, generator: Generators | None, temperature: float | None) -> State:
         """Where the state comes to; arguments, dtype and errors of :meth:`LearnedMap.forward`."""
         velocities = self.velocities
         if velocities is None:
@@ -92,7 +92,7 @@ class Prediction(NamedTuple):
                 raise CompatibilityError(
                     "this propagator predicts positions only and redraws velocities: give generator and temperature (K)"
                 )
-            velocities = thermal_velocities(state.masses, temperature, generator)
+            velocities = thermal(state, generator, temperature)
         return state.replace(
             positions=state.positions + self.displacement.to(state.dtype),
             velocities=velocities.to(state.dtype),

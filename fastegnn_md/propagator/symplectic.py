@@ -59,7 +59,6 @@ class SymplecticPropagator(Propagator):
     reversible = True
     volume_preserving = True
     kinds: ClassVar[tuple[str, ...]] = ("symplectic",)
-    _more_features: ClassVar[int] = 1  # the place of the kick
     force_scale: Tensor
     energy_unit: Tensor
     _last: _Half | None = None
@@ -72,6 +71,10 @@ class SymplecticPropagator(Propagator):
             self.head = MLP(config.hidden, config.hidden, 1)
         self.register_buffer("force_scale", torch.ones(len(self.species)))
         self.register_buffer("energy_unit", torch.ones(()))
+
+    @property
+    def _more_features(self) -> int:
+        return 1  # the place of the kick
 
     @torch.no_grad()
     def measure(self, start: State, end: State) -> None:
@@ -130,7 +133,7 @@ class SymplecticPropagator(Propagator):
         found = self._force(state.positions, state, 2 * number / self.config.kicks)
         return (found - state.forces).to(self.dtype) / (state.masses.sqrt()[:, None].to(self.dtype) * scale)
 
-    def residual(self, start: State, end: State) -> Residual:
+    def residual(self, start: State, end: State, *, generator: torch.Generator | None = None) -> Residual:
         """Errors of a batch of training pairs; see :meth:`LearnedMap.residual`.
 
         Where ``start`` brings the positions and forces of the true middle, forces of the engine at the predicted middle

@@ -17,6 +17,18 @@ from ..propagator.migration import FORMER_KEYS, with_kind
 from ..propagator.settings import Settings
 from .yaml_text import read_yaml
 
+# Defaults of a kind that are not those of the keys: a distribution takes longer to learn than its mean, and pairs turned
+# round in time are right of equilibrium data only.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "flow": {
+        "updates": 20_000,
+        "learning_rate": 2e-3,
+        "ema_decay": 0.999,
+        "time_reversal": False,
+        "validate_every": 1000,
+        "checkpoint_every": 1000,
+    }
+}
 _MOST = 10**12  # of what is counted; a slip of the hand is longer
 
 
@@ -129,6 +141,15 @@ class TrainingConfig(Settings):
     logger: Literal["csv", "tensorboard", "none"] = "csv"
     num_workers: int = Field(default=0, ge=0, le=256)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        propagator = values.get("propagator", {})
+        kind = propagator.get("kind") if isinstance(propagator, dict) else getattr(propagator, "kind", None)
+        return {**_DEFAULTS.get(kind, {}), **values} if isinstance(kind, str) else values
+
     @field_validator("devices")
     @classmethod
     def _some_devices(cls, devices: int | str) -> int | str:
@@ -154,6 +175,11 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "unroll > 1 and noise are for force-free propagators: the data have no forces at predicted or "
                 "perturbed states; set unroll=1 and noise=0, or propagator.kind=force-free"
+            )
+        if self.propagator.stochastic and (self.unroll > 1 or self.noise or self.mmd_weight):
+            raise ValueError(
+                "kind 'flow' is trained on single jumps whose noise it draws itself: leave unroll, noise and mmd_weight "
+                "out"
             )
         if self.force_updates and self.propagator.kind not in ("kick-drift", "symplectic"):
             raise ValueError(

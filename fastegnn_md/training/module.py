@@ -207,12 +207,12 @@ class PropagatorModule(LightningModule):
         if self.progress.update < self.config.force_updates:
             return share * force_loss(self.propagator, batch.start)
         start, generator = batch.start, None
-        if self.config.noise or self.config.mmd_weight:
+        if self.config.noise or self.config.mmd_weight or self.propagator.stochastic:
             generator = draw_generator(self.config.seed, self.progress.update, self.trainer.global_rank)
         if self.config.noise:
             assert generator is not None  # narrows the type
             start = perturbed(self.propagator, start, self.config.noise, generator)
-        residuals = unrolled_residuals(self.propagator, start, batch.ends)
+        residuals = unrolled_residuals(self.propagator, start, batch.ends, generator)
         losses = [
             step_loss(self.config, residual, end, share, generator)
             for residual, end in zip(residuals, batch.ends, strict=True)

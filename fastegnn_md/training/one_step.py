@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._progress import Bar, progress_bar
+from ..propagator.flow import FlowPropagator
 from ..propagator.linear import LeastSquares, LinearPredictor
 from ..state import State
 from .batches import pairs_for
@@ -23,6 +24,8 @@ _UNITS = {"x": "amu^½ Å", "v": "amu^½ Å/ps"}
 _ATOMS_PER_BATCH = 50_000
 
 BASELINES = ("zero motion", "free flight", "best linear")
+# Of a stochastic map: the flow whose draws are a Gaussian about the present positions, as wide as the data are.
+GAUSSIAN = "Gaussian"
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,13 @@ def one_step_errors(
     Returns
     -------
     dict of str to Errors
-        ``"learned"``, the names of :data:`BASELINES` and, where forces are used, ``"best linear with force"``.
+        ``"learned"``, the names of :data:`BASELINES` and, where forces are used, ``"best linear with force"``. Of a
+        stochastic map ``"learned"`` and :data:`GAUSSIAN`, errors of the field at drawn places, without unit.
     """
     chosen = list(range(len(pairs))) if indices is None else list(indices)
     pairs = pairs_for(propagator.config, pairs)
+    if isinstance(propagator, FlowPropagator):
+        return _field_errors(propagator, pairs, chosen, batch_size, progress)
     full, forces = propagator.predicts_velocities, propagator.wants_forces is not None
     baselines = _Baselines(propagator.domain.species, pairs.lag, velocities=full, forces=forces)
     sums = {"learned": _Sum()}
@@ -84,6 +90,19 @@ def one_step_errors(
                 residual, scale = propagator.residual(start, end), propagator.residual_scale(start)
             sums["learned"].add(residual.x * scale[:, :1], None if residual.v is None else residual.v * scale[:, 1:])
             baselines.compare(start.replace(forces=propagator.forces_of(start)), end, sums)
+    return {name: total.errors() for name, total in sums.items()}
+
+
+def _field_errors(
+    propagator: FlowPropagator, pairs: TrajectoryPairs, chosen: Sequence[int], batch_size: int, progress: bool
+) -> dict[str, Errors]:
+    sums = {"learned": _Sum(), GAUSSIAN: _Sum()}
+    with progress_bar(total=len(chosen), disable=not progress, desc="errors", unit="pair") as bar:
+        for start, end in batches(pairs, chosen, batch_size, bar):
+            propagator.check(start)
+            with torch.no_grad():
+                sums["learned"].add(propagator.residual(start, end).x, None)
+                sums[GAUSSIAN].add(propagator.targets(start, end), None)
     return {name: total.errors() for name, total in sums.items()}
 
 
@@ -145,9 +164,10 @@ class _Baselines:
 
 
 def lowest_baseline(errors: Mapping[str, Errors]) -> dict[str, float]:
-    """Lowest RMSE of the three baselines, ``{"x": amu^½ Å, "v": amu^½ Å/ps}``; "v" only where there is one."""
-    lowest = {"x": min(errors[name].x for name in BASELINES)}
-    velocities = [v for name in BASELINES if (v := errors[name].v) is not None]
+    """Lowest RMSE of the baselines, ``{"x": amu^½ Å, "v": amu^½ Å/ps}``; "v" only where there is one."""
+    names = [name for name in (*BASELINES, GAUSSIAN) if name in errors]
+    lowest = {"x": min(errors[name].x for name in names)}
+    velocities = [v for name in names if (v := errors[name].v) is not None]
     return lowest | ({"v": min(velocities)} if velocities else {})
 
 
@@ -172,7 +192,8 @@ def error_table(errors: Mapping[str, Errors]) -> str:
     learned = errors["learned"]
     keys = ["x"] if learned.v is None else ["x", "v"]
     width = max(len(name) for name in errors)
-    head = "".join(f"  {key + ' / ' + _UNITS[key]:>16}  {'learned / it':>12}" for key in keys)
+    names = ["field"] if GAUSSIAN in errors else [f"{key} / {_UNITS[key]}" for key in keys]
+    head = "".join(f"  {name:>16}  {'learned / it':>12}" for name in names)
     lines = [f"{'one-step RMSE':<{width}}{head}"]
     for name, error in errors.items():
         line = f"{name:<{width}}"

@@ -71,7 +71,17 @@ def untrained_propagator(
     """
     if config.predicts_velocities and not pairs.has_velocities:
         raise DataError(
-            f"kind {config.kind!r} needs velocities, these pairs have none: harvest bursts, or take kind 'position'"
+            f"kind {config.kind!r} needs velocities, these pairs have none: harvest bursts, or take kind 'flow' (a "
+            "molecule, at picoseconds) or 'position'"
+        )
+    if config.stochastic and pairs.periodic:
+        raise DataError(
+            Remedy(
+                "kind 'flow' is for isolated molecules, these pairs are periodic: a draw moves all atoms at once, and no "
+                "network of this size knows a liquid; take the solute alone, ",
+                'select="protein", from a trajectory without box (atoms.dimensions = None)',
+                '--select "protein", from a trajectory without box',
+            )
         )
     check_forces(pairs, config)
     pairs = pairs_for(config, pairs)
@@ -89,6 +99,8 @@ def remember_data(propagator: Propagator, pairs: TrajectoryPairs, *, seed: int =
     propagator.provenance = Provenance.measure(
         start, end, (store.provenance for store in pairs.stores), package_version()
     )
+    if propagator.stochastic:  # its reach is the whole molecule, and what it does not know it refuses by name
+        return
     measured = Surroundings.measure(start, propagator.config.cutoff, seed=seed)
     propagator.surroundings = None if measured is None else measured.to(propagator.dtype)
 

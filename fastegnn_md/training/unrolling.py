@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ..propagator.prediction import Residual
 
 
-def unrolled_residuals(propagator: LearnedMap, start: State, ends: Sequence[State]) -> Iterator[Residual]:
+def unrolled_residuals(
+    propagator: LearnedMap, start: State, ends: Sequence[State], generator: torch.Generator | None = None
+) -> Iterator[Residual]:
     """Errors of successive jumps, each from where the one before has led, with gradients through all of them.
 
     What a jump makes of a state is the true end plus the error, x̂ = x + Δx, v̂ = v + Δv; the next jump starts there.
@@ -29,6 +31,8 @@ def unrolled_residuals(propagator: LearnedMap, start: State, ends: Sequence[Stat
         Where the first jump begins.
     ends : sequence of State
         The true states one, two, … lags later, unwrapped relative to ``start``.
+    generator : torch.Generator, optional
+        Of what the loss of a stochastic map draws.
 
     Yields
     ------
@@ -41,7 +45,7 @@ def unrolled_residuals(propagator: LearnedMap, start: State, ends: Sequence[Stat
         If a step is asked for after one whose errors were not finite.
     """
     for index, end in enumerate(ends):
-        residual = propagator.residual(start, end)
+        residual = propagator.residual(start, end, generator=generator)
         yield residual
         if index + 1 == len(ends):
             return

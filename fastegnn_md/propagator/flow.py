@@ -1,0 +1,253 @@
+"""A stochastic map for lags of picoseconds: where a molecule may be after Δt, drawn by a learned flow.
+
+Conditional flow matching (Lipman et al., ICLR 2023) on straight paths from noise about the present positions to those
+Δt later. With positions x at t and y at t + Δt, turned onto x, and w running from 1 (noise) to 0 (data),
+
+    y_w = (1 - w) y + w (x + σ ε),    dy/d(1 - w) = y - x - σ ε,
+
+a network learns the velocity. It is preconditioned as in Karras et al. (NeurIPS 2022, "EDM"): with u = y_w - x,
+s = 1 - w, the RMS displacement S of the atom's kind at the lag, and var = s² S² + w² σ²,
+
+    velocity = (s S² - w σ²)/var u + S σ/√var F,
+
+F is what the network says. F = 0 is the best that is linear in u: a Gaussian of width S about x.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import CompatibilityError
+from ..graph import bessel_basis, cutoff_envelope
+from ..mechanics.motion import centre_of_mass
+from ..segments import Segments
+from ..state import State
+from .alignment import aligned
+from .base import Propagator
+from .draws import Generators, normal
+from .molecules import Molecules
+from .prediction import Prediction, Residual
+
+SMALLEST_NOISE = 0.3  # Å, of the noise about the present positions; atoms that hardly move get that much
+_LATEST = 0.02  # of w in training: closer to the data the velocity of a path says little
+_JITTER = 0.05  # Å, of the present positions in training: those of a roll-out are never those of a trajectory
+_BEND = 1.2  # exponent of the grid of w, denser at the end
+_TIMES = 4  # features of a node that tell w
+_INNER = 0.8  # share of the cutoff within which all edges count alike
+
+
+class _Place(NamedTuple):
+    """What the field needs of the present positions, and does not change while a path is followed."""
+
+    x: Tensor  # (N, 3), centred
+    systems: Segments
+    h: Tensor  # features of nodes but for the time
+    edge_index: Tensor
+    fixed: Tensor  # attributes of edges that do not change
+    weight: Tensor
+    spread: Tensor  # (N, 1), S
+    noise: Tensor  # (N, 1), σ
+
+
+class FlowPropagator(Propagator):
+    """Draw positions Δt later from what positions lead to; velocities are drawn from the Maxwell-Boltzmann distribution.
+
+    Molecules keep their centre of mass and, as nearly as a draw allows, their orientation: drift and rotation are taken
+    out of the training data. Like hydrogens of a methyl group may exchange their places cyclically. The network is
+    FastEGNN with vector channels; because the present positions enter as vectors beside those of the sample, mirror
+    images give mirrored distributions and nothing else is assumed of handedness.
+
+    Parameters and attributes are those of :class:`~fastegnn_md.Propagator`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("flow",)
+    _keys: Tensor
+    _spreads: Tensor
+
+    def __init__(self, *given: Any, **keywords: Any):
+        super().__init__(*given, **keywords)
+        known = sorted(self.domain.environments)
+        self.register_buffer("_keys", torch.tensor(known, dtype=torch.int64), persistent=False)
+        spreads = torch.tensor([self.domain.environments[key] for key in known])
+        self.register_buffer("_spreads", spreads, persistent=False)
+        self._molecules: tuple[tuple[Tensor | None, ...], Molecules, Tensor] | None = None  # of the last batch
+
+    @property
+    def _more_features(self) -> int:
+        return len(self.domain.environments) + _TIMES
+
+    @property
+    def _edge_features(self) -> int:
+        return 2 * self.config.radial_functions + 4  # of the sample, and of the present positions
+
+    def check(self, state: State) -> None:
+        """Refuse a system unlike those of the training data; see :meth:`LearnedMap.check`.
+
+        Raises
+        ------
+        CompatibilityError
+            Beside what all kinds refuse: if an atom is bonded as none was in training.
+        """
+        super().check(state)
+        self._kinds_of(state)
+
+    def measure(self, start: State, end: State) -> None:
+        """Nothing is fitted beside the domain."""
+
+    def residual_scale(self, state: State) -> Tensor:
+        """Ones: errors of the field have no unit."""
+        return torch.ones(state.n_atoms, 2, dtype=self.dtype, device=state.device)
+
+    def residual(self, start: State, end: State, *, generator: torch.Generator | None = None) -> Residual:
+        """Errors of F at places drawn on the paths of a batch of pairs, shape (N, 3) without unit.
+
+        Parameters
+        ----------
+        start, end : State
+            The same molecules at t and t + Δt, as they lie in the data.
+        generator : torch.Generator, optional
+            On the CPU; by default always the same draws, for validation.
+        """
+        if generator is None:
+            generator = torch.Generator().manual_seed(0)
+        target, found = self._matched(start, end, generator)
+        return Residual(found - target, None, None)
+
+    @torch.no_grad()
+    def targets(self, start: State, end: State) -> Tensor:
+        """What F should be where :meth:`residual` asks by default, (N, 3): the error of a Gaussian about x."""
+        return self._matched(start, end, torch.Generator().manual_seed(0), network=False)[0]
+
+    def _matched(
+        self, start: State, end: State, generator: torch.Generator, *, network: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """What F should be and what it is, at one drawn w for each molecule."""
+        molecules, _ = self._kinds_of(start)
+        device, dtype = start.device, self.dtype
+        # Drawn on the CPU in one go, so that every device draws the same.
+        draws = torch.randn(start.n_atoms, 6, generator=generator).to(device, dtype)
+        w = _LATEST + (1 - _LATEST) * torch.rand(start.n_systems, 1, generator=generator)
+        jitter = _JITTER * torch.rand(start.n_systems, 1, generator=generator)
+        systems = Segments(start.batch, start.n_systems)  # type: ignore[arg-type]
+        w, jitter = (systems.spread(one.to(device, dtype)) for one in (w, jitter))
+        start = start.replace(positions=start.positions + (jitter * draws[:, 3:]).to(start.dtype))
+        place = self._place(start)
+        moved = (aligned(start, end, molecules.rotors).positions - start.positions).to(dtype)
+        noise = _centred(place.noise * draws[:, :3], start)
+        u = (1 - w) * moved + w * noise
+        var, along, across = _coefficients(w, place)
+        target = (moved - noise - along * u) / across
+        return target, (self._network(place, u, var, w) if network else target)
+
+    @torch.no_grad()
+    def _predict(self, state: State, generator: Generators | None = None) -> Prediction:
+        """A draw; without a generator the most that is known without chance, no motion."""
+        if generator is None:
+            return Prediction(torch.zeros_like(state.positions, dtype=self.dtype), None)
+        place, steps = self._place(state), self.config.sampling_steps
+        u = _centred(place.noise * normal(state, generator, self.dtype), state)
+        grid = [(1 - k / steps) ** _BEND for k in range(steps + 1)]
+        for now, then in zip(grid[:-1], grid[1:], strict=True):
+            velocity = self._velocity(place, u, now, state)
+            ahead = u + (now - then) * velocity
+            if then > 0:  # Heun's method; the last step is Euler's, the velocity at w = 0 was never learned
+                ahead = u + 0.5 * (now - then) * (velocity + self._velocity(place, ahead, then, state))
+            u = ahead
+        return Prediction(u, None)
+
+    def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
+        """A draw from what the state leads to; see :meth:`LearnedMap.predict`.
+
+        Raises
+        ------
+        CompatibilityError
+            As :meth:`check`; or without a generator.
+        """
+        self._check_device(state)
+        self.check(state)
+        if generator is None:
+            raise CompatibilityError("a jump of kind 'flow' is drawn: give a generator")
+        return self._predict(state, generator)
+
+    def _velocity(self, place: _Place, u: Tensor, w: float, state: State) -> Tensor:
+        times = u.new_full((len(u), 1), w)
+        var, along, across = _coefficients(times, place)
+        return _centred(along * u + across * self._network(place, u, var, times), state)
+
+    def _network(self, place: _Place, u: Tensor, var: Tensor, w: Tensor) -> Tensor:
+        """F (N, 3) at displacements u (N, 3) from the present positions, at w (N, 1)."""
+        cutoff, y = self.config.cutoff, place.x + u
+        vector = y.index_select(0, place.edge_index[0]) - y.index_select(0, place.edge_index[1])
+        radial = bessel_basis(vector.norm(dim=1, keepdim=True).clamp(min=1e-3), cutoff, self.config.radial_functions)
+        times = torch.cat([w, w.sqrt(), torch.cos(torch.pi * w), torch.cos(2 * torch.pi * w)], dim=1)
+        v = u / var.sqrt()
+        output = self.network(
+            x=y / cutoff,
+            v=v,
+            h=torch.cat([place.h, times], dim=1),
+            edge_index=place.edge_index,
+            edge_attr=torch.cat([radial, place.fixed], dim=1),
+            edge_vector=vector / cutoff,
+            edge_weight=place.weight,
+            batch=place.systems.index,
+            systems=place.systems.size,
+        )
+        found: Tensor = output.v - v
+        return found
+
+    def _place(self, state: State) -> _Place:
+        molecules, kinds = self._kinds_of(state)
+        cutoff, dtype = self.config.cutoff, self.dtype
+        systems = Segments(state.batch, state.n_systems)  # type: ignore[arg-type]
+        x = (state.positions - centre_of_mass(state.positions, state)).to(dtype)
+        index, hops = molecules.edge_index, molecules.hops
+        distance = (x.index_select(0, index[0]) - x.index_select(0, index[1])).norm(dim=1, keepdim=True)
+        near = distance[:, 0] < cutoff
+        if not bool(near.all()):
+            index, hops, distance = index[:, near], hops[near], distance[near]
+        radial = bessel_basis(distance, cutoff, self.config.radial_functions)
+        weight = cutoff_envelope((distance - _INNER * cutoff).clamp(min=0), (1 - _INNER) * cutoff)[:, 0]
+        alike = torch.nn.functional.one_hot(kinds, len(self._keys)).to(dtype)
+        spread = self._spreads.to(dtype).index_select(0, kinds)[:, None]
+        return _Place(
+            x,
+            systems,
+            torch.cat([self._features(self._species_index[state.numbers], state.masses), alike], dim=1),
+            index,
+            torch.cat([radial, hops.to(dtype)], dim=1),
+            weight,
+            spread,
+            spread.clamp(min=SMALLEST_NOISE),
+        )
+
+    def _kinds_of(self, state: State) -> tuple[Molecules, Tensor]:
+        """The graphs of a batch, and the place of each atom's surroundings among those of training, shape (N,)."""
+        of = (state.numbers, state.bonds, state.batch)
+        if self._molecules is not None and all(a is b for a, b in zip(self._molecules[0], of, strict=True)):
+            return self._molecules[1:]
+        molecules = Molecules.of(state, bonds=self.config.use_bonds)
+        kinds = torch.searchsorted(self._keys, molecules.keys).clamp(max=len(self._keys) - 1)
+        unknown = self._keys[kinds] != molecules.keys
+        if bool(unknown.any()):
+            atom = int(unknown.nonzero()[0])
+            how = "has another place in its molecule than" if not self.uses_bonds else "is bonded otherwise than"
+            raise CompatibilityError(
+                f"atom {atom} (atomic number {int(state.numbers[atom])}) {how} any atom of the training data; a model "
+                "of kind 'flow' knows the molecules it was trained on: train it with this one"
+            )
+        self._molecules = of, molecules, kinds
+        return molecules, kinds
+
+
+def _coefficients(w: Tensor, place: _Place) -> tuple[Tensor, Tensor, Tensor]:
+    """The variance of u, and what multiplies u and F in the velocity, each (N, 1)."""
+    s, spread, noise = 1 - w, place.spread.square(), place.noise.square()
+    var = s.square() * spread + w.square() * noise
+    return var, (s * spread - w * noise) / var, place.spread * place.noise / var.sqrt()
+
+
+def _centred(vectors: Tensor, state: State) -> Tensor:
+    return vectors - centre_of_mass(vectors.to(state.dtype), state).to(vectors.dtype)
