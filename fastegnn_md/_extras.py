@@ -19,7 +19,7 @@ EXTRA_OF: Mapping[str, str] = {
     "matplotlib": "report",
     "torch_scatter": "scatter",
     "e3nn": "tfn",
-    "deeptime": "validate",
+    "deeptime": "kinetics",
     "physical_validation": "validate",
     "tidynamics": "validate",
     "triton": "gpu",
