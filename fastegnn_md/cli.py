@@ -74,6 +74,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """
         fastegnn-md suggest-lag topology.pdb short.trr
         fastegnn-md suggest-lag pairs.h5md --json
+        fastegnn-md suggest-lag topology.pdb md.xtc --select protein
         """,
     ),
     (

@@ -180,6 +180,24 @@ def frame_distance(topology: Path, trajectories: list[Path] | None, dt: str | No
         return float(open_universe(topology, trajectories).trajectory.dt)
 
 
+def has_velocities(topology: Path, trajectories: list[Path] | None) -> bool:
+    """Whether the files named on the command line have velocities.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or unreadable.
+    """
+    from ..data import Store
+    from ..data.topology import quiet
+
+    written = _written_store(topology, trajectories or [])
+    if written is not None:
+        return Store(written).has_velocities
+    with quiet():
+        return bool(open_universe(topology, trajectories).trajectory.ts.has_velocities)
+
+
 def _written_store(topology: Path, trajectories: list[Path]) -> Path | None:
     """The store among the arguments: the topology itself, or the only trajectory."""
     if topology.suffix == ".h5md" and trajectories:

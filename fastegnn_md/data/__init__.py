@@ -1,5 +1,6 @@
 """Trajectories become a store, a store becomes pairs a propagator is trained on."""
 
+from .flow_lag import FlowLagSuggestion, suggest_flow_lag
 from .lags import LagSuggestion, suggest_lag
 from .mirror import MirrorAsymmetry, MirrorWarning, mirror_asymmetry
 from .noise import NoiseFloor, NoiseFloorWarning, noise_floor
@@ -9,6 +10,7 @@ from .store_writer import StoreWriter
 from .topology import Topology, load_universe, read_topology
 
 __all__ = [
+    "FlowLagSuggestion",
     "LagSuggestion",
     "MirrorAsymmetry",
     "MirrorWarning",
@@ -22,5 +24,6 @@ __all__ = [
     "mirror_asymmetry",
     "noise_floor",
     "read_topology",
+    "suggest_flow_lag",
     "suggest_lag",
 ]

@@ -8,46 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from MDAnalysis.lib.distances import calc_dihedrals
 
-from ..._extras import naming_extras
-from ...errors import DataError
+from ...data.internal import fit_components as fit_components  # one of the names of this file
 from .frames import FrameAnalysis
 
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
 DIMENSION = 2
-
-
-def fit_components(series: Sequence[np.ndarray], lag: int, dimension: int = DIMENSION) -> Any:
-    """Fit time-lagged independent components with deeptime (Molgedey and Schuster, Phys. Rev. Lett. 72, 3634 (1994)).
-
-    Parameters
-    ----------
-    series : sequence of ndarray, shape (n_frames, n_features)
-        Independent runs.
-    lag : int
-        Frames.
-    dimension : int
-        Number of components.
-
-    Returns
-    -------
-    deeptime.decomposition.TransferOperatorModel
-        With ``transform`` and ``timescales``.
-
-    Raises
-    ------
-    DataError
-        If a run is no longer than the lag.
-    MissingDependencyError
-        If deeptime is not installed.
-    """
-    with naming_extras("time-lagged independent components"):
-        from deeptime.decomposition import TICA
-
-    if lag < 1 or min(len(one) for one in series) <= lag:
-        raise DataError(f"the lag is {lag} frames and the shortest run {min(len(one) for one in series)}")
-    return TICA(lagtime=lag, dim=dimension).fit([np.ascontiguousarray(one) for one in series]).fetch_model()
 
 
 class TorsionFeatures(FrameAnalysis):
