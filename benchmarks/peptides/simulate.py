@@ -2,7 +2,7 @@
 
     python benchmarks/peptides/simulate.py FOLDER --peptide ala2 --replica 0 --ns 60
 
-Langevin dynamics at 300 K and 1/ps with the steps of 4 fs that OpenMM's examples take with constrained bonds to
+Langevin dynamics at 1/ps with the steps of 4 fs that OpenMM's examples take with constrained bonds to
 hydrogen. A trajectory is a folder of parts of 5 ns. A command given again continues where a part was finished.
 """
 
@@ -22,13 +22,14 @@ PART = 5  # ns
 EQUILIBRATION = 200  # ps
 
 
-def simulate(folder: Path, name: str, replica: int, nanoseconds: int) -> None:
+def simulate(folder: Path, name: str, replica: int, nanoseconds: int, kelvin: int) -> None:
     """Write the parts of one trajectory that are missing."""
     molecule = peptide(name)
-    run = folder / name / f"run-{replica:02d}"
+    system = folder / (name if kelvin == 300 else f"{name}-{kelvin}K")
+    run = system / f"run-{replica:02d}"
     run.mkdir(parents=True, exist_ok=True)
-    molecule.write(folder / name / "topology.pdb")
-    integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosecond, STEP * unit.picoseconds)
+    molecule.write(system / "topology.pdb")
+    integrator = openmm.LangevinMiddleIntegrator(kelvin * unit.kelvin, 1 / unit.picosecond, STEP * unit.picoseconds)
     platform = openmm.Platform.getPlatformByName("Reference")
     simulation = Simulation(molecule.topology, molecule.system(), integrator, platform)
     for part in tqdm(range(nanoseconds // PART), desc=str(run)):
@@ -43,7 +44,7 @@ def simulate(folder: Path, name: str, replica: int, nanoseconds: int) -> None:
         else:
             simulation.context.setPositions(molecule.positions)
             simulation.minimizeEnergy()
-            simulation.context.setVelocitiesToTemperature(300, 1 + 1000 * replica)
+            simulation.context.setVelocitiesToTemperature(kelvin, 1 + 1000 * replica)
             simulation.step(round(EQUILIBRATION / STEP))
         unfinished = frames.with_suffix(".part.dcd")
         simulation.reporters = [DCDReporter(str(unfinished), round(1 / STEP))]
@@ -59,5 +60,6 @@ if __name__ == "__main__":
     parser.add_argument("--peptide", default="ala2", help="ala2, or ala3 and so on")
     parser.add_argument("--replica", type=int, default=0)
     parser.add_argument("--ns", type=int, default=60)
+    parser.add_argument("--kelvin", type=int, default=300)
     arguments = parser.parse_args()
-    simulate(arguments.folder, arguments.peptide, arguments.replica, arguments.ns)
+    simulate(arguments.folder, arguments.peptide, arguments.replica, arguments.ns, arguments.kelvin)

@@ -19,6 +19,7 @@ from ..state import State
 from ..units import format_time
 from .base import Propagator
 from .domain import MASS_TOLERANCE
+from .draws import Generators
 from .learned_map import LearnedMap
 from .limits import JumpLimits
 from .prediction import Prediction, Spread, Trust
@@ -69,6 +70,10 @@ class Committee(LearnedMap):
                 "propagators of kind 'symplectic' make no committee: each asks the engine at a place of its own, and "
                 "their mean is not symplectic; take one of them"
             )
+        if members[0].stochastic:
+            raise ConfigError(
+                "propagators of kind 'flow' make no committee: the mean of draws is not a draw; take one of them"
+            )
         first = members[0]
         self.timestep, self.species = first.timestep, first.species
         self.config = max(members, key=lambda one: one.config.cutoff).config
@@ -113,7 +118,7 @@ class Committee(LearnedMap):
         """Where the weights are."""
         return self.members[0].device
 
-    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+    def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """Mean and spread of what the members say of a state; without virtual nodes, which are each member's own."""
         each = [member.predict(state, generator=generator) for member in self.members]
         root, scale = state.masses.sqrt(), self.residual_scale(state)

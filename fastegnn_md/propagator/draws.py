@@ -18,7 +18,8 @@ Generators = torch.Generator | Sequence[torch.Generator]
 def normal(state: State, generator: Generators, dtype: torch.dtype) -> Tensor:
     """Standard normal numbers, shape (N, 3), on the device of the state."""
     parts = [
-        torch.randn((count, 3), generator=one, dtype=dtype, device=one.device) for count, one in _shares(state, generator)
+        torch.randn((count, 3), generator=one, dtype=dtype, device=one.device)
+        for count, one in _shares(state, generator)
     ]
     return torch.cat(parts).to(state.device)
 

@@ -27,6 +27,7 @@ from ..state import State
 from ..units import format_time
 from .config import Kind, PropagatorConfig
 from .domain import Domain
+from .draws import Generators
 from .learned_map import LearnedMap
 from .limits import JumpLimits
 from .prediction import Prediction, Trust
@@ -98,7 +99,7 @@ class FakePropagator(LearnedMap):
         """Refuse a system unlike those of the domain; see :meth:`LearnedMap.check`."""
         super().check(state.replace(cell=None, pbc=None) if self._any_boundary else state)
 
-    def predict(self, state: State, *, generator: torch.Generator | None = None) -> Prediction:
+    def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """What the function says of a state; see :meth:`LearnedMap.predict`."""
         ended = self._moved(state)
         velocities = ended.velocities if self.predicts_velocities else None
@@ -106,7 +107,7 @@ class FakePropagator(LearnedMap):
 
     @torch.no_grad()
     def with_trust(
-        self, state: State, *, generator: torch.Generator | None = None, temperature: float | None = None
+        self, state: State, *, generator: Generators | None = None, temperature: float | None = None
     ) -> tuple[State, Trust]:
         """As :meth:`LearnedMap.with_trust`; positions are those of the function to the last digit."""
         ended = self._moved(state)

@@ -15,6 +15,7 @@ F is what the network says. F = 0 is the best that is linear in u: a Gaussian of
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class _Place(NamedTuple):
 
 
 class FlowPropagator(Propagator):
-    """Draw positions Δt later from what positions lead to; velocities are drawn from the Maxwell-Boltzmann distribution.
+    """Draw positions Δt later from what positions lead to; velocities from the Maxwell-Boltzmann distribution.
 
     Molecules keep their centre of mass and, as nearly as a draw allows, their orientation: drift and rotation are taken
     out of the training data. Like hydrogens of a methyl group may exchange their places cyclically. The network is
@@ -150,7 +151,7 @@ class FlowPropagator(Propagator):
         place, steps = self._place(state), self.config.sampling_steps
         u = _centred(place.noise * normal(state, generator, self.dtype), state)
         grid = [(1 - k / steps) ** _BEND for k in range(steps + 1)]
-        for now, then in zip(grid[:-1], grid[1:], strict=True):
+        for now, then in itertools.pairwise(grid):
             velocity = self._velocity(place, u, now, state)
             ahead = u + (now - then) * velocity
             if then > 0:  # Heun's method; the last step is Euler's, the velocity at w = 0 was never learned

@@ -92,9 +92,7 @@ class LearnedMap(nn.Module, ABC):
         """
         return self.predict(start).residual(start, end, self.residual_scale(start))
 
-    def forward(
-        self, state: State, *, generator: Generators | None = None, temperature: float | None = None
-    ) -> State:
+    def forward(self, state: State, *, generator: Generators | None = None, temperature: float | None = None) -> State:
         """Advance a state by :attr:`timestep`.
 
         Parameters

@@ -17,8 +17,8 @@ from ..propagator.migration import FORMER_KEYS, with_kind
 from ..propagator.settings import Settings
 from .yaml_text import read_yaml
 
-# Defaults of a kind that are not those of the keys: a distribution takes longer to learn than its mean, and pairs turned
-# round in time are right of equilibrium data only.
+# Defaults of a kind that are not those of the keys: a distribution takes longer to learn than its mean, and pairs
+# turned round in time are right of equilibrium data only.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "flow": {
         "updates": 20_000,
@@ -178,8 +178,8 @@ class TrainingConfig(Settings):
             )
         if self.propagator.stochastic and (self.unroll > 1 or self.noise or self.mmd_weight):
             raise ValueError(
-                "kind 'flow' is trained on single jumps whose noise it draws itself: leave unroll, noise and mmd_weight "
-                "out"
+                "kind 'flow' is trained on single jumps whose noise it draws itself: leave unroll, noise and "
+                "mmd_weight out"
             )
         if self.force_updates and self.propagator.kind not in ("kick-drift", "symplectic"):
             raise ValueError(

@@ -77,8 +77,8 @@ def untrained_propagator(
     if config.stochastic and pairs.periodic:
         raise DataError(
             Remedy(
-                "kind 'flow' is for isolated molecules, these pairs are periodic: a draw moves all atoms at once, and no "
-                "network of this size knows a liquid; take the solute alone, ",
+                "kind 'flow' is for isolated molecules, these pairs are periodic: a draw moves all atoms at once, "
+                "and no network of this size knows a liquid; take the solute alone, ",
                 'select="protein", from a trajectory without box (atoms.dimensions = None)',
                 '--select "protein", from a trajectory without box',
             )

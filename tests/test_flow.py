@@ -1,0 +1,405 @@
+"""Generative propagators: who is alike, what is matched, symmetry, draws, closed forms, refusals, training, files."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule as ase_molecule
+from switching_molecule import FRACTION_LONG, LEAVE, LONG, SHORT, trajectory
+
+from fastegnn_md import Committee, Propagator, State, load
+from fastegnn_md.data import TrajectoryPairs
+from fastegnn_md.engines.ase import guess_bonds
+from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
+from fastegnn_md.graph.environments import environments
+from fastegnn_md.propagator import FlowPropagator, PropagatorConfig, permissive_domain
+from fastegnn_md.propagator.alignment import aligned
+from fastegnn_md.propagator.molecules import Molecules
+from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.one_step import GAUSSIAN, error_table, one_step_errors, ratios
+
+SMALL = {"kind": "flow", "hidden": 16, "layers": 2, "radial_functions": 6, "virtual_nodes": 2}
+LAG = 10.0
+
+
+def molecule(name: str, seed: int = 0) -> State:
+    atoms = ase_molecule(name)
+    rng = torch.Generator().manual_seed(seed)
+    places = torch.tensor(atoms.positions)
+    return State(
+        positions=places + 0.05 * torch.randn(places.shape, generator=rng, dtype=torch.float64),
+        velocities=torch.zeros_like(places),
+        numbers=torch.tensor(atoms.numbers).long(),
+        masses=torch.tensor(atoms.get_masses()),
+        bonds=torch.as_tensor(guess_bonds(atoms)).long(),
+    )
+
+
+def rotation(seed: int = 0) -> torch.Tensor:
+    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    return turn * torch.linalg.det(turn)
+
+
+def flow(*states: State, spread: float = 0.4, seed: int = 1, **settings) -> FlowPropagator:
+    """An untrained flow in double precision that knows some molecules."""
+    state = State.concatenate(states)
+    keys = Molecules.of(state, bonds=settings.get("use_bonds", True)).keys.unique().tolist()
+    domain = dataclasses.replace(
+        permissive_domain(state, bonds=settings.get("use_bonds", True), conserves_momentum=False),
+        environments={key: spread * (1 + k / len(keys)) for k, key in enumerate(keys)},
+        neighbours=8.0,
+    )
+    propagator = Propagator.build(PropagatorConfig(**(SMALL | settings)), LAG, domain, seed=seed).double()
+    assert isinstance(propagator, FlowPropagator)
+    return propagator
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class TestEnvironments:
+    def test_hydrogens_of_a_methyl_group_are_alike_and_those_of_others_are_not(self):
+        ethanol = molecule("CH3CH2OH")
+        keys = environments(ethanol.numbers, ethanol.bonds)
+        numbers, degree = ethanol.numbers, torch.bincount(ethanol.bonds.flatten(), minlength=9)
+        assert len(keys[numbers == 1].unique()) == 3  # CH3, CH2, OH
+        assert len(keys[numbers == 6].unique()) == 2
+        assert len(keys.unique()) == 6
+        assert int(degree.max()) == 4
+
+    def test_the_order_of_atoms_does_not_matter(self):
+        ethanol = molecule("CH3CH2OH")
+        order = torch.randperm(9, generator=seeded(1))
+        place = order.argsort()
+        mixed = environments(ethanol.numbers[order], place[ethanol.bonds])
+        assert torch.equal(mixed, environments(ethanol.numbers, ethanol.bonds)[order])
+
+    def test_the_same_surroundings_have_the_same_key_in_any_molecule(self):
+        propane, butane = molecule("C3H8"), molecule("trans-butane")
+        ends = [set(environments(one.numbers, one.bonds, 1)[one.numbers == 6].tolist()) for one in (propane, butane)]
+        assert ends[0] == ends[1]
+        further = [set(environments(one.numbers, one.bonds, 3)[one.numbers == 6].tolist()) for one in (propane, butane)]
+        assert not further[0] & further[1]
+
+    def test_a_ring_of_equal_atoms_has_one_key(self):
+        benzene = molecule("C6H6")
+        assert len(environments(benzene.numbers, benzene.bonds).unique()) == 2
+
+
+class TestMolecules:
+    def test_methyl_groups_turn_and_nothing_else(self):
+        assert len(Molecules.of(molecule("CH3CH2OH")).rotors) == 1
+        assert len(Molecules.of(molecule("CH4")).rotors) == 0
+        assert len(Molecules.of(molecule("C2H6")).rotors) == 2
+        assert len(Molecules.of(molecule("C6H6")).rotors) == 0
+        rotor = Molecules.of(molecule("CH3OH")).rotors[0]
+        assert (molecule("CH3OH").numbers[rotor] == 1).all()
+
+    def test_edges_go_both_ways_and_leave_out_distant_hydrogens_on_carbon(self):
+        butane = molecule("trans-butane")
+        found = Molecules.of(butane)
+        pairs = {tuple(pair) for pair in found.edge_index.T.tolist()}
+        assert all((b, a) in pairs and a != b for a, b in pairs)
+        assert (found.edge_index[0].diff() >= 0).all()
+        assert len(pairs) < 14 * 13
+        carbons = (butane.numbers == 6).nonzero()[:, 0].tolist()
+        assert all((a, b) in pairs for a in carbons for b in carbons if a != b)
+
+    def test_without_bonds_atoms_are_known_by_their_place_in_any_batch(self):
+        water = molecule("H2O")
+        one, two = Molecules.of(water, bonds=False), Molecules.of(State.concatenate([water, water]), bonds=False)
+        assert len(one.keys.unique()) == 3
+        assert torch.equal(two.keys, one.keys.repeat(2))
+        assert one.edge_index.shape[1] == 6
+        assert two.edge_index.shape[1] == 12
+
+    def test_a_batch_is_its_molecules(self):
+        states = [molecule("CH3CH2OH"), molecule("H2O"), molecule("C2H6")]
+        batch, begun, edges = Molecules.of(State.concatenate(states)), 0, []
+        for state in states:
+            edges.append(Molecules.of(state).edge_index + begun)
+            begun += state.n_atoms
+        assert torch.equal(batch.edge_index, torch.cat(edges, dim=1))
+
+
+class TestAlignment:
+    def test_what_only_turned_drifted_and_exchanged_methyl_hydrogens_did_not_move(self):
+        start = State.concatenate([molecule("CH3CH2OH"), molecule("trans-butane")])
+        rotors = Molecules.of(start).rotors
+        moved = start.positions.clone()
+        moved[rotors[0]] = moved[rotors[0].roll(1)]
+        moved[rotors[2]] = moved[rotors[2].roll(-1)]
+        first = start.batch == 0
+        moved[first] = moved[first] @ rotation(1) + 3.0
+        moved[~first] = moved[~first] @ rotation(2) - 1.0
+        # Turning is found before labels are: exchange of light atoms leaves a small rotation.
+        back = aligned(start, start.replace(positions=moved), rotors)
+        assert (back.positions - start.positions).abs().max() < 0.5
+        back = aligned(start, back, rotors)
+        assert (back.positions - start.positions).abs().max() < 1e-9
+
+    def test_a_mirror_image_stays_one(self):
+        state = molecule("CH3CH2OH", seed=3)
+        mirrored = state.replace(positions=state.positions * torch.tensor([1.0, 1.0, -1.0]))
+        back = aligned(state, mirrored, Molecules.of(state).rotors)
+        assert (back.positions - state.positions).norm(dim=1).max() > 0.5
+
+    def test_a_rotor_is_turned_and_never_reflected(self):
+        state = molecule("CH3OH")
+        rotor = Molecules.of(state).rotors[0]
+        swapped = state.positions.clone()
+        swapped[rotor[:2]] = swapped[rotor[:2].flip(0)]  # two hydrogens exchanged: the mirror image of the group
+        back = aligned(state, state.replace(positions=swapped), rotor[None])
+        assert (back.positions - state.positions).norm(dim=1).max() > 0.5
+
+
+class TestField:
+    @pytest.mark.parametrize("handed", [False, True])
+    def test_turns_and_reflects_with_both_positions(self, handed):
+        state = State.concatenate([molecule("CH3CH2OH"), molecule("H2O")])
+        propagator, turn = flow(state), rotation()
+        if handed:
+            turn = -turn
+        u = 0.4 * torch.randn(state.n_atoms, 3, generator=seeded(1), dtype=torch.float64)
+        turned = state.replace(positions=state.positions @ turn + 4.0)
+        with torch.no_grad():
+            here = propagator._velocity(propagator._place(state), u, 0.5, state)
+            there = propagator._velocity(propagator._place(turned), u @ turn, 0.5, turned)
+        assert torch.allclose(there, here @ turn, atol=1e-10)
+        assert here.norm() > 0.1
+
+    def test_sees_on_which_side_of_the_present_positions_a_sample_lies(self):
+        state = molecule("CH3CH2OH")
+        propagator = flow(state)
+        u = 0.4 * torch.randn(9, 3, generator=seeded(1), dtype=torch.float64)
+        with torch.no_grad():
+            place = propagator._place(state)
+            var = torch.ones(9, 1, dtype=torch.float64)
+            there, opposite = (propagator._network(place, sign * u, var, 0.5 * var) for sign in (1, -1))
+        assert not torch.allclose(opposite, -there, atol=1e-4)
+
+    def test_atoms_beyond_the_cutoff_leave_smoothly(self):
+        state, cutoff = molecule("trans-butane"), 3.0
+        propagator = flow(state, cutoff=cutoff)
+        carbons = (state.numbers == 6).nonzero()[:, 0]
+        far = max(((state.positions[a] - state.positions[b]).norm(), a, b) for a in carbons for b in carbons)
+        along = (state.positions[far[2]] - state.positions[far[1]]) / far[0]
+        u = 0.1 * torch.ones(14, 3, dtype=torch.float64)
+
+        def field(distance: float) -> torch.Tensor:
+            positions = state.positions.clone()
+            positions[far[2]] = positions[far[1]] + distance * along
+            moved = state.replace(positions=positions)
+            with torch.no_grad():
+                return propagator._velocity(propagator._place(moved), u, 0.5, moved)
+
+        assert (field(cutoff - 1e-4) - field(cutoff + 1e-4)).abs().max() < 1e-2 * field(cutoff).abs().max()
+        assert (field(cutoff - 1e-6) - field(cutoff + 1e-6)).abs().max() < 1e-4 * field(cutoff).abs().max()
+
+
+class TestDraws:
+    def test_without_a_network_are_the_gaussian_of_the_training_data(self):
+        state = State.concatenate([molecule("C6H6")] * 300)
+        propagator = flow(molecule("C6H6"), sampling_steps=30)
+        torch.nn.init.zeros_(propagator.network.readout.second.weight)
+        torch.nn.init.zeros_(propagator.network.readout.second.bias)
+        moved = propagator(state, generator=seeded(1), temperature=300.0).positions - state.positions
+        # The centre of mass is held: what an atom of mass m loses by that is a share of order m / M.
+        for number in (1, 6):
+            chosen = state.numbers == number
+            keys = Molecules.of(state).keys[chosen]
+            expected = propagator.domain.environments[int(keys[0])]
+            assert float(moved[chosen].square().mean().sqrt()) == pytest.approx(expected, rel=0.12)
+
+    def test_are_those_of_the_seed(self):
+        state = molecule("CH3CH2OH")
+        propagator = flow(state)
+        one, again, other = (propagator(state, generator=seeded(k), temperature=300.0) for k in (1, 1, 2))
+        assert torch.equal(one.positions, again.positions)
+        assert torch.equal(one.velocities, again.velocities)
+        assert (one.positions - other.positions).abs().max() > 0.05
+
+    def test_a_generator_for_each_molecule_gives_what_it_gives_alone(self):
+        states = [molecule("CH3CH2OH"), molecule("H2O"), molecule("CH3CH2OH", seed=4)]
+        propagator = flow(*states)
+        together = propagator(State.concatenate(states), generator=[seeded(k) for k in range(3)], temperature=300.0)
+        for k, (state, part) in enumerate(zip(states, together.split(), strict=True)):
+            alone = propagator(state, generator=seeded(k), temperature=300.0)
+            assert torch.allclose(alone.positions, part.positions, atol=1e-10)
+            assert torch.allclose(alone.velocities, part.velocities, atol=1e-10)
+
+    def test_keep_the_centre_of_mass(self):
+        state = molecule("CH3CH2OH")
+        moved = flow(state)(state, generator=seeded(1), temperature=300.0).positions - state.positions
+        assert (state.masses @ moved / state.masses.sum()).abs().max() < 1e-12
+        assert moved.norm() > 0.1
+
+    def test_mirror_images_draw_mirror_images(self):
+        state, mirror = molecule("CH3CH2OH"), torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+        propagator = flow(state)
+        u = 0.3 * torch.randn(9, 3, generator=seeded(2), dtype=torch.float64)
+        mirrored = state.replace(positions=state.positions * mirror)
+        with torch.no_grad():
+            here = propagator._velocity(propagator._place(state), u, 0.7, state)
+            there = propagator._velocity(propagator._place(mirrored), u * mirror, 0.7, mirrored)
+        assert torch.allclose(there, here * mirror, atol=1e-10)
+
+
+class TestRefusals:
+    def test_a_molecule_that_is_bonded_otherwise(self):
+        propagator = flow(molecule("CH3CH2OH"))
+        with pytest.raises(CompatibilityError, match=r"atom \d+ .* is bonded otherwise .* train it with this one"):
+            propagator.check(molecule("CH3OCH3"))
+
+    def test_another_number_of_atoms_without_bonds(self):
+        propagator = flow(molecule("H2O"), use_bonds=False)
+        propagator.check(molecule("H2O").replace(bonds=None))
+        with pytest.raises(CompatibilityError, match="has another place in its molecule"):
+            propagator.check(State.concatenate([molecule("H2O2").replace(bonds=None)]))
+
+    def test_a_jump_without_chance(self):
+        propagator = flow(molecule("H2O"))
+        with pytest.raises(CompatibilityError, match="give a generator"):
+            propagator.predict(molecule("H2O"))
+
+    def test_a_wrong_number_of_generators(self):
+        propagator = flow(molecule("H2O"))
+        with pytest.raises(CompatibilityError, match="2 generators for a batch of 1 systems"):
+            propagator(molecule("H2O"), generator=[seeded(0), seeded(1)], temperature=300.0)
+
+    def test_a_committee(self):
+        with pytest.raises(ConfigError, match="the mean of draws is not a draw"):
+            Committee([flow(molecule("H2O"), seed=seed) for seed in (1, 2)])
+
+    @pytest.mark.parametrize("setting", [{"unroll": 2}, {"noise": 0.1}, {"mmd_weight": 0.5}])
+    def test_settings_of_other_kinds(self, setting):
+        with pytest.raises(ConfigError, match="leave unroll, noise and mmd_weight out"):
+            TrainingConfig(propagator={"kind": "flow"}, **setting)
+
+    def test_sampling_steps_of_other_kinds(self):
+        with pytest.raises(ConfigError, match="sampling_steps is an option of kind 'flow'"):
+            PropagatorConfig(kind="position", sampling_steps=3)
+
+    def test_a_periodic_system(self):
+        universe = trajectory(50, seed=0)
+        universe.trajectory.dimensions_array = np.tile([20.0, 20, 20, 90, 90, 90], (50, 1)).astype(np.float32)
+        pairs = TrajectoryPairs(universe, lag="1 ps", velocities="none", progress=False)
+        assert pairs.periodic
+        with pytest.raises(DataError, match="kind 'flow' is for isolated molecules"):
+            fit(pairs, pairs, TrainingConfig(propagator=SMALL), progress=False)
+
+
+class TestDefaults:
+    def test_of_the_kind_and_of_others(self):
+        config = TrainingConfig(propagator={"kind": "flow"})
+        assert (config.updates, config.time_reversal, config.propagator.cutoff) == (20_000, False, 12.0)
+        assert TrainingConfig(propagator=PropagatorConfig(kind="flow")).updates == 20_000
+        assert TrainingConfig(propagator={"kind": "flow"}, updates=7).updates == 7
+        assert TrainingConfig(propagator={"kind": "position"}).updates == TrainingConfig().updates
+        assert PropagatorConfig(kind="flow", cutoff=5.0).cutoff == 5.0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A flow that has learned the molecule with two forms."""
+    folder = tmp_path_factory.mktemp("flow")
+    pairs = TrajectoryPairs([trajectory(2000, 1), trajectory(2000, 2)], lag="1 ps", velocities="none", progress=False)
+    validation = TrajectoryPairs(trajectory(500, 3), lag="1 ps", velocities="none", progress=False)
+    config = TrainingConfig(
+        propagator=SMALL | {"cutoff": 6.0}, updates=1200, batch_size=64, learning_rate=4e-3, ema_decay=0.99,
+        validate_every=400, checkpoint_every=400, validation_pairs=256,
+    )  # fmt: skip
+    result = fit(pairs, validation, config, folder / "flow.safetensors", progress=False)
+    return folder / "flow.safetensors", result.propagator, pairs, validation
+
+
+@pytest.mark.slow
+class TestTraining:
+    def test_beats_the_gaussian(self, trained):
+        _, propagator, _, validation = trained
+        errors = one_step_errors(propagator, validation)
+        assert set(errors) == {"learned", GAUSSIAN}
+        assert ratios(errors)["x"] < 0.85
+        assert "field" in error_table(errors)
+        assert propagator.metrics["over_best_baseline"]["x"] == pytest.approx(ratios(errors)["x"], rel=0.1)
+
+    def test_draws_from_the_distribution_that_each_form_leads_to(self, trained):
+        """The mean of the two forms, which a deterministic map would give, is where no molecule is."""
+        _, propagator, pairs, _ = trained
+        starts = pairs.batch(np.arange(0, len(pairs), 4))[0]
+        before = _lengths(starts.positions)
+        after = _lengths(propagator(starts, generator=seeded(5), temperature=300.0).positions)
+        middle = (SHORT + LONG) / 2
+        for form, chosen in (("short", before < middle), ("long", before > middle)):
+            switched = (after[chosen] > middle) if form == "short" else (after[chosen] < middle)
+            error = math.sqrt(0.25 / int(chosen.sum()))
+            assert float(switched.float().mean()) == pytest.approx(LEAVE[form], abs=0.06 + 3 * error)
+        gaussian = copy.deepcopy(propagator)
+        torch.nn.init.zeros_(gaussian.network.readout.second.weight)
+        torch.nn.init.zeros_(gaussian.network.readout.second.bias)
+        without = _lengths(gaussian(starts, generator=seeded(5), temperature=300.0).positions)
+        assert _share_between(after) < 0.4 * _share_between(without)
+        assert float(after[after < middle].mean()) == pytest.approx(SHORT, abs=0.04)
+        assert float(after[after > middle].mean()) == pytest.approx(LONG, abs=0.04)
+
+    def test_a_chain_of_jumps_stays_at_equilibrium(self, trained):
+        _, propagator, pairs, _ = trained
+        state, generator = pairs.batch(np.arange(0, len(pairs), 8))[0], seeded(6)
+        for _ in range(30):
+            state = propagator(state, generator=generator, temperature=300.0)
+        lengths = _lengths(state.positions)
+        assert float((lengths > (SHORT + LONG) / 2).float().mean()) == pytest.approx(FRACTION_LONG, abs=0.1)
+        assert float(lengths.min()) > 0.8
+        assert float(lengths.max()) < 2.5
+
+    def test_a_file_gives_the_same_draws(self, trained):
+        path, propagator, pairs, _ = trained
+        state = pairs.batch([0, 100])[0]
+        read = load(path)
+        assert read.kind == "flow"
+        assert read.stochastic
+        assert read.domain.environments == propagator.domain.environments
+        ends = [one(state, generator=seeded(1), temperature=300.0).positions for one in (propagator, read)]
+        assert torch.equal(*ends)
+
+
+def _share_between(lengths: torch.Tensor) -> float:
+    return float(((lengths > SHORT + 0.25) & (lengths < LONG - 0.25)).float().mean())
+
+
+def _lengths(positions: torch.Tensor) -> torch.Tensor:
+    return (positions[0::3] - positions[1::3]).norm(dim=1)
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
+    pairs = TrajectoryPairs(trajectory(200, 1), lag="1 ps", velocities="none", progress=False)
+    whole = TrainingConfig(
+        propagator=SMALL, updates=20, batch_size=8, validate_every=10, checkpoint_every=5, validation_pairs=16
+    )
+    full = fit(pairs, pairs, whole, tmp_path / "whole.safetensors", progress=False).propagator
+
+    class Stopped(Exception):
+        pass
+
+    import fastegnn_md.training.module as module
+
+    original, seen = module.PropagatorModule.training_step, []
+
+    def failing(self, batch, index):
+        seen.append(index)
+        if len(seen) == 13:
+            raise Stopped
+        return original(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.PropagatorModule, "training_step", failing)
+        with pytest.raises(Stopped):
+            fit(pairs, pairs, whole, tmp_path / "part.safetensors", progress=False)
+    part = fit(pairs, pairs, whole, tmp_path / "part.safetensors", resume=True, progress=False).propagator
+    assert all(torch.equal(a, b) for a, b in zip(full.state_dict().values(), part.state_dict().values(), strict=True))
