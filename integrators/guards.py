@@ -37,7 +37,7 @@ class GuardReport:
     ok : bool
     guard : str
         Which guard refused: ``finite``, ``displacement``, ``speed``, ``spread``, ``surroundings``,
-        ``constraints``, ``bond``, ``energy`` or ``audits``; empty if none did.
+        ``constraints``, ``bond``, ``chirality``, ``torsion``, ``energy`` or ``audits``; empty if none did.
     atom : int or None
         Index of the atom that is furthest outside.
     message : str
@@ -204,11 +204,12 @@ def check_jump(
     Returns
     -------
     GuardReport
-        Of the first guard that refuses (finite, displacement, speed, bond), with the atom furthest outside.
+        Of the first guard that refuses (finite, displacement, speed, bond, and where the limits know torsions,
+        chirality and torsion), with the atom furthest outside.
     """
     ranges = Ranges.of(before, limits, settings.displacement_factor, settings.bond_margin)
     report = check_motion(before, after, ranges)
-    return check_bonds(before, after, ranges) if report.ok else report
+    return check_geometry(before, after, ranges) if report.ok else report
 
 
 def ranges_of(state: State, propagator: LearnedMap, settings: GuardSettings, known: Ranges | None) -> Ranges:
@@ -218,7 +219,7 @@ def ranges_of(state: State, propagator: LearnedMap, settings: GuardSettings, kno
     limits = propagator.limits
     if not propagator.predicts_velocities:  # drawn at the user's temperature, not learned
         limits = replace(limits, speed={})
-    return Ranges.of(state, limits, settings.displacement_factor, settings.bond_margin)
+    return Ranges.of(state, limits, settings.displacement_factor, settings.bond_margin, redrawn=propagator.stochastic)
 
 
 def check_motion(before: State, after: State, ranges: Ranges) -> GuardReport:
@@ -300,6 +301,23 @@ def check_bonds(before: State, after: State, ranges: Ranges) -> GuardReport:
         f"limits {float(low[k]):.3f} to {float(high[k]):.3f} Å"
     )
     return GuardReport(False, "bond", atom, message)
+
+
+def check_geometry(before: State, after: State, ranges: Ranges) -> GuardReport:
+    """The guards that look at several atoms at a time: bond, chirality, torsion; states of :func:`check_jump`."""
+    report = check_bonds(before, after, ranges)
+    return check_shape(before, after, ranges) if report.ok else report
+
+
+def check_shape(before: State, after: State, ranges: Ranges) -> GuardReport:
+    """The guards of molecules that are drawn as a whole, chirality and torsion; states of :func:`check_jump`."""
+    if ranges.shape is None:
+        return PASSED
+    found = ranges.shape.changed_hand(before.positions, after.positions)
+    if found is not None:
+        return GuardReport(False, "chirality", *found)
+    found = ranges.shape.unknown_torsion(after.positions)
+    return PASSED if found is None else GuardReport(False, "torsion", *found)
 
 
 def _differences(x: Tensor, bonds: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from fastegnn_md.nn.native.functions import readable
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.state import State
 
+from .shapes import Shape
+
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
@@ -27,6 +29,8 @@ class Ranges:
         Å and Å/ps; of elements without a limit the largest number there is.
     shortest, longest : Tensor, shape (M,), or None
         Å; None without bonds or limits.
+    shape : Shape, optional
+        Of molecules that are redrawn as a whole.
     """
 
     numbers: Tensor
@@ -35,10 +39,14 @@ class Ranges:
     speed: Tensor | None
     shortest: Tensor | None
     longest: Tensor | None
+    shape: Shape | None = None
 
     @classmethod
-    def of(cls, state: State, limits: JumpLimits, factor: float, margin: float) -> Ranges:
-        """Look up the limits of the atoms and bonds of a state; margins as in :class:`GuardSettings`."""
+    def of(cls, state: State, limits: JumpLimits, factor: float, margin: float, *, redrawn: bool = False) -> Ranges:
+        """Look up the limits of the atoms and bonds of a state; margins as in :class:`GuardSettings`.
+
+        ``redrawn`` says that a jump draws molecules as a whole, so that they might change their hand.
+        """
         known = itertools.chain(limits.displacement, limits.speed, *limits.bonds)
         size = max(int(state.numbers.max()), *known, 0)
         shortest = longest = None
@@ -57,6 +65,7 @@ class Ranges:
             _per_atom(state, limits.speed, factor, size),
             shortest,
             longest,
+            Shape.of(state, limits.torsions) if redrawn or limits.torsions else None,
         )
 
     def read(self, *per_atom: Tensor) -> bool:

@@ -29,8 +29,8 @@ from .guards import (
     GuardReport,
     GuardSettings,
     JumpStatistics,
-    check_bonds,
     check_energy,
+    check_geometry,
     check_motion,
     check_spread,
     check_surroundings,
@@ -323,7 +323,7 @@ class GuardedStep:
                 if ranges:  # a molecule that has become nearly straight would have to spin fast
                     report = check_motion(state, ended, ranges)
             if report.ok and ranges:
-                report = check_bonds(state, ended, ranges)
+                report = check_geometry(state, ended, ranges)
             return self._settle(state, ended, constraints, classical) if report.ok else (ended, report)
         except (StateError, ConstraintError) as error:
             return state, report_of_error(error)

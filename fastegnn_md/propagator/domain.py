@@ -85,7 +85,7 @@ class Domain:
             environments = molecules.spreads(start, end)
         return cls(
             masses=masses,
-            limits=JumpLimits.from_pairs(start, end),
+            limits=JumpLimits.from_pairs(start, end, torsions=config.stochastic),
             periodic=start.periodic,
             bonds=config.use_bonds and start.bonds is not None and start.bonds.numel() > 0,
             conserves_momentum=config.predicts_velocities and gained < _MOMENTUM_TOLERANCE * thermal,

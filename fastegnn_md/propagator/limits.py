@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointError, DataError
 from ..graph import minimum_image
 from ..state import State
+from .basins import BINS, Basins, united, visited
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class JumpLimits:
         Atomic numbers, the lower first → shortest and longest bonded distance, Å. Empty without bonds.
     speed : dict of int to float
         Atomic number → largest |v|, Å/ps. Empty where velocities are not known.
+    torsions : dict of (int, int, int, int) to int
+        Kind of torsion → bins of 15° of |angle| that it visited, one bit for each
+        (:mod:`fastegnn_md.propagator.basins`). Of kind "flow" alone.
 
     Raises
     ------
@@ -37,6 +41,7 @@ class JumpLimits:
     displacement: dict[int, float]
     bonds: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
     speed: dict[int, float] = field(default_factory=dict)
+    torsions: Basins = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, table in (("displacement", self.displacement), ("speed", self.speed)):
@@ -50,15 +55,20 @@ class JumpLimits:
                 raise DataError(
                     f"bonds of {pair} range from {shortest} to {longest}; expected 0 <= shortest <= longest"
                 )
+        for kind, bins in self.torsions.items():
+            if not 0 < bins < 1 << BINS:
+                raise DataError(f"torsions {kind} visited the bins {bins:b}; expected at least one of {BINS}")
 
     @classmethod
-    def from_pairs(cls, start: State, end: State) -> JumpLimits:
+    def from_pairs(cls, start: State, end: State, *, torsions: bool = False) -> JumpLimits:
         """Measure the ranges of training pairs.
 
         Parameters
         ----------
         start, end : State
             The same systems before and after a jump; ``end`` unwrapped relative to ``start``.
+        torsions : bool
+            Whether to look at torsions.
 
         Raises
         ------
@@ -73,15 +83,22 @@ class JumpLimits:
         speeds = torch.maximum(start.velocities.norm(dim=1), end.velocities.norm(dim=1))
         # Pairs without velocities carry zeros; a limit of zero would refuse every jump.
         speed = {number: value for number, value in _largest(start.numbers, speeds).items() if value > 0}
-        return cls(moved, _bond_ranges(start, end), speed)
+        return cls(moved, _bond_ranges(start, end), speed, visited(start, end) if torsions else {})
+
+    def with_torsions(self, start: State, end: State) -> JumpLimits:
+        """The same, and the bins of torsions that further training pairs visit."""
+        return replace(self, torsions=united(self.torsions, visited(start, end)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
-        return {
+        plain = {
             "displacement": [[number, value] for number, value in sorted(self.displacement.items())],
             "bonds": [[*pair, *ends] for pair, ends in sorted(self.bonds.items())],
             "speed": [[number, value] for number, value in sorted(self.speed.items())],
         }
+        if self.torsions:
+            plain["torsions"] = [[*kind, bins] for kind, bins in sorted(self.torsions.items())]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> JumpLimits:
@@ -93,17 +110,19 @@ class JumpLimits:
             If keys or values are not those of :meth:`to_dict`.
         """
         try:
-            unknown = set(plain) - {"displacement", "bonds", "speed"}
+            unknown = set(plain) - {"displacement", "bonds", "speed", "torsions"}
             if unknown:
                 raise KeyError(f"unknown {sorted(unknown)}")
             return cls(
                 displacement={int(number): float(value) for number, value in plain["displacement"]},
                 bonds={(int(a), int(b)): (float(low), float(high)) for a, b, low, high in plain["bonds"]},
                 speed={int(number): float(value) for number, value in plain.get("speed", [])},
+                torsions={(int(a), int(b), int(c), int(d)): int(n) for a, b, c, d, n in plain.get("torsions", [])},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"the limits of a jump cannot be read ({error}); expected displacement, bonds and speed as written by "
+                f"the limits of a jump cannot be read ({error}); expected displacement, bonds, speed and torsions as "
+                "written by "
                 "JumpLimits.to_dict"
             ) from error
 

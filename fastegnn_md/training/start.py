@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from ..propagator.base import Propagator
 from ..propagator.config import PropagatorConfig
 from ..propagator.domain import Domain
 from ..propagator.file import package_version
+from ..propagator.limits import JumpLimits
 from ..propagator.provenance import Provenance
 from ..propagator.surroundings import Surroundings
 from ..units import format_time
@@ -18,6 +21,7 @@ from .batches import pairs_for
 
 # Atoms that ranges and linear predictors are measured on, for systems of any size.
 _SAMPLE_ATOMS = 500_000
+_TORSION_SAMPLES = 10  # times as many pairs show where torsions may be
 
 
 def check_forces(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
@@ -86,10 +90,21 @@ def untrained_propagator(
     check_forces(pairs, config)
     pairs = pairs_for(config, pairs)
     start, end = pairs.batch(representative(pairs, sample, seed))
-    propagator = Propagator.build(config, pairs.lag, Domain.from_pairs(start, end, config), seed=seed)
+    domain = Domain.from_pairs(start, end, config)
+    if config.stochastic:  # a basin that one of a thousand frames is in is no error of a jump
+        domain = replace(domain, limits=_with_rare_torsions(domain.limits, pairs, sample, seed))
+    propagator = Propagator.build(config, pairs.lag, domain, seed=seed)
     propagator.measure(start, end)
     remember_data(propagator, pairs, seed=seed, sample=sample)
     return propagator
+
+
+def _with_rare_torsions(limits: JumpLimits, pairs: TrajectoryPairs, sample: int, seed: int) -> JumpLimits:
+    """Limits that know the torsions of more pairs than other ranges are measured on."""
+    chosen = representative(pairs, _TORSION_SAMPLES * sample, seed)
+    for begin in range(0, len(chosen), sample):
+        limits = limits.with_torsions(*pairs.batch(chosen[begin : begin + sample]))
+    return limits
 
 
 def remember_data(propagator: Propagator, pairs: TrajectoryPairs, *, seed: int = 0, sample: int = 4096) -> None:

@@ -163,7 +163,18 @@ class LearnedStateReporter:
         If the interval is not positive.
     """
 
-    GUARDS = ("displacement", "speed", "surroundings", "bond", "constraints", "energy", "spread", "audits")
+    GUARDS = (
+        "displacement",
+        "speed",
+        "surroundings",
+        "bond",
+        "chirality",
+        "torsion",
+        "constraints",
+        "energy",
+        "spread",
+        "audits",
+    )
 
     def __init__(self, file: str | Path | IO[str], reportInterval: int, *, append: bool = False):
         if reportInterval < 1:
