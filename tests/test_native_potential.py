@@ -53,6 +53,7 @@ FORMS = [
     pytest.param({"form": "published", "vector_channels": 4, "layers": 1}, id="distances, one layer"),
     pytest.param({"sizes": [9] * 25, "layers": 2}, id="many systems"),
     pytest.param({"sizes": [20, 25], "layers": 2}, id="larger systems"),
+    pytest.param({"sizes": [200], "layers": 2}, id="more edges than are kept"),
 ]
 
 

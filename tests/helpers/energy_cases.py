@@ -38,8 +38,7 @@ class EnergyCase:
         self.of = Segments(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), len(sizes))
         nodes = int(self.begin[-1])
         self.features = torch.randn(nodes, FEATURES, generator=generator).to(dtype)
-        # A walk with steps of about 1 Å in each system, which keeps atoms apart.
-        self.x = torch.cat([_walk(size, generator) for size in sizes]) + 7.0
+        self.x = torch.cat([(_walk if size < 100 else _grid)(size, generator) for size in sizes]) + 7.0
         self.bonds: Tensor | None = None
         if bonds:
             first = torch.tensor([k for k in range(nodes - 1) if self.of.index[k] == self.of.index[k + 1]])
@@ -87,8 +86,14 @@ class EnergyCase:
 
 
 def _walk(size: int, generator: torch.Generator) -> Tensor:
+    """Steps of 1 Å that keep atoms apart."""
     while True:
         step = torch.randn(size, 3, generator=generator, dtype=torch.float64)
         x = (step / step.norm(dim=1, keepdim=True)).cumsum(0)
         if size == 1 or float(torch.pdist(x).min()) > 0.7:
             return x
+
+
+def _grid(size: int, generator: torch.Generator) -> Tensor:
+    side = torch.arange(round(size ** (1 / 3)) + 1, dtype=torch.float64)
+    return torch.cartesian_prod(side, side, side)[:size] + 0.2 * torch.rand(size, 3, generator=generator).double()

@@ -42,6 +42,10 @@ class EnergyHead : public Gradients<T> {
   using Gradients<T>::values_;
 };
 
+// Edges of a chunk up to which hidden values are kept for the way back: beyond, they would fill the memory and not the
+// caches.
+constexpr Int kKept = 8192;
+
 template <class T>
 class Potential {
  public:
@@ -73,8 +77,8 @@ class Potential {
       slopes.weight = frame.zeros<T>(edges.count);
     }
     std::optional<Messages<T>> kept;
-    if (back) kept.emplace(plan_, frame, edges.count, found != nullptr);
-    const EnergyHead<T> head(plan_, w_, graph, values, w_ + plan_.weights, slopes, back ? &*kept : nullptr);
+    if (back && edges.count <= kKept) kept.emplace(plan_, frame, edges.count, found != nullptr);
+    const EnergyHead<T> head(plan_, w_, graph, values, w_ + plan_.weights, slopes, kept ? &*kept : nullptr);
     head.forward(threads, features, nullptr, false);
     T *each = frame.take<T>(count) - first, *of = back ? frame.take<T>(count) - first : nullptr;
     for (Int s = first_system; s < last_system && back; ++s)
