@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import MDAnalysis as mda
 import torch
@@ -51,23 +52,12 @@ def chosen(name: str) -> Iterator[None]:
             yield
             return
         if name != "C++ library":
-            stack.enter_context(replaced(by_library, "plan_for", lambda shape, like: None))
+            stack.enter_context(patch.object(by_library, "plan_for", lambda shape, like: None))
         if name != "Triton":
-            stack.enter_context(replaced(gpu_kernel, "serves", lambda inputs: False))
-            stack.enter_context(replaced(gpu_kernel, "carries", lambda *given: False))
+            stack.enter_context(patch.object(gpu_kernel, "serves", lambda inputs: False))
+            stack.enter_context(patch.object(gpu_kernel, "carries", lambda *given: False))
         stack.enter_context(segment_backend("torch_scatter" if name == "torch-scatter" else "native"))
         yield
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another attribute for a while."""
-    kept = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
 
 
 def there(network: str, device: str) -> list[str]:

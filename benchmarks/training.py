@@ -16,11 +16,12 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import MDAnalysis as mda
 import numpy as np
@@ -141,17 +142,6 @@ class Clock:
         }
 
 
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another attribute for a while."""
-    kept = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
-
-
 def nearly_nothing(propagator: Propagator, start: State, end: State) -> Residual:
     """In place of the network: a number that has a gradient in every weight."""
     total = torch.cat([weight.flatten() for weight in propagator.parameters()]).sum()
@@ -167,7 +157,7 @@ def measure(
 
     def around(owner: Any, name: str, part: str) -> Any:
         call = getattr(owner, name)
-        return replaced(owner, name, lambda *given, **named: clock.timed(part, call, *given, **named))
+        return patch.object(owner, name, lambda *given, **named: clock.timed(part, call, *given, **named))
 
     ended = PropagatorModule.on_train_batch_end
 
@@ -181,12 +171,12 @@ def measure(
     config = TrainingConfig(**settings, accelerator="cpu", batch_size=size, propagator={"kind": kind})
     with ExitStack() as stack:
         if alone:
-            stack.enter_context(replaced(Propagator, "residual", nearly_nothing))
+            stack.enter_context(patch.object(Propagator, "residual", nearly_nothing))
         stack.enter_context(around(TrajectoryPairs, "batch", "fetch"))
         stack.enter_context(around(PropagatorModule, "_loss", "forward"))
         stack.enter_context(around(Tensor, "backward", "backward"))
         stack.enter_context(around(torch.optim.Adam, "step", "optimiser"))
-        stack.enter_context(replaced(PropagatorModule, "on_train_batch_end", on_train_batch_end))
+        stack.enter_context(patch.object(PropagatorModule, "on_train_batch_end", on_train_batch_end))
         fit(training, validation, config, progress=False)
     return clock.result(size)
 
