@@ -15,6 +15,7 @@ from .by_library import OneCallPropagator
 from .compiled import Atoms, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
+from .force_scale import fit_force_scale, force_errors
 from .prediction import Prediction
 
 # Å. Kicks look at nearly the same positions several times per jump, so a list of neighbours serves many of them.
@@ -57,15 +58,10 @@ class KickDriftPropagator(OneCallPropagator):
     def measure(self, start: State, end: State) -> None:
         """Fit the scales to one batch of pairs: that of forces to forces, or to changes of velocity without them."""
         super().measure(start, end)
-        root = start.masses.double().sqrt()[:, None]
-        if start.forces is None:
-            force = root * (end.velocities.double() - start.velocities.double()) / self.timestep
-        else:
-            force = start.forces.double() / root
-        species = self._species_index[start.numbers]
-        for index in range(len(self.species)):
-            rms = force[species == index].square().mean().sqrt()
-            self.force_scale[index] = rms if float(rms) > 1e-12 else 1.0  # an element without forces
+        forces = start.forces
+        if forces is None:
+            forces = start.masses.double()[:, None] * (end.velocities.double() - start.velocities) / self.timestep
+        fit_force_scale(self.force_scale, self._species_index[start.numbers], forces, start.masses)
 
     def force_residual(self, state: State) -> Tensor:
         """Errors of single kicks against the forces of a batch, in units of the force scale, with gradients.
@@ -81,11 +77,9 @@ class KickDriftPropagator(OneCallPropagator):
         -------
         Tensor, shape (N, 3)
         """
-        assert state.batch is not None and state.forces is not None  # forces were asked for
-        acceleration = self._acceleration(state, state.batch % self.config.kicks)
-        scale = self.force_scale.index_select(0, self._species_index[state.numbers])[:, None]
-        root = state.masses.sqrt()[:, None]
-        return (root * acceleration - state.forces / root).to(self.dtype) / scale
+        assert state.batch is not None  # set by State
+        found = state.masses[:, None] * self._acceleration(state, state.batch % self.config.kicks)
+        return force_errors(self.force_scale, self._species_index[state.numbers], found, state)
 
     def describe(self) -> str:
         """One line for people."""

@@ -19,6 +19,7 @@ from ..units import format_time
 from .base import Propagator
 from .config import PropagatorConfig
 from .domain import Domain
+from .force_scale import fit_force_scale, force_errors
 from .learned_energy import LearnedEnergy
 from .prediction import Prediction, Residual, Trust
 
@@ -82,11 +83,7 @@ class SymplecticPropagator(Propagator):
         super().measure(start, end)
         forces = self.forces_of(start)
         assert forces is not None  # checked by who builds propagators
-        species = self._species_index[start.numbers]
-        scaled = forces.double() / start.masses.double().sqrt()[:, None]
-        for index in range(len(self.species)):
-            rms = scaled[species == index].square().mean().sqrt()
-            self.force_scale[index] = rms if float(rms) > 1e-12 else 1.0  # an element without forces
+        fit_force_scale(self.force_scale, self._species_index[start.numbers], forces, start.masses)
         rms = forces.double().square().mean().sqrt()
         self.energy_unit.fill_(float(rms) * self.config.cutoff if float(rms) > 1e-12 else 1.0)
 
@@ -126,12 +123,11 @@ class SymplecticPropagator(Propagator):
         -------
         Tensor, shape (N, 3)
         """
-        assert state.batch is not None and state.forces is not None  # forces were asked for
+        assert state.batch is not None  # set by State
         half = self.config.kicks // 2
         number = state.batch % (half + 1)
-        scale = self.force_scale.index_select(0, self._species_index[state.numbers])[:, None]
         found = self._force(state.positions, state, 2 * number / self.config.kicks)
-        return (found - state.forces).to(self.dtype) / (state.masses.sqrt()[:, None].to(self.dtype) * scale)
+        return force_errors(self.force_scale, self._species_index[state.numbers], found, state)
 
     def residual(self, start: State, end: State, *, generator: torch.Generator | None = None) -> Residual:
         """Errors of a batch of training pairs; see :meth:`LearnedMap.residual`.
