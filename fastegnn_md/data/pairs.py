@@ -22,6 +22,7 @@ from .collate import NEIGHBOURS, Midpoint, StateReader, Velocities
 from .noise import NoiseFloorWarning, noise_floor
 from .sources import Source, check_stored_velocities, open_stores
 from .split import frames_per_lag, split_windows
+from .windows import Windows
 
 
 class TrajectoryPairs(Dataset[tuple[State, ...]]):
@@ -134,7 +135,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         )
         self.lag_frames = tuple(frames_per_lag(self.lag, one.dt) for one in self.stores)
         self._describe()
-        self._set_windows([one.segments for one in self.stores])
+        self._windows = Windows([one.segments for one in self.stores], self.lag_frames, NEIGHBOURS[velocities])
         if not len(self):
             longest = max(one.dt * float(np.diff(one.segments).max(initial=1) - 1) for one in self.stores)
             raise DataError(
@@ -177,23 +178,6 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             ends=ends,
         )
 
-    def _set_windows(self, windows: list[np.ndarray]) -> None:
-        """Count the pairs of each window, so that an index is found by bisection and not from a list of all pairs."""
-        self._windows = windows
-        tables = []
-        for index in range(len(windows)):
-            first, count = self._starts(index, self.steps)
-            tables.append(np.stack([np.full(len(first), index), first, count], axis=1)[count > 0])
-        self._table = np.concatenate(tables)  # store, first start frame, number of pairs
-        self._ends = np.cumsum(self._table[:, 2])
-
-    def _starts(self, index: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """First frame of each window of a store that a run of so many lags can begin at, and how many do."""
-        before, after = NEIGHBOURS[self.velocities]
-        window = self._windows[index]
-        first = window[:, 0] + before
-        return first, np.maximum(window[:, 1] - after - steps * self.lag_frames[index] - first, 0)
-
     def _warn_of_noise(self) -> None:
         trajectory = [one.kind == "trajectory" for one in self.stores]
         if not any(trajectory) or not self.has_velocities:
@@ -208,7 +192,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         digest = hashlib.sha256(f"{self.lag:.9g} {self.velocities} {self.time_reversal}".encode())
         if self.steps > 1:
             digest.update(f" {self.steps}".encode())
-        for store, window in zip(self.stores, self._windows, strict=True):
+        for store, window in zip(self.stores, self._windows.ranges, strict=True):
             digest.update(store.content.encode() + np.ascontiguousarray(window, dtype="<i8").tobytes())
         return digest.hexdigest()
 
@@ -218,7 +202,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
     @property
     def n_forward(self) -> int:
         """Number of pairs without the time-reversed ones, which come after them."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._windows)
 
     def __getitem__(self, index: int) -> tuple[State, ...]:
         """The pair of one index: state at t, state at t + lag (float32); after :meth:`sequences` the further ones."""
@@ -273,11 +257,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             raise IndexError("give one index or more, in one dimension")
         if wanted.min() < 0 or wanted.max() >= len(self):
             raise IndexError(f"indices {wanted.min()}..{wanted.max()} of {len(self)} pairs")
-        forward = wanted % self.n_forward
-        row = np.searchsorted(self._ends, forward, side="right")
-        which, first, count = self._table[row].T
-        start = first + forward - (self._ends[row] - count)
-        frames = start[:, None] + np.asarray(self.lag_frames)[which][:, None] * np.arange(self.steps + 1)
+        which, frames = self._windows.frames(wanted % self.n_forward)
         backwards = (wanted >= self.n_forward)[:, None]
         return np.concatenate([which[:, None], np.where(backwards, frames[:, ::-1], frames)], axis=1)
 
@@ -304,7 +284,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         """
         view = copy.copy(self)
         view.steps = steps
-        view._set_windows(self._windows)
+        view._windows = self._windows.with_steps(steps)
         if not len(view):
             raise DataError(
                 f"no run of {steps} lags of {units.format_time(self.lag)} fits into the segments of these data; "
@@ -339,12 +319,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
 
     def start_frames(self, index: int, multiple: int, limit: int) -> np.ndarray:
         """Up to ``limit`` evenly spread frames of one store with a frame ``multiple`` lags later in the same window."""
-        first, counts = self._starts(index, multiple)
-        ends = np.cumsum(counts)
-        total = int(ends[-1]) if len(ends) else 0
-        chosen = np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64)
-        row = np.searchsorted(ends, chosen, side="right")
-        return first[row] + chosen - (ends[row] - counts[row])
+        return self._windows.spread(index, multiple, limit)
 
     def velocities_at(self, index: int, frames: np.ndarray) -> np.ndarray:
         """Velocities of frames of one store, shape (n, N, 3), Å/ps, stored or from differences."""
@@ -373,7 +348,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         """
         before, after = NEIGHBOURS[self.velocities]
         parts: list[list[np.ndarray]] = [[] for _ in fractions]
-        for store, window, frames in zip(self.stores, self._windows, self.lag_frames, strict=True):
+        for store, window, frames in zip(self.stores, self._windows.ranges, self.lag_frames, strict=True):
             blocks = split_windows(
                 window,
                 store.times,
@@ -386,9 +361,9 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
                 part.append(block)
         return tuple(self._with_windows(part) for part in parts)
 
-    def _with_windows(self, windows: list[np.ndarray]) -> TrajectoryPairs:
+    def _with_windows(self, ranges: list[np.ndarray]) -> TrajectoryPairs:
         part = copy.copy(self)
-        part._set_windows(windows)
+        part._windows = self._windows.with_ranges(ranges)
         return part
 
     def close(self) -> None:
