@@ -17,10 +17,12 @@ pytest.importorskip("lightning")
 
 import adapt_cases
 from adapt_cases import Springs, Unsteady, soft, stiff, unsteady, water
+from ase import Atoms
 
 from fastegnn_md import Committee, Propagator
 from fastegnn_md.cli import main
 from fastegnn_md.data import Store, TrajectoryPairs
+from fastegnn_md.engines.ase.atoms import FORCE
 from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator
 from fastegnn_md.errors import CompatibilityError, ConfigError, EngineError
 from fastegnn_md.harvest import Adapted, adapt, rounds
@@ -120,7 +122,36 @@ class TestExams:
         found = adapted(other, stiff, tmp_path / "a.safetensors", target=100.0)
         assert (found.bursts, found.unchanged) == (10, True)
         assert found.worth.calls_per_jump == (kind == "symplectic")
-        assert found.worth.calls == Springs.calls == 40 + 9 + 10 * (BURST - 4)
+        exam = 10 if kind == "symplectic" else 0
+        assert found.worth.calls == Springs.calls == 40 + 9 + 10 * (BURST - 4) + exam
+
+    @pytest.mark.parametrize("mollify", [None, 3000.0])
+    def test_a_symplectic_model_is_judged_by_the_force_where_it_leads(self, mollify, model, tmp_path):
+        other = symplectic(model, mollify=mollify)
+        found = adapted(other, stiff, tmp_path / "a.safetensors", target=100.0)
+        calls = Springs.calls
+        assert adapted(other, stiff, tmp_path / "a.safetensors", target=100.0).after == found.after
+        assert Springs.calls == calls
+        pairs = TrajectoryPairs(tmp_path / "a.adapting" / "round-1.h5md", lag=model.timestep, progress=False)
+        squares = []
+        for start, end in pairs:
+            where = Atoms("OH2", other.force_positions(start).double().numpy())
+            forces = torch.tensor(Springs(24.0).get_forces(where) * FORCE, dtype=torch.float32)
+            v = other(other.with_forces(start, forces)).velocities
+            squares.append((start.masses[:, None] * (v - end.velocities) ** 2).mean())
+        assert found.after["learned"].v == pytest.approx(float(torch.stack(squares).mean().sqrt()), rel=1e-4)
+
+    @pytest.mark.slow
+    def test_a_symplectic_model_learns_another_engine_within_the_budget(self, model, tmp_path):
+        found = adapted(symplectic(model), stiff, tmp_path / "a.safetensors")
+        assert found.worth.calls == Springs.calls <= 560
+        assert len(found.rounds) == 2
+        assert found.error < ratios(found.before)["v"]
+
+
+def symplectic(model: Propagator, **more: Any) -> Propagator:
+    config = PropagatorConfig(**{**adapt_cases.SMALL, "kind": "symplectic", "kicks": 3, **more})
+    return Propagator.build(config, model.timestep, model.domain)
 
 
 class TestBudget:
@@ -244,6 +275,17 @@ class TestFailures:
         found = adapted(model, unsteady, tmp_path / "a.safetensors", target=5.0)
         assert (found.bursts, found.dropped) == (10, 0)
         assert found.worth.calls == Springs.calls <= 560
+
+    def test_where_it_fails_in_an_exam_the_burst_is_left_out_of_it(self, model, tmp_path):
+        before = 40 + 9 + 10 * (BURST - 4)
+        Unsteady.failing = {before + 1, before + 6}
+        found = adapted(symplectic(model), unsteady, tmp_path / "a.safetensors", target=100.0)
+        assert (found.bursts, found.dropped, found.rounds[0].unanswered) == (10, 0, 2)
+        Springs.calls, Unsteady.failing = 0, set(range(before + 1, before + 11))
+        with pytest.raises(EngineError, match=r"failed at 10 of 10 places that the model leads to"):
+            adapted(symplectic(model), unsteady, tmp_path / "b.safetensors", target=100.0)
+        again = adapted(symplectic(model), unsteady, tmp_path / "b.safetensors", target=100.0)
+        assert again.rounds[0].unanswered == 0
 
     def test_an_engine_that_always_fails_is_named(self, model, tmp_path):
         Unsteady.failing = set(range(2000))

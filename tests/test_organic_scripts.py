@@ -98,7 +98,7 @@ def store(require, tmp_path_factory):
 class TestEnginePairs:
     def test_the_engine_is_asked_where_the_model_wants_its_force(self, scripts, store):
         pairs = TrajectoryPairs(store, lag=LAG)
-        asked = scripts("judging").EnginePairs(pairs, fake(), springs(), most=6)
+        asked = scripts("judging").asked_pairs(pairs, fake(), springs(), most=6)
         assert len(asked.indices) == 6
         start, _ = asked.batch(asked.indices[:2])
         for one in start.split():
@@ -107,7 +107,7 @@ class TestEnginePairs:
             torch.testing.assert_close(one.midpoint_forces, expected, rtol=1e-4, atol=0.5)
 
     def test_an_exact_integrator_is_near_the_truth(self, scripts, store):
-        asked = scripts("judging").EnginePairs(TrajectoryPairs(store, lag=LAG), fake(), springs(), most=100)
+        asked = scripts("judging").asked_pairs(TrajectoryPairs(store, lag=LAG), fake(), springs(), most=100)
         assert ratios(one_step_errors(fake(), asked, asked.indices))["v"] < 0.1
 
     def test_where_the_engine_gives_up_a_pair_is_left_out(self, scripts, store):
@@ -123,7 +123,7 @@ class TestEnginePairs:
             calculate(*arguments, **keywords)
 
         engine.calculate = sometimes
-        asked = scripts("judging").EnginePairs(TrajectoryPairs(store, lag=LAG), fake(), engine, most=6)
+        asked = scripts("judging").asked_pairs(TrajectoryPairs(store, lag=LAG), fake(), engine, most=6)
         assert len(asked.indices) == 3
 
 

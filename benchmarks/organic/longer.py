@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine import xtb
-from judging import EnginePairs
+from judging import asked_pairs
 
 from fastegnn_md import Propagator
 from fastegnn_md.data import TrajectoryPairs
@@ -39,7 +39,7 @@ def main() -> None:
     made.load_state_dict(known.state_dict())
     made.fingerprint, made.provenance, made.surroundings = known.fingerprint, known.provenance, known.surroundings
     made.eval()
-    pairs = EnginePairs(TrajectoryPairs(arguments.pairs, lag=arguments.lag, progress=False), made, xtb(), 60)
+    pairs = asked_pairs(TrajectoryPairs(arguments.pairs, lag=arguments.lag, progress=False), made, xtb(), 60)
     errors = one_step_errors(made, pairs, pairs.indices)  # type: ignore[arg-type]  # what it asks of pairs
     made.metrics = {
         "validation_pairs": len(pairs.indices),

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from engine import about_machine, xtb
-from judging import EnginePairs, summary
+from judging import asked_pairs, summary
 from lists import Molecule, read_list
 
 from fastegnn_md import Propagator
@@ -39,7 +39,7 @@ def judge(propagator: Propagator, molecule: Molecule, store: Path, most: int) ->
     """Errors on one molecule."""
     pairs = TrajectoryPairs(store, lag=propagator.timestep, progress=False)
     try:
-        asked = EnginePairs(pairs, propagator, xtb(), most)
+        asked = asked_pairs(pairs, propagator, xtb(), most)
         errors = one_step_errors(propagator, asked, asked.indices)
     except FastEGNNMDError as error:
         return {"atoms": molecule.n_atoms, "refused": str(error)}

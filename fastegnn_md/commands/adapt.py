@@ -108,6 +108,8 @@ def _lines(found: Adapted) -> list[str]:
             f"{found.dropped} of {found.bursts} bursts ({found.dropped / found.bursts:.1%}) were dropped; in "
             f"{found.failed} the engine failed"
         )
+    if unanswered := sum(one.unanswered for one in found.rounds):
+        lines.append(f"{unanswered} bursts were left out of exams: the engine failed where the model led")
     if found.unchanged and found.reached:
         lines.append("the model is good enough as it is, and is saved unchanged")
     elif found.unchanged:

@@ -107,10 +107,10 @@ def adapt(
     """Adapt a model to atoms and an engine until it is good enough or the engine was called often enough.
 
     Starting points come from Langevin dynamics of the engine, 10 fs apart; from each a burst at constant energy runs
-    over one time step of the model. The bursts of a round are an exam: the error of the model on them. If it is above
-    the target, 80 % of them are trained on, together with those of the rounds before, the others choose the weights,
-    and the next round is twice as long. Bursts in which the engine fails are left out and counted, up to half of a
-    round.
+    over one time step of the model. The bursts of a round are an exam: the error of the model on them, with the force
+    of the engine where the model asks for it in dynamics. If it is above the target, 80 % of them are trained on,
+    together with those of the rounds before, the others choose the weights, and the next round is twice as long. Bursts
+    in which the engine fails are left out and counted, up to half of a round.
 
     Beside ``output`` stands a folder of the same name with the ending ``.adapting``. Killed and called again with the
     same arguments it goes on where it was, and so it does with another target or budget after its end.
@@ -223,8 +223,13 @@ class _Run:
             self._sample(number, one.planned)
         self._harvest(number)
         self.rounds.count(number)
-        one.errors = self.rounds.examine(self.rounds.latest, number)
+        one.errors = self._examine(self.rounds.latest, number)
         self.rounds.save()
+
+    def _examine(self, model: Propagator, number: int) -> dict[str, Errors]:
+        atoms = self.asked.atoms.copy()
+        atoms.calc = CountedFactory(self.asked.factory, self.ledger.path)()
+        return self.rounds.examine(model, number, atoms)
 
     def _sample(self, number: int, count: int) -> None:
         asked = self.asked
@@ -260,8 +265,13 @@ class _Run:
     def _found(self) -> Adapted:
         rounds, last = self.rounds, len(self.rounds.rounds) - 1
         initial, model = copy.deepcopy(rounds.initial), rounds.latest
-        before, after = rounds.examine(initial, last), rounds.rounds[-1].errors
+        one = rounds.rounds[last]
+        after = one.errors
         assert after is not None
+        if one.before is None:
+            one.before = after if model is rounds.initial else self._examine(initial, last)
+            rounds.save()
+        before = one.before
         unchanged = model is rounds.initial or ratios(after)["v"] >= ratios(before)["v"]
         if unchanged:
             model, after = initial, before

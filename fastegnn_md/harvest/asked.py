@@ -115,9 +115,11 @@ class Asked:
 
     @property
     def calls_per_burst(self) -> int:
-        """Of the engine, with those that lead to its start."""
+        """Of the engine, with those that lead to its start and those of exams."""
         places = 2 * self.plan.n_frames if "midpoint" in self.times else 0
-        return SPACING + 1 + (self.plan.n_frames - 1) * self.plan.steps_between + places
+        # Of an exam: where the model leads; in the last round where the given one led, too.
+        exams = 2 if self.model.config.middle_frames else 0
+        return SPACING + 1 + (self.plan.n_frames - 1) * self.plan.steps_between + places + exams
 
     def affordable(self, calls: int, *, first: bool) -> int:
         """Bursts of a round and those of a last exam that so many calls are enough for."""

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 from .._files import write_atomically
 from ..data.pairs import TrajectoryPairs
 from ..data.store import Store
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, EngineError
 from ..propagator.base import Propagator, load
 from ..state import State
 from ..training.config import TrainingConfig
 from ..training.fit import fit
 from ..training.one_step import Errors, one_step_errors, ratios
+from .exam import EnginePairs
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ..propagator.config import PropagatorConfig
 
 FEWEST = 10  # bursts of an exam
-_VERSION = 1
+_VERSION = 2
 _UPDATES, _LEARNING_RATE, _BATCH = 500, 1e-3, 32  # of a round; an update of 32 small molecules takes 40 ms of a core
 _HELD_OUT = 0.2  # of the bursts of each round, by which training chooses its weights
 
@@ -57,6 +60,10 @@ class Round:
         Bursts run, left out, and those of the latter in which the engine failed.
     errors : dict of str to Errors, or None
         Of the model that these bursts were an exam for, beside the baselines; None before the exam.
+    before : dict of str to Errors, or None
+        Of the model that is adapted, on the same bursts; known of the last round.
+    unanswered : int
+        Bursts left out of an exam because the engine failed where the model led.
     trained : bool
         Whether the next model has learned from them.
     training_seconds : float
@@ -67,6 +74,8 @@ class Round:
     dropped: int = 0
     failed: int = 0
     errors: dict[str, Errors] | None = None
+    before: dict[str, Errors] | None = None
+    unanswered: int = 0
     trained: bool = False
     training_seconds: float = 0.0
 
@@ -79,9 +88,11 @@ class Round:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Round:
         """Undo :func:`dataclasses.asdict`."""
-        errors = record["errors"]
-        known = None if errors is None else {name: Errors(**one) for name, one in errors.items()}
-        return cls(**{**record, "errors": known})
+        known = {
+            key: None if record[key] is None else {name: Errors(**one) for name, one in record[key].items()}
+            for key in ("errors", "before")
+        }
+        return cls(**{**record, **known})
 
 
 @dataclass
@@ -164,9 +175,29 @@ class Rounds:
         trained = [number for number, one in enumerate(self.rounds) if one.trained]
         return load(self.model(trained[-1])) if trained else self.initial
 
-    def examine(self, model: Propagator, number: int) -> dict[str, Errors]:
-        """Errors of a model on the bursts of a round."""
-        return one_step_errors(model, self._pairs([number]))
+    def examine(self, model: Propagator, number: int, atoms: Atoms) -> dict[str, Errors]:
+        """Errors of a model on the bursts of a round.
+
+        A model that leads to where it wants the force of the engine is judged with the force there: ``atoms`` have the
+        engine, which is called once for each burst.
+
+        Raises
+        ------
+        EngineError
+            If it fails at more than half of them.
+        """
+        pairs, one = self._pairs([number]), self.rounds[number]
+        if not model.config.middle_frames:
+            return one_step_errors(model, pairs)
+        asked = EnginePairs(pairs, model, atoms, range(pairs.n_forward))
+        unanswered = pairs.n_forward - len(asked.indices)
+        if unanswered > pairs.n_forward / 2:
+            raise EngineError(
+                f"the engine failed at {unanswered} of {pairs.n_forward} places that the model leads to; look at "
+                f"{self.starts(number)}, or adapt at a lower temperature"
+            )
+        one.unanswered = max(one.unanswered, unanswered)
+        return one_step_errors(model, asked, asked.indices)
 
     def start_of(self, number: int) -> State:
         """The first state of the bursts of a round, with the forces that the model learns from."""
