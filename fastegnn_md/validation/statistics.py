@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import jensenshannon
@@ -96,11 +97,43 @@ def bootstrap_interval(
     count = len(samples)
     if count < 2:
         return None
-    drawn = rng.integers(count, size=(REPETITIONS, count))
-    deviation = np.std([statistic(pool([samples[i] for i in rows])) for rows in drawn], ddof=1)
-    half = float(student.ppf(0.5 + CONFIDENCE / 2, count - 1) * deviation * math.sqrt(count / (count - 1)))
+    half = float(student.ppf(0.5 + CONFIDENCE / 2, count - 1) * bootstrap_error(samples, statistic, rng))
     value = statistic(pool(samples))
     return value - half, value + half
+
+
+def bootstrap_error(
+    samples: Sequence[Sample],
+    statistic: Callable[[np.ndarray], Any],
+    rng: np.random.Generator,
+    repetitions: int = REPETITIONS,
+) -> np.ndarray:
+    """Standard error of a statistic, of any shape, of pooled independent runs: σ √(B / (B − 1)) of B runs.
+
+    Where a statistic is not finite in a draw (a state that none of its runs visits), that draw counts for nothing.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        Independent runs, or blocks longer than the correlation time; NaN comes out for fewer than two.
+    statistic : callable
+        Of a pool, as :func:`pool` makes it.
+    rng : numpy.random.Generator
+        Advanced.
+    repetitions : int
+        Draws with replacement.
+    """
+    count = len(samples)
+    if count < 2:
+        return np.full(np.shape(statistic(pool(samples))), np.nan)
+    drawn = rng.integers(count, size=(repetitions, count))
+    found = np.array([statistic(pool([samples[i] for i in rows])) for rows in drawn], dtype=np.float64)
+    known = np.isfinite(found)
+    heads = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, found, 0.0).sum(axis=0) / heads
+    square = np.where(known, (found - mean) ** 2, 0.0).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(heads > 1, np.sqrt(square / (heads - 1)) * math.sqrt(count / (count - 1)), np.nan)
 
 
 def compare(
