@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 
@@ -21,6 +20,7 @@ from fastegnn_md.propagator import FlowPropagator, PropagatorConfig, permissive_
 from fastegnn_md.propagator.alignment import aligned
 from fastegnn_md.propagator.molecules import Molecules
 from fastegnn_md.training import TrainingConfig, fit
+from fastegnn_md.training.drawn import drawn_report
 from fastegnn_md.training.one_step import GAUSSIAN, error_table, one_step_errors, ratios
 
 SMALL = {"kind": "flow", "hidden": 16, "layers": 2, "radial_functions": 6, "virtual_nodes": 2}
@@ -207,9 +207,7 @@ class TestDraws:
     def test_without_a_network_are_the_gaussian_of_the_training_data(self):
         state = State.concatenate([molecule("C6H6")] * 300)
         propagator = flow(molecule("C6H6"), sampling_steps=30)
-        torch.nn.init.zeros_(propagator.network.readout.second.weight)
-        torch.nn.init.zeros_(propagator.network.readout.second.bias)
-        moved = propagator(state, generator=seeded(1), temperature=300.0).positions - state.positions
+        moved = propagator.displacements(state, seeded(1), network=False)
         # The centre of mass is held: what an atom of mass m loses by that is a share of order m / M.
         for number in (1, 6):
             chosen = state.numbers == number
@@ -312,8 +310,8 @@ def trained(tmp_path_factory):
     pairs = TrajectoryPairs([trajectory(2000, 1), trajectory(2000, 2)], lag="1 ps", velocities="none", progress=False)
     validation = TrajectoryPairs(trajectory(500, 3), lag="1 ps", velocities="none", progress=False)
     config = TrainingConfig(
-        propagator=SMALL | {"cutoff": 6.0}, updates=1200, batch_size=64, learning_rate=4e-3, ema_decay=0.99,
-        validate_every=400, checkpoint_every=400, validation_pairs=256,
+        propagator=SMALL | {"cutoff": 6.0}, updates=3000, batch_size=64, learning_rate=4e-3, ema_decay=0.99,
+        validate_every=1000, checkpoint_every=1000, validation_pairs=256,
     )  # fmt: skip
     result = fit(pairs, validation, config, folder / "flow.safetensors", progress=False)
     return folder / "flow.safetensors", result.propagator, pairs, validation
@@ -329,6 +327,13 @@ class TestTraining:
         assert "field" in error_table(errors)
         assert propagator.metrics["over_best_baseline"]["x"] == pytest.approx(ratios(errors)["x"], rel=0.1)
 
+    def test_validation_tells_what_is_drawn(self, trained):
+        path, propagator, _, _ = trained
+        drawn = propagator.metrics["drawn"]
+        assert set(drawn) == {"bonds", "bonds data"}  # three atoms have no torsion
+        assert drawn["bonds"] == pytest.approx(drawn["bonds data"], rel=0.25)
+        assert "drawn bonds data" in (path.with_suffix(".training") / "history.csv").read_text().splitlines()[0]
+
     def test_draws_from_the_distribution_that_each_form_leads_to(self, trained):
         """The mean of the two forms, which a deterministic map would give, is where no molecule is."""
         _, propagator, pairs, _ = trained
@@ -340,10 +345,7 @@ class TestTraining:
             switched = (after[chosen] > middle) if form == "short" else (after[chosen] < middle)
             error = math.sqrt(0.25 / int(chosen.sum()))
             assert float(switched.float().mean()) == pytest.approx(LEAVE[form], abs=0.06 + 3 * error)
-        gaussian = copy.deepcopy(propagator)
-        torch.nn.init.zeros_(gaussian.network.readout.second.weight)
-        torch.nn.init.zeros_(gaussian.network.readout.second.bias)
-        without = _lengths(gaussian(starts, generator=seeded(5), temperature=300.0).positions)
+        without = _lengths(starts.positions + propagator.displacements(starts, seeded(5), network=False))
         assert _share_between(after) < 0.4 * _share_between(without)
         assert float(after[after < middle].mean()) == pytest.approx(SHORT, abs=0.04)
         assert float(after[after > middle].mean()) == pytest.approx(LONG, abs=0.04)
@@ -403,3 +405,51 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
             fit(pairs, pairs, whole, tmp_path / "part.safetensors", progress=False)
     part = fit(pairs, pairs, whole, tmp_path / "part.safetensors", resume=True, progress=False).propagator
     assert all(torch.equal(a, b) for a, b in zip(full.state_dict().values(), part.state_dict().values(), strict=True))
+
+
+class TestDrawnReport:
+    def test_of_draws_that_are_the_data_and_of_others(self, monkeypatch):
+        """Torsions and bonds of butane that turns by chance, drawn rightly, not at all, and by one angle only."""
+        butane = molecule("trans-butane")
+        rng = np.random.default_rng(0)
+
+        def turned(angle: float) -> State:
+            """One end of the chain turned about the middle bond."""
+            x, axis = butane.positions.clone(), butane.positions[2] - butane.positions[1]
+            axis = axis / axis.norm()
+            moving = [k for k in range(14) if _side(butane, k)]
+            d = x[moving] - x[2]
+            across = torch.linalg.cross(axis.expand_as(d), d)
+            along = (d @ axis)[:, None] * axis
+            x[moving] = x[2] + along + math.cos(angle) * (d - along) + math.sin(angle) * across
+            return butane.replace(positions=x.float().double())
+
+        states = [turned(rng.choice([0.0, 2.0]) + 0.2 * rng.standard_normal()) for _ in range(801)]
+
+        class Pairs:
+            def batch(self, indices):
+                return tuple(State.concatenate([states[k + ahead] for k in indices]) for ahead in (0, 1))
+
+        propagator, ends = flow(butane), {}
+
+        def displacements(state, generator, *, network=True):
+            return ends["right"] - state.positions if network else torch.zeros_like(state.positions)
+
+        chosen = list(range(800))
+        again = [states[k] for k in rng.permutation(800)[: len(chosen[::2])]]
+        ends["right"] = State.concatenate(again).positions
+        monkeypatch.setattr(propagator, "displacements", displacements)
+        report = drawn_report(propagator, Pairs(), chosen)
+        assert report["torsions"] < 2 * report["torsions floor"]
+        assert report["changed"] == pytest.approx(report["changed data"], abs=0.1)
+        assert report["bonds"] == pytest.approx(report["bonds data"], abs=1e-3)
+        ends["right"] = State.concatenate([states[k] for k in chosen[::2]]).positions  # x' = x
+        assert drawn_report(propagator, Pairs(), chosen)["changed"] == 0
+        ends["right"] = State.concatenate([butane] * len(chosen[::2])).positions
+        assert drawn_report(propagator, Pairs(), chosen)["torsions"] > 3 * report["torsions floor"]
+
+
+def _side(state: State, atom: int) -> bool:
+    """Whether an atom of butane hangs on carbon 2 and not on carbon 1."""
+    near, far = ((state.positions[atom] - state.positions[k]).norm() for k in (2, 1))
+    return bool(near < far)

@@ -148,16 +148,21 @@ class FlowPropagator(Propagator):
         """A draw; without a generator the most that is known without chance, no motion."""
         if generator is None:
             return Prediction(torch.zeros_like(state.positions, dtype=self.dtype), None)
+        return Prediction(self.displacements(state, generator), None)
+
+    @torch.no_grad()
+    def displacements(self, state: State, generator: Generators, *, network: bool = True) -> Tensor:
+        """Displacements (N, 3) of a draw, Å; without the network those of a Gaussian as wide as the training data."""
         place, steps = self._place(state), self.config.sampling_steps
         u = _centred(place.noise * normal(state, generator, self.dtype), state)
         grid = [(1 - k / steps) ** _BEND for k in range(steps + 1)]
         for now, then in itertools.pairwise(grid):
-            velocity = self._velocity(place, u, now, state)
+            velocity = self._velocity(place, u, now, state, network)
             ahead = u + (now - then) * velocity
             if then > 0:  # Heun's method; the last step is Euler's, the velocity at w = 0 was never learned
-                ahead = u + 0.5 * (now - then) * (velocity + self._velocity(place, ahead, then, state))
+                ahead = u + 0.5 * (now - then) * (velocity + self._velocity(place, ahead, then, state, network))
             u = ahead
-        return Prediction(u, None)
+        return u
 
     def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """A draw from what the state leads to; see :meth:`LearnedMap.predict`.
@@ -173,10 +178,13 @@ class FlowPropagator(Propagator):
             raise CompatibilityError("a jump of kind 'flow' is drawn: give a generator")
         return self._predict(state, generator)
 
-    def _velocity(self, place: _Place, u: Tensor, w: float, state: State) -> Tensor:
+    def _velocity(self, place: _Place, u: Tensor, w: float, state: State, network: bool = True) -> Tensor:
         times = u.new_full((len(u), 1), w)
         var, along, across = _coefficients(times, place)
-        return _centred(along * u + across * self._network(place, u, var, times), state)
+        velocity = along * u
+        if network:
+            velocity = velocity + across * self._network(place, u, var, times)
+        return _centred(velocity, state)
 
     def _network(self, place: _Place, u: Tensor, var: Tensor, w: Tensor) -> Tensor:
         """F (N, 3) at displacements u (N, 3) from the present positions, at w (N, 1)."""

@@ -275,4 +275,5 @@ def _metrics(module: PropagatorModule, baselines: dict[str, Errors]) -> dict[str
         "one_step": {"learned": progress.learned} | {name: asdict(errors) for name, errors in baselines.items()},
         "over_best_baseline": over_baseline(progress.learned, module.baselines),
         **unrolled,
+        **({"drawn": progress.drawn} if progress.drawn else {}),
     }

@@ -117,9 +117,11 @@ class UpdateBar(ProgressBar):
             self._bar.set_postfix_str(f"loss {self._loss:.3g}{self._ratios}", refresh=False)
             self._bar.update()
 
-    def show(self, ratios: Mapping[str, float]) -> None:
-        """Errors over the best baseline, shown until the next validation."""
+    def show(self, ratios: Mapping[str, float], drawn: Mapping[str, float]) -> None:
+        """Errors over the best baseline, and what draws are like, shown until the next validation."""
         self._ratios = "".join(f", {key}/best baseline {value:.3f}" for key, value in ratios.items())
+        if "torsions" in drawn:
+            self._ratios += f", torsions {drawn['torsions']:.3f} (floor {drawn['torsions floor']:.3f})"
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {self._loss:.3g}{self._ratios}")
 

@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 
 from ..errors import CheckpointError, StateError, TrainingError
 from ..propagator.base import Propagator
+from ..propagator.flow import FlowPropagator
 from ..state import State
 from .batches import Batch, loader, pairs_for, shares
 from .checkpoints import check_fit, group_of
 from .config import TrainingConfig
+from .drawn import drawn_report
 from .losses import force_loss, step_loss
 from .one_step import over_baseline
 from .processes import check_agreement, total
@@ -28,6 +30,8 @@ from .weights import MOMENTS, MovingAverage, WeightBlock
 
 if TYPE_CHECKING:
     from ..data import TrajectoryPairs
+
+_DRAWN = 512  # held-out pairs that every second one of is drawn at a validation
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Progress:
     stopped: bool = False
     learned: dict[str, float] = field(default_factory=dict)  # RMSE at the best validation
     unrolled: dict[str, float] = field(default_factory=dict)  # RMSE after the last of several jumps, there too
+    drawn: dict[str, float] = field(default_factory=dict)  # of a stochastic map, there too
 
 
 class PropagatorModule(LightningModule):
@@ -73,6 +78,8 @@ class PropagatorModule(LightningModule):
         the number of processes.
     unrolled : dict
         RMSE of the last validation after ``unroll`` jumps, keys as ``baselines``; empty for one jump.
+    drawn : dict
+        Of a stochastic map: what :func:`~fastegnn_md.training.drawn.drawn_report` said at the last validation.
     """
 
     def __init__(
@@ -105,6 +112,7 @@ class PropagatorModule(LightningModule):
         self._optimizer_state: dict[str, Tensor] = {}
         self._precision_state: dict[str, Any] = {}
         self.unrolled: dict[str, float] = {}
+        self.drawn: dict[str, float] = {}
         self._sums = torch.zeros(2, 3)
         self._block: WeightBlock
         self._following: MovingAverage | None = None
@@ -285,12 +293,16 @@ class PropagatorModule(LightningModule):
             sums = total(sums.tolist(), self.device)
         learned = self._rms(sums[0])
         self.unrolled = self._rms(sums[1]) if self.config.unroll > 1 else {}
+        if isinstance(self.average, FlowPropagator):
+            drawn = spread(len(self.validation_pairs), _DRAWN)
+            self.drawn = drawn_report(self.average, self.validation_pairs, drawn)
         score = sum(over_baseline(learned, self.baselines).values()) / len(learned)
         if not math.isfinite(score):
             raise TrainingError(f"the validation error is not finite at update {self.progress.update}")
         if self.progress.best_score is None or score < self.progress.best_score:
             self.progress.best_score, self.progress.best_update, self.progress.stale = score, self.progress.update, 0
             self.progress.learned, self.progress.unrolled = learned, self.unrolled
+            self.progress.drawn = self.drawn
             self.best = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
         else:
             self.progress.stale += 1

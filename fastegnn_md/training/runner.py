@@ -94,10 +94,11 @@ def run_lightning(
             row |= {f"{key} learned": value for key, value in learned.items()}
             row |= {f"{key} over best baseline": value for key, value in ratios.items()}
             row |= {f"{key} learned, {config.unroll} jumps": value for key, value in module.unrolled.items()}
+            row |= {f"drawn {key}": value for key, value in module.drawn.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(row | columns, step=module.progress.update)
             if bar is not None:
-                bar.show(ratios)
+                bar.show(ratios, module.drawn)
             if module.progress.best_update == module.progress.update and is_main_process():
                 on_best()
             if module.finished and files is not None and is_main_process():
