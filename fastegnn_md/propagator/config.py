@@ -85,7 +85,7 @@ class PropagatorConfig(Settings):
         "'symplectic': for time steps longer than half the period of the fastest vibration",
     )
     sampling_steps: int = Field(
-        default=6, ge=1, le=1000, description="steps of Heun's method from noise to positions, kind 'flow'"
+        default=7, ge=1, le=1000, description="steps of Heun's method from noise to positions, kind 'flow'"
     )
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 

@@ -35,7 +35,7 @@ from .prediction import Prediction, Residual
 SMALLEST_NOISE = 0.3  # Å, of the noise about the present positions; atoms that hardly move get that much
 _LATEST = 0.02  # of w in training: closer to the data the velocity of a path says little
 _JITTER = 0.05  # Å, of the present positions in training: those of a roll-out are never those of a trajectory
-_BEND = 1.2  # exponent of the grid of w, denser at the end
+_BEND = 1.4  # exponent of the grid of w, denser at the end: stiff bonds get their width in the last steps
 _TIMES = 4  # features of a node that tell w
 _INNER = 0.8  # share of the cutoff within which all edges count alike
 
