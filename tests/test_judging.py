@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from known_processes import DoubleWell, OrnsteinUhlenbeck, chain
 from scipy.stats import norm
 
 from fastegnn_md.errors import DataError
+from fastegnn_md.graph.stereo import signed_volumes
 from fastegnn_md.validation.observables.basins import ALANINE, named_basins, populations, split_half_floor
-from fastegnn_md.validation.observables.chirality import flips, signed_volumes, stereocentres
+from fastegnn_md.validation.observables.chirality import flips
 from fastegnn_md.validation.observables.geometry import Moments, angle_sizes, bond_lengths, bonded_angles, rms_from
 from fastegnn_md.validation.observables.kinetics import (
     assign,
@@ -22,6 +24,14 @@ from fastegnn_md.validation.observables.kinetics import (
 from fastegnn_md.validation.observables.shots import break_even, compare_shots, energy_distance
 from fastegnn_md.validation.observables.transitions import count_transitions, flux_asymmetry, transition_matrix
 from fastegnn_md.validation.statistics import Sample, mean_jensen_shannon
+from fastegnn_md.validation.torsion_runs import (
+    TorsionRuns,
+    compare_maps,
+    compare_populations,
+    compare_timescales,
+    compare_transitions,
+    detailed_balance,
+)
 
 TAU = 0.5
 
@@ -239,25 +249,15 @@ def test_break_even_counts_data_and_training():
     assert break_even(36_000, 10, 100) == np.inf
 
 
-ALANINE_LIKE = np.array([6, 1, 7, 6, 6, 1, 1, 1]), np.array([[0, 1], [0, 2], [0, 3], [0, 4], [3, 5], [3, 6], [3, 7]])
-
-
-def test_stereocentres_are_found_by_topology_and_flips_are_counted():
-    numbers, bonds = ALANINE_LIKE
-    centres = stereocentres(numbers, bonds)
-    assert centres[:, 0].tolist() == [0]
-    assert sorted(centres[0, 1:].tolist()) == [1, 2, 3, 4]
-    x = rng().normal(size=(1, 8, 3))
-    x[0, :5] = [[0, 0, 0], [1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]
-    frames = np.concatenate([x, x * [1, 1, 1], x * [1, 1, -1], x * [1, 1, -1], x])
-    volumes = signed_volumes(frames, centres)
+def test_flips_are_counted_and_a_flat_centre_is_of_no_hand():
+    x = torch.tensor([[[0.0, 0, 0], [1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]])
+    mirrored = x * torch.tensor([1.0, 1, -1])
+    volumes = signed_volumes(torch.cat([x, x, mirrored, mirrored, x]), torch.arange(5)[None]).numpy()
     assert volumes[2, 0] == pytest.approx(-volumes[0, 0])
     assert flips(volumes, volumes[0]).tolist() == [2]
     assert flips(volumes, -volumes[0]).tolist() == [3]
     flat = volumes * [[1], [0.01], [-0.01], [0.01], [1]]
     assert flips(flat, volumes[0]).tolist() == [0]
-    # methyl groups and planes are no stereocentres
-    assert stereocentres(np.array([6, 1, 1, 1, 6]), np.array([[0, 1], [0, 2], [0, 3], [0, 4]])).shape == (0, 5)
 
 
 def test_geometry_is_that_of_known_vibrations():
@@ -286,3 +286,85 @@ def test_clusters_are_found_and_frames_assigned_to_the_nearest(require):
     assert (fit_clusters([blobs], 3) == centres).all()
     with pytest.raises(DataError, match="do not make"):
         fit_clusters([blobs[:2]], 3)
+
+
+class Peptide:
+    """Torsion runs of one residue whose ψ is a double well: C7eq (ψ 140) and αR (ψ −40), at φ −80."""
+
+    @staticmethod
+    def runs(well: DoubleWell, points: np.ndarray, spacing: float = TAU) -> TorsionRuns:
+        psi = 50 + 90 * well.x[points]
+        angles = np.stack([np.full_like(psi, -80.0), (psi + 180) % 360 - 180], axis=-1)
+        return TorsionRuns.of(list(angles), spacing, [(0, 1)], ["φ of ALA 2", "ψ of ALA 2"])
+
+
+@pytest.fixture(scope="module")
+def reference(well, exact) -> TorsionRuns:
+    return Peptide.runs(well, exact)
+
+
+def judged(reference: TorsionRuns, learned: TorsionRuns) -> dict[str, str]:
+    """Verdict of each comparison."""
+    centres = fit_clusters(reference.features, 30)
+
+    def verdict(find) -> str:
+        try:
+            return find().row("", "").verdict
+        except DataError:
+            return "not measured"
+
+    return {
+        "populations": verdict(lambda: compare_populations(reference, learned, rng())),
+        "map": verdict(lambda: compare_maps(reference, learned, rng())),
+        "transitions": verdict(lambda: compare_transitions(reference, learned, 4 * TAU, rng())),
+        "time scales": verdict(lambda: compare_timescales(reference, learned, TAU, centres, rng(), (1,))),
+    }
+
+
+def test_every_comparison_of_torsions_accepts_more_of_the_same(well, reference, require):
+    require("deeptime")
+    again = Peptide.runs(well, well.trajectories(40, 2500, TAU, np.random.default_rng(7)))
+    assert judged(reference, again) == dict.fromkeys(("populations", "map", "transitions", "time scales"), "within")
+    assert detailed_balance(again, TAU).row("", "").verdict == "within"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("independent", {"transitions", "time scales"}),
+        ("unmoved", {"map", "transitions", "time scales"}),
+        ("conditional mean", {"map", "transitions", "time scales"}),
+    ],
+)
+def test_comparisons_of_torsions_refuse_wrong_samplers(well, reference, require, name, wrong):
+    require("deeptime")
+    found = judged(reference, Peptide.runs(well, wrong_samplers(well)[name]))
+    assert wrong <= {row for row, verdict in found.items() if verdict != "within"}
+    assert name != "independent" or found["populations"] == found["map"] == "within"
+
+
+def test_a_minor_basin_has_to_be_right_by_its_own_measure(well, reference):
+    # a hundredth more or less is nothing to a large basin, and all to a small one
+    rare = well.trajectories(40, 2500, TAU, np.random.default_rng(8))
+    psi = [one.copy() for one in Peptide.runs(well, rare).angles]
+    flat = [one.copy() for one in reference.angles]
+    for runs, share in ((psi, 0.03), (flat, 0.02)):
+        for one in runs:
+            one[:: round(1 / share), 0] = 60.0
+    pair = [TorsionRuns.of(one, TAU, [(0, 1)], ["φ of ALA 2", "ψ of ALA 2"]) for one in (flat, psi)]
+    assert compare_populations(*pair, rng()).row("", "").verdict == "outside"
+    assert compare_populations(pair[0], pair[0], rng()).value == 0
+
+
+def test_a_lag_between_frames_and_molecules_without_a_backbone_are_refused(reference):
+    with pytest.raises(DataError, match="no multiple"):
+        reference.lag(0.7)
+    with pytest.raises(DataError, match="no residue"):
+        TorsionRuns.of(reference.angles, TAU, [], [])
+
+
+def test_a_process_faster_than_five_lags_is_not_judged_by_its_time_scale(well, require):
+    require("deeptime")
+    slow = Peptide.runs(well, well.trajectories(10, 500, 10.0, rng()), 10.0)
+    with pytest.raises(DataError, match="nearly an independent draw"):
+        compare_timescales(slow, slow, 10.0, fit_clusters(slow.features, 30), rng(), (1,))

@@ -40,15 +40,15 @@ def signed_volumes(positions: Tensor, centres: Tensor) -> Tensor:
 
     Parameters
     ----------
-    positions : Tensor, shape (N, 3), Å
+    positions : Tensor, shape (..., N, 3), Å
     centres : Tensor of int64, shape (C, 5)
         Of :func:`stereocentres`.
 
     Returns
     -------
-    Tensor, shape (C,), Å³
+    Tensor, shape (..., C), Å³
     """
-    a, b, c, d = positions[centres[:, 1:]].unbind(1)
+    a, b, c, d = positions[..., centres[:, 1:], :].unbind(-2)
     return torch.linalg.vecdot(a - d, torch.linalg.cross(b - d, c - d))
 
 

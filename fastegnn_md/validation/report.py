@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._files import write_atomically
 from ..errors import ConfigError
 from ..report.page import Picture, Section, Table, new_figure, write_report
-from .rows import Plot, Row
+from .rows import Map, Plot, Row
 
 _COLOURS = {"reference": "tab:gray", "learned": "tab:red"}
 
@@ -110,13 +112,34 @@ def _section(row: Row) -> Section:
     return Section(row.name, text, list(row.tables), [_picture(plot) for plot in row.plots])
 
 
-def _picture(plot: Plot) -> Picture:
+def _picture(plot: Plot | Map) -> Picture:
+    if isinstance(plot, Map):
+        return _map(plot)
     figure, (axes,) = new_figure(7.0, 2.8)
     for label, line in plot.lines.items():
         axes.plot(plot.x, line, label=label, color=_COLOURS.get(label), linewidth=1.0)
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
     axes.legend(fontsize=8)
     return Picture.of(figure, f"{plot.y_label} against {plot.x_label}: {', '.join(plot.lines)}")
+
+
+def _map(plot: Map) -> Picture:
+    figure, panels = new_figure(3.2 * len(plot.panels) + 0.8, 3.0, len(plot.panels))
+    values = np.concatenate([panel[np.isfinite(panel)] for panel in plot.panels.values()])
+    least, most = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    for axes, (label, panel) in zip(panels, plot.panels.items(), strict=True):
+        if plot.names is None:
+            image = axes.imshow(panel.T, origin="lower", extent=(-180, 180, -180, 180), vmin=least, vmax=most)
+            axes.set(xticks=range(-180, 181, 90), yticks=range(-180, 181, 90))
+        else:
+            image = axes.imshow(panel, vmin=least, vmax=most)
+            axes.set_xticks(range(len(plot.names)), plot.names, fontsize=7, rotation=30)
+            axes.set_yticks(range(len(plot.names)), plot.names, fontsize=7)
+        axes.set_title(label, fontsize=9)
+        axes.set_xlabel(plot.x_label if plot.names is None else "to", fontsize=8)
+    panels[0].set_ylabel(plot.y_label, fontsize=8)
+    figure.colorbar(image, ax=panels, label=plot.quantity)
+    return Picture.of(figure, f"{plot.quantity}, {plot.y_label} and {plot.x_label}: {', '.join(plot.panels)}")
 
 
 def _value(row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +32,49 @@ class Plot:
     x_label: str
     y_label: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "x": self.x_label,
+            "y": self.y_label,
+            "points": [finite(value) for value in self.x],
+            "lines": {label: [finite(value) for value in line] for label, line in self.lines.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Panels side by side of one quantity over two others.
+
+    Attributes
+    ----------
+    panels : mapping of str to ndarray, shape (n, m)
+        By label; NaN is left white. With ``names`` rows are drawn from top to bottom, as of a matrix; else the first
+        axis runs to the right, the second upwards, both from −180 to 180 degrees.
+    x_label, y_label : str
+    quantity : str
+    names : sequence of str, optional
+        Of the rows and columns of a matrix.
+    """
+
+    panels: Mapping[str, np.ndarray]
+    x_label: str
+    y_label: str
+    quantity: str
+    names: Sequence[str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "x": self.x_label,
+            "y": self.y_label,
+            "quantity": self.quantity,
+            "panels": {
+                label: [[finite(round(float(one), 4)) for one in row] for row in panel]
+                for label, panel in self.panels.items()
+            },
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -55,7 +98,7 @@ class Row:
     note : str
         What the limit is, or why the figure was not measured.
     tables : tuple of Table
-    plots : tuple of Plot
+    plots : tuple of Plot or Map
     """
 
     name: str
@@ -68,7 +111,7 @@ class Row:
     spread: tuple[float, ...] = ()
     note: str = ""
     tables: tuple[Table, ...] = ()
-    plots: tuple[Plot, ...] = ()
+    plots: tuple[Plot | Map, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON; what is not finite becomes None."""
@@ -90,15 +133,7 @@ class Row:
                 }
                 for table in self.tables
             ],
-            "plots": [
-                {
-                    "x": plot.x_label,
-                    "y": plot.y_label,
-                    "points": [finite(value) for value in plot.x],
-                    "lines": {label: [finite(value) for value in line] for label, line in plot.lines.items()},
-                }
-                for plot in self.plots
-            ],
+            "plots": [plot.to_dict() for plot in self.plots],
         }
 
 
@@ -115,7 +150,7 @@ class Finding:
     at_least: bool = False  # whether "within" lies above the limit
     largest: float | None = None  # that the value can be, whatever the learned runs
     tables: tuple[Table, ...] = field(default=())
-    plots: tuple[Plot, ...] = field(default=())
+    plots: tuple[Plot | Map, ...] = field(default=())
 
     @classmethod
     def of(cls, comparison: Comparison, factor: float, unit: str = "", **rest: Any) -> Finding:
