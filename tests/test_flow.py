@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
+import MDAnalysis as mda
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from ase.build import molecule as ase_molecule
 from switching_molecule import FRACTION_LONG, LEAVE, LONG, SHORT, trajectory
 
 from fastegnn_md import Committee, Propagator, State, load
+from fastegnn_md.cli import main
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.engines.ase import guess_bonds
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
@@ -453,3 +456,66 @@ def _side(state: State, atom: int) -> bool:
     """Whether an atom of butane hangs on carbon 2 and not on carbon 1."""
     near, far = ((state.positions[atom] - state.positions[k]).norm() for k in (2, 1))
     return bool(near < far)
+
+
+class TestSoluteOfABox:
+    @pytest.fixture
+    def boxed(self):
+        """The switching molecule wrapped atom by atom into a box that it crosses, and the same without."""
+        free = trajectory(40, seed=5)
+        places = free.trajectory.timeseries(order="fac") + np.linspace(0, 30, 40)[:, None, None]
+        box = np.array([8.0, 8.5, 9.0, 90, 90, 90], dtype=np.float32)
+        boxed = free.copy()
+        boxed.load_new((places % box[:3]).astype(np.float32), dt=1.0, dimensions=np.tile(box, (40, 1)))
+        return boxed, places
+
+    @pytest.mark.parametrize("bonds", [True, False])
+    def test_is_the_molecule_put_together(self, boxed, bonds):
+        universe, places = boxed
+        if not bonds:
+            universe.del_TopologyAttr("bonds")
+        pairs = TrajectoryPairs(universe, lag="1 ps", velocities="none", isolated=True, progress=False)
+        assert not pairs.periodic
+        found = pairs.stores[0].positions[:]
+        inner = found - found[:, :1]
+        assert np.abs(inner - (places - places[:, :1])).max() < 1e-4
+        assert pairs.has_bonds is bonds
+
+    def test_must_be_one_molecule(self, boxed):
+        universe, _ = boxed
+        universe.del_TopologyAttr("bonds")
+        universe.add_TopologyAttr("bonds", [(0, 1)])
+        with pytest.raises(DataError, match="3 atoms are 2 molecules"):
+            TrajectoryPairs(universe, lag="1 ps", velocities="none", isolated=True, progress=False)
+
+    def test_is_not_the_store_of_the_whole_box(self, boxed, tmp_path):
+        universe, _ = boxed
+        common = {"lag": "1 ps", "velocities": "none", "store": tmp_path / "one.h5md", "progress": False}
+        TrajectoryPairs(universe, **common)
+        with pytest.raises(DataError, match="made from other frames, atoms or settings"):
+            TrajectoryPairs(universe, isolated=True, **common)
+
+    @pytest.mark.slow
+    def test_is_trained_and_evaluated_from_the_command_line(self, boxed, tmp_path, capsys):
+        universe, places = boxed
+        topology, frames, model = (str(tmp_path / name) for name in ("mol.xyz", "mol.xtc", "flow.safetensors"))
+        short = places[np.linalg.norm(places[:, 0] - places[:, 1], axis=1).argmin()]
+        rows = [f"{name} {x:.5f} {y:.5f} {z:.5f}" for name, (x, y, z) in zip("OCN", short, strict=True)]
+        Path(topology).write_text("\n".join(["3", "", *rows, ""]))
+        with mda.Writer(frames, 3) as writer:
+            for _ in universe.trajectory:
+                writer.write(universe.atoms)
+        small = [f"propagator.{key}={value}" for key, value in SMALL.items() if key != "kind"]
+        settings = [f"--set={one}" for one in (*small, "updates=20", "validate_every=10", "batch_size=4")]
+
+        def said(*arguments: str) -> str:
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+            out, err = capsys.readouterr()
+            assert ended.value.code == 0, err
+            return out
+
+        arguments = ["--bonds", "guess", "--kind", "flow", "--lag", "2 ps", "-o", model, *settings]
+        assert "Gaussian" in said("train", topology, frames, *arguments)
+        assert "Gaussian" in said("evaluate", model, topology, frames, "--bonds", "guess")
+        assert "flow" in said("inspect", model)

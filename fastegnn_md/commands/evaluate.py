@@ -56,6 +56,7 @@ def evaluate(
         velocities=velocities or ("stored" if propagator.predicts_velocities else "none"),
         store=store,
         bonds=bonds,
+        isolated=propagator.stochastic,
         progress=not as_json,
     )
     count = min(pairs, len(data))

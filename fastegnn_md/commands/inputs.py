@@ -118,9 +118,10 @@ def open_pairs(
     time_reversal: bool = False,
     bonds: str | None = None,
     friction: str | None = None,
+    isolated: bool = False,
     progress: bool = True,
 ) -> TrajectoryPairs:
-    """Pairs from the files named on the command line.
+    """Pairs from the files named on the command line; ``isolated`` ones lose their box.
 
     Raises
     ------
@@ -156,6 +157,7 @@ def open_pairs(
         store=store,
         dt=None if dt is None else parse_quantity(dt, "time"),
         stride=stride,
+        isolated=isolated,
         **common,
     )
 

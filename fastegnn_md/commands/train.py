@@ -52,13 +52,14 @@ def train(
             "--kind",
             help="force-free (the default); force-start or force-midpoint: the force at x or at x + v lag/2 is an "
             "input, too (see 'harvest --midpoint'); position: x to x', v' redrawn; kick-drift: exact with a Metropolis "
-            "test; symplectic: gradients of a learned potential and one force of the engine, for low friction.",
+            "test; symplectic: gradients of a learned potential and one force of the engine, for low friction; flow: "
+            "x' drawn from what x leads to, for a molecule and lags of picoseconds.",
         ),
     ] = None,
     kicks: Annotated[
         int | None, typer.Option("--kicks", help="Kicks per jump, kinds kick-drift (4) and symplectic (3).")
     ] = None,
-    updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200).")] = None,
+    updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200; kind flow 20000).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -68,7 +69,8 @@ def train(
 
     Frames a lag apart are the pairs it learns from. At lags of femtoseconds they come from a harvest (see
     'fastegnn-md harvest'), whose store can be given in place of the topology. With --from the training goes on from a
-    trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3.
+    trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3. Kind flow takes one
+    molecule without its solvent and box (--select protein): --kind flow --lag "10 ps".
     """
     from .._extras import naming_extras
     from ..data.noise import thermostat_note
@@ -109,6 +111,7 @@ def train(
         stride=stride,
         bonds=bonds,
         friction=friction,
+        isolated=chosen.propagator.stochastic,
         progress=main,
         time_reversal=chosen.time_reversal and velocities != "forward",
     )

@@ -277,5 +277,6 @@ def _pairs(propagator: LearnedMap, store: Path | None, groups: list[AtomGroup], 
         groups if store is None else store,
         lag=propagator.timestep,
         velocities="stored" if propagator.predicts_velocities else "none",
+        isolated=propagator.stochastic,
         progress=progress,
     )

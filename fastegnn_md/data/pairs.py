@@ -61,6 +61,9 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         Add the pairs (x', −v') → (x, −v).
     unwrap : bool
         Follow atoms through periodic boundaries while the store is written. With False wrapped coordinates are refused.
+    isolated : bool
+        Take the atoms out of their box as one isolated molecule: a solute without its solvent, for kind "flow". It is
+        put together across the boundaries along its bonds, or atom by atom where it has none (a Cα trace).
     friction : float or str, optional
         Langevin friction of the run in 1/ps or with its unit (``"1/ps"``), to estimate the noise floor; 0 for a run at
         constant energy. Default: what a .traj file says of the dynamics that wrote it.
@@ -111,6 +114,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         stride: int = 1,
         time_reversal: bool = False,
         unwrap: bool = True,
+        isolated: bool = False,
         friction: float | str | None = None,
         progress: bool = True,
     ):
@@ -131,6 +135,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             dt=dt,
             stride=stride,
             unwrap=unwrap,
+            isolated=isolated,
             progress=progress,
         )
         self.lag_frames = tuple(frames_per_lag(self.lag, one.dt) for one in self.stores)

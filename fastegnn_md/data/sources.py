@@ -30,8 +30,8 @@ def open_stores(
     Parameters
     ----------
     source, store, options
-        As :class:`~fastegnn_md.data.TrajectoryPairs` takes them; options are ``select``, ``dt``, ``stride``, ``unwrap``
-        and ``progress``.
+        As :class:`~fastegnn_md.data.TrajectoryPairs` takes them; options are ``select``, ``dt``, ``stride``,
+        ``unwrap``, ``isolated`` and ``progress``.
     need_velocities : bool
         Whether frames must have them.
 
@@ -80,7 +80,7 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
         atoms = select_atoms(source, options["select"])
         if need_velocities and not atoms.universe.trajectory.ts.has_velocities:
             raise _no_velocities(f"the trajectory of {len(atoms)} atoms has no velocities")
-        arguments = {name: options[name] for name in ("dt", "stride", "unwrap", "progress")}
+        arguments = {name: options[name] for name in ("dt", "stride", "unwrap", "isolated", "progress")}
         return write_trajectory(atoms, path, need_velocities=need_velocities, **arguments)
     if isinstance(source, (str, os.PathLike, Store)):
         given = [name for name, default in (("select", "all"), ("dt", None), ("stride", 1)) if options[name] != default]

@@ -19,7 +19,7 @@ from .split import segments_from_times
 from .store import Store
 from .store_writer import StoreWriter
 from .topology import Topology, describe, quiet, read_topology
-from .unwrap import JumpFound, Unwrapper
+from .unwrap import JumpFound, Unwrapper, make_whole, spanning_tree
 from .xdr import check_reader
 
 
@@ -30,6 +30,7 @@ def write_trajectory(
     stride: int = 1,
     dt: float | None = None,
     unwrap: bool = True,
+    isolated: bool = False,
     need_velocities: bool = False,
     progress: bool = True,
 ) -> Store:
@@ -47,6 +48,9 @@ def write_trajectory(
         Time between frames of the file, for files that carry none.
     unwrap : bool
         Follow atoms through periodic boundaries. With False a jump of more than half the box is an error.
+    isolated : bool
+        Take the atoms as one molecule without a box: put together across it in each frame, along its bonds, or atom by
+        atom where it has none.
     need_velocities : bool
         Whether a frame without velocities is an error.
     progress : bool
@@ -70,7 +74,8 @@ def write_trajectory(
             )
         spacing = _time_between_frames(reader, dt)
         topology = read_topology(atoms)
-        settings = {"stride": stride, "dt": spacing, "unwrap": unwrap}
+        settings = {"stride": stride, "dt": spacing, "unwrap": unwrap} | ({"isolated": True} if isolated else {})
+        tree = _one_molecule(topology) if isolated else None
         source = _source_key(atoms, topology, settings)
         path = Path(path)
         if path.exists():
@@ -89,7 +94,9 @@ def write_trajectory(
         keep = {"velocities": first.velocities is not None, "forces": first.forces is not None}
         while True:
             try:
-                return _write(atoms, path, topology, n_frames, stride, spacing, unwrap, keep, provenance, progress)
+                return _write(
+                    atoms, path, topology, n_frames, stride, spacing, unwrap, tree, keep, provenance, progress
+                )
             except _FieldMissingError as error:
                 if error.field == "velocities" and need_velocities:
                     raise
@@ -119,6 +126,7 @@ def _write(
     stride: int,
     spacing: float | None,
     unwrap: bool,
+    tree: np.ndarray | None,
     keep: dict[str, bool],
     provenance: dict[str, Any],
     progress: bool,
@@ -126,6 +134,7 @@ def _write(
     reader = atoms.universe.trajectory
     reader[0]
     periodic = copy_frame(atoms).cell is not None
+    boxed = periodic and tree is None  # whether the store has a box
     follow = Unwrapper(move=unwrap)
     times = np.empty(n_frames)
     writer = StoreWriter(
@@ -134,7 +143,7 @@ def _write(
         n_frames,
         velocities=keep["velocities"],
         forces=keep["forces"],
-        cells=periodic,
+        cells=boxed,
         kind="trajectory",
         provenance=provenance,
     )
@@ -153,17 +162,41 @@ def _write(
             else:
                 times[row] = frame.time
             try:
-                x = follow(frame.positions, frame.cell)
+                if tree is not None and frame.cell is not None:
+                    x = make_whole(frame.positions, frame.cell, tree)
+                else:
+                    x = follow(frame.positions, frame.cell)
             except JumpFound as jump:
                 raise DataError(
                     f"{describe(atoms, jump.atom)} moves {jump.distance:.1f} Å between the frame before and frame "
                     f"{frame.index}, more than half the box: the coordinates are wrapped; use unwrap=True"
                 ) from jump
-            writer.write(x, times[row], velocities=frame.velocities, forces=frame.forces, cell=frame.cell)
+            writer.write(
+                x, times[row], velocities=frame.velocities, forces=frame.forces, cell=frame.cell if boxed else None
+            )
             bar.update()
         bar.close()
         dt, segments = segments_from_times(times, _file_starts(reader, stride) if spacing is not None else ())
         return writer.finish(dt, segments)
+
+
+def _one_molecule(topology: Topology) -> np.ndarray:
+    """The order in which a molecule is put together; see :func:`spanning_tree`."""
+    if topology.bonds is None or not len(topology.bonds):
+        place = np.arange(1, topology.n_atoms)
+        return np.stack([place, place - 1, place], axis=1)
+    tree = spanning_tree(topology.bonds, topology.n_atoms)
+    pieces = topology.n_atoms - len(tree)
+    if pieces > 1:
+        raise DataError(
+            Remedy(
+                f"the {topology.n_atoms} atoms are {pieces} molecules, which a box brings together in more than one "
+                "way; take one of them, as ",
+                'select="protein"',
+                '--select "protein"',
+            )
+        )
+    return tree
 
 
 def _frames(atoms: mda.AtomGroup, stride: int, *, velocities: bool, forces: bool) -> Iterator[Frame]:

@@ -82,9 +82,9 @@ def untrained_propagator(
         raise DataError(
             Remedy(
                 "kind 'flow' is for isolated molecules, these pairs are periodic: a draw moves all atoms at once, "
-                "and no network of this size knows a liquid; take the solute alone, ",
-                'select="protein", from a trajectory without box (atoms.dimensions = None)',
-                '--select "protein", from a trajectory without box',
+                "and no network of this size knows a liquid; take the solute out of its box, ",
+                'TrajectoryPairs(…, select="protein", isolated=True)',
+                '--select "protein", of a trajectory and not of a store',
             )
         )
     check_forces(pairs, config)
