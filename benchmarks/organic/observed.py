@@ -25,6 +25,7 @@ SETTLE = 2.0  # ps that are not counted
 BLOCKS = 10  # at most
 BLOCK = 3.0  # ps, at least: longer than velocities are remembered at 1/ps
 REFERENCE = "classical-0.5fs"
+LONG = 20.0  # ps, from which on runs are summed up by themselves
 
 
 class Run:
@@ -179,7 +180,7 @@ def _over_limit(own: mda.Universe, others: list[mda.Universe], measure: Any, dis
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """By friction: how many ended early, were hot or cold, or far from the classical runs."""
+    """By friction, and by length: how many ended early, were hot or cold, or far from the classical runs."""
     found = {}
     for mode in dict.fromkeys(_mode(row) for row in rows):
         chosen = [row for row in rows if _mode(row) == mode]
@@ -209,4 +210,5 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _mode(row: dict[str, Any]) -> str:
     friction = row["friction, 1/ps"]
-    return "nve" if friction is None else f"{friction:g}/ps"
+    mode = "nve" if friction is None else f"{friction:g}/ps"
+    return f"{mode}, {LONG:g} ps and more" if row["asked for, ps"] >= LONG else mode
