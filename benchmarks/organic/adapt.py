@@ -53,7 +53,7 @@ class PBE(Calculator):
         super().calculate(atoms)
         places = list(zip(atoms.symbols, atoms.positions.tolist(), strict=True))
         mean_field = dft.RKS(gto.M(atom=places, basis="def2-svp", verbose=0), xc="pbe").density_fit()
-        mean_field.conv_tol = 1e-9
+        mean_field.grids.level, mean_field.conv_tol = 2, 1e-9
         energy = mean_field.kernel(dm0=self._density)
         if not mean_field.converged:
             self._density = None
