@@ -26,6 +26,7 @@ from .commands.harvest import harvest
 from .commands.models import models
 from .commands.plot import plot
 from .commands.run import run
+from .commands.seeds import seeds
 from .commands.suggest_lag import suggest_lag
 from .commands.train import train
 from .commands.validate import validate
@@ -39,6 +40,7 @@ _CONTINUE = {
     "train": "; continue with --resume",
     "bench": "; the same command continues",
     "harvest": "; every finished burst is kept, the same command continues",
+    "seeds": "; every finished burst is kept, the same command continues",
     "adapt": "; what was done is kept, the same command continues",
 }
 # click's exceptions for wrong arguments; newer versions of typer carry click inside, older ones import it
@@ -85,6 +87,15 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
             --forcefield amber14-all.xml --constraints HBonds -o out.xtc
         fastegnn-md run model.safetensors start.pdb --engine openmm --steps 11000 --temperature 300 \\
             --forcefield amber14-all.xml --constraints HBonds -o out.xtc
+        """,
+    ),
+    (
+        seeds,
+        """
+        fastegnn-md seeds flow.safetensors start.pdb --forcefield amber99sbildn.xml --forcefield amber99_obc.xml \\
+            --constraints HBonds --temperature 300 --repeats 2 -o seeds
+        fastegnn-md seeds flow.safetensors molecule.xyz --calculator tblite --timestep "1 fs" --temperature 300 \\
+            --bonds guess -o seeds
         """,
     ),
     (

@@ -31,6 +31,7 @@ COMMANDS = [
     "harvest",
     "adapt",
     "suggest-lag",
+    "seeds",
     "run",
     "evaluate",
     "validate",

@@ -116,6 +116,7 @@ def openmm_system(
     cutoff: str,
     box: np.ndarray | None = None,
     *,
+    isolated: bool = False,
     trust: bool = False,
 ) -> openmm.System:
     """An OpenMM System for a structure file.
@@ -135,6 +136,8 @@ def openmm_system(
         Of PME where there is a box; without one there is no cutoff.
     box : ndarray, shape (3, 3), nm, optional
         In place of that of the structure, in the form OpenMM asks for.
+    isolated : bool
+        Without a box, whatever the structure says.
     trust : bool
         Read files that run code: a serialised System with a PythonForce or a force of a plugin, a force field with
         scripts. Force fields that OpenMM brings always are.
@@ -172,6 +175,7 @@ def openmm_system(
     file = openmm_structure(structure)
     with _explaining(structure):
         vectors = file.topology.getPeriodicBoxVectors() if box is None else box * unit.nanometer
+        vectors = None if isolated else vectors
         if vectors is not None:
             file.topology.setPeriodicBoxVectors(vectors)
             length = parse_quantity(cutoff, "length")

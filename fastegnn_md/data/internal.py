@@ -113,6 +113,7 @@ def _torsions(topology: Topology) -> np.ndarray:
     for a, b in bonds:
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
+    heavy = {atom: sum(topology.numbers[n] > 1 for n in near) for atom, near in neighbours.items()}
     found = []
     for b, c in bonds:
         if min(topology.numbers[b], topology.numbers[c]) == 1:
@@ -120,7 +121,7 @@ def _torsions(topology: Topology) -> np.ndarray:
         ends = [[n for n in neighbours[one] if n != other] for one, other in ((b, c), (c, b))]
         if not all(ends) or any(len(end) > 1 and set(topology.numbers[end]) == {1} for end in ends):
             continue
-        a, d = (min(end, key=lambda n: (-topology.numbers[n], n)) for end in ends)
+        a, d = (min(end, key=lambda n: (-heavy[n], -topology.numbers[n], n)) for end in ends)  # along the chain
         if a != d:  # else a ring of three
             found.append((a, b, c, d))
     return np.array(found, dtype=np.int64).reshape(-1, 4)

@@ -145,15 +145,21 @@ class ASERunner:
         if hasattr(self._calculator.calculator, "reset"):
             self._calculator.reset()
 
-    def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
-        from ase.md.verlet import VelocityVerlet
-
-        recipe, ps = self._recipe, self._ps
+    def atoms(self, start: Start) -> Atoms:
+        """ASE Atoms at a starting point, with the calculator and the constraints, which they satisfy."""
+        recipe = self._recipe
         atoms = _atoms(recipe.numbers, recipe.masses, start)
         atoms.calc = self._calculator
         atoms.set_constraint(self._constraints)
         atoms.set_positions(start.positions)  # projects: positions of files are rounded
-        atoms.set_momenta(recipe.masses[:, None] * start.velocities / ps)
+        atoms.set_momenta(recipe.masses[:, None] * start.velocities / self._ps)
+        return atoms
+
+    def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
+        from ase.md.verlet import VelocityVerlet
+
+        recipe, ps = self._recipe, self._ps
+        atoms = self.atoms(start)
         dynamics = VelocityVerlet(atoms, timestep=recipe.timestep * ps)
         frames = []
         for index in range(n_frames):
