@@ -5,7 +5,6 @@ from .ase.metropolis import MetropolizedDynamics as MetropolizedDynamics
 from .audits import AuditWarning as AuditWarning
 from .conserve import Conserve as Conserve
 from .guards import GuardSettings as GuardSettings
-from .guards import JumpStatistics as JumpStatistics
 from .guards import check_jump as check_jump
 from .home import UnlikeTrainingWarning as UnlikeTrainingWarning
 from .metropolis import MetropolisStatistics as MetropolisStatistics
@@ -14,5 +13,7 @@ from .openmm.metropolis import MetropolizedJumpIntegrator as MetropolizedJumpInt
 from .openmm.simulation import LearnedSimulation as LearnedSimulation
 from .openmm.simulation import LearnedStateReporter as LearnedStateReporter
 from .schedule import Schedule as Schedule
+from .statistics import JumpStatistics as JumpStatistics
+from .statistics import RedrawWarning as RedrawWarning
 from .thermostats import Langevin as Langevin
 from .thermostats import VelocityRescaling as VelocityRescaling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastegnn_md.errors import ConfigError
+from fastegnn_md.propagator.learned_map import LearnedMap
 
 from .conserve import Conserve
 from .guards import GuardSettings
@@ -16,26 +17,41 @@ def refuse_unused(
     """What a propagator that predicts velocities has no use for."""
     for name in ("relax_steps", "minimize_steps"):
         if getattr(schedule, name):
-            raise ConfigError(f"{name} is for position-only propagators; this one predicts velocities as well")
+            raise ConfigError(
+                f"{name} is for position-only propagators and kind 'flow'; this propagator predicts velocities as well"
+            )
     if temperature is not None and thermostat is None and not guards_energy:
         raise ConfigError(
             "a temperature without a thermostat: give a friction or a thermostat for NVT, and no temperature for NVE"
         )
 
 
-def refuse_for_position_only(thermostat: Thermostat | None, temperature: float | None, conserve: Conserve) -> None:
+def refuse_where_redrawn(
+    propagator: LearnedMap,
+    schedule: Schedule,
+    thermostat: Thermostat | None,
+    temperature: float | None,
+    conserve: Conserve,
+) -> None:
     """What a propagator that redraws velocities cannot be combined with."""
+    words = in_words(propagator)
     if thermostat is not None:
         raise ConfigError(
-            "a position-only propagator redraws velocities at each jump: leave friction and thermostat out, a "
-            "temperature is enough"
+            f"a {words} redraws velocities at each jump: leave friction and thermostat out, a temperature is enough"
         )
     if temperature is None:
-        raise ConfigError("this propagator predicts positions only and redraws velocities: give a temperature")
+        raise ConfigError(f"this {words} redraws velocities: give a temperature, there is no NVE of it")
     if conserve.angular_momentum or conserve.energy:
+        raise ConfigError(f"this {words} redraws velocities: neither angular momentum nor energy can be conserved")
+    if propagator.stochastic and schedule.minimize_steps:
         raise ConfigError(
-            "this position-only propagator redraws velocities: neither angular momentum nor energy can be conserved"
+            "minimize_steps would freeze what a propagator of kind 'flow' draws: leave it out, relax_steps are enough"
         )
+
+
+def in_words(propagator: LearnedMap) -> str:
+    """What a propagator that redraws velocities is called."""
+    return "propagator of kind 'flow'" if propagator.stochastic else "position-only propagator"
 
 
 def refuse_guards(guard: GuardSettings | None, temperature: float | None, has_spread: bool) -> None:

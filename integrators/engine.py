@@ -32,8 +32,12 @@ class Classical:
         amu Å²/ps².
     minimise : callable
         Positions (N, 3) in Å closer to a minimum, after at most so many steps.
+    verlet : callable, optional
+        A state after so many steps of velocity Verlet of so many ps, where the engine makes these faster than
+        :func:`~fastegnn_md.mechanics.verlet.velocity_verlet` with its forces.
     """
 
     forces: Forces
     energy: Callable[[Tensor], float]
     minimise: Callable[[Tensor, int], Tensor]
+    verlet: Callable[[State, float, int], State] | None = None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,8 @@ class GuardReport:
     ok : bool
     guard : str
         Which guard refused: ``finite``, ``displacement``, ``speed``, ``spread``, ``surroundings``,
-        ``constraints``, ``bond``, ``chirality``, ``torsion``, ``energy`` or ``audits``; empty if none did.
+        ``constraints``, ``bond``, ``chirality``, ``torsion``, ``relaxation``, ``energy`` or ``audits``; empty if
+        none did.
     atom : int or None
         Index of the atom that is furthest outside.
     message : str
@@ -51,60 +51,6 @@ class GuardReport:
 
 
 PASSED = GuardReport(True)
-
-
-@dataclass
-class JumpStatistics:
-    """What became of the jumps of a simulation.
-
-    Attributes
-    ----------
-    tried, accepted : int
-        Jumps.
-    rejected : dict of str to int
-        Refused jumps by guard.
-    fallback_steps, relax_steps : int
-        Classical sub-steps in place of refused jumps, and after position-only jumps.
-    audits : int
-        Jumps after which the engine was asked for the total energy.
-    """
-
-    tried: int = 0
-    accepted: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    fallback_steps: int = 0
-    relax_steps: int = 0
-    audits: int = 0
-    _sum: float = 0.0  # of the changes of the total energy, in kT, and of their squares
-    _squares: float = 0.0
-
-    @property
-    def energy_change(self) -> tuple[float, float]:
-        """Mean change of the total energy over an audited jump and its standard error, in kT of the whole system.
-
-        nan where there are too few audits.
-        """
-        if not self.audits:
-            return math.nan, math.nan
-        mean = self._sum / self.audits
-        if self.audits == 1:
-            return mean, math.nan
-        variance = max(0.0, self._squares - self.audits * mean**2) / (self.audits - 1)
-        return mean, math.sqrt(variance / self.audits)
-
-    def record_audit(self, change: float) -> None:
-        """Count an audit, which found this change of the total energy, in kT."""
-        self.audits += 1
-        self._sum += change
-        self._squares += change**2
-
-    def record(self, report: GuardReport) -> None:
-        """Count a jump that was tried."""
-        self.tried += 1
-        if report.ok:
-            self.accepted += 1
-        else:
-            self.rejected[report.guard] = self.rejected.get(report.guard, 0) + 1
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,14 @@ def change_temperature(guarded: GuardedStep, temperature: Any) -> None:
     Raises
     ------
     ConfigError
-        If it is no number >= 0, or there is no bath (NVE).
+        If it is no number >= 0, there is no bath (NVE), or a map draws positions as they are at one temperature.
     """
     kelvin = kelvin_of(temperature)
+    if guarded.propagator.stochastic and kelvin != guarded.temperature:
+        raise ConfigError(
+            "a propagator of kind 'flow' draws positions as they are at the temperature of its training, whatever "
+            "temperature is set later: train one for each"
+        )
     if guarded.thermostat is None and guarded.temperature is None:
         raise ConfigError("these jumps are NVE and have no temperature to set; make them with a thermostat")
     if guarded.thermostat is not None:

@@ -91,6 +91,12 @@ class MetropolisStep:
                 f"propagator is a {type(propagator).__name__}; expected a Propagator, from "
                 "fastegnn_md.load(name_or_path)"
             )
+        if propagator.stochastic:
+            raise CompatibilityError(
+                "the Metropolis test needs the probability of each draw, and that of a propagator of kind 'flow' costs "
+                "many times the draw: run without the test, or take draws as starting points of classical bursts, "
+                "whose statistics are exact (fastegnn-md seeds)"
+            )
         if not (propagator.reversible and propagator.volume_preserving):
             raise CompatibilityError(
                 "the Metropolis test is right only for maps that are reversible and preserve volume, and this "

@@ -8,6 +8,7 @@ from typing import Any
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.propagator.learned_map import LearnedMap
 
+from .combinations import in_words
 from .conserve import Conserve
 from .guards import GuardSettings, guard_settings
 from .schedule import Schedule, schedule_of
@@ -95,8 +96,7 @@ def guarded_step(
             raise ConfigError("friction without a temperature; give both for NVT, neither for NVE")
         if not propagator.predicts_velocities:
             raise ConfigError(
-                "a position-only propagator redraws velocities at each jump: leave friction out, a temperature is "
-                "enough"
+                f"a {in_words(propagator)} redraws velocities at each jump: leave friction out, a temperature is enough"
             )
         thermostat, kelvin = Langevin(kelvin, friction), None
     if bath is not None:

@@ -32,14 +32,21 @@ class Schedule:
     classical : optional
         What makes classical steps. A time step (ps, ``"0.5 fs"`` or a Quantity): velocity Verlet with the thermostat of
         the jumps around each step, for jumps that are replaced without it; rounded so that Δt is a multiple. Or a
-        dynamics of ASE for the same atoms, or an integrator of OpenMM: jumps then take its thermostat. Default 0.5 fs.
+        dynamics of ASE for the same atoms, or an integrator of OpenMM: jumps then take its thermostat. Default 0.5 fs;
+        1 fs beside stochastic jumps, where steps of relaxation have this time step as well: ``"2 fs"`` suits bonds to
+        hydrogen of fixed length.
     fallback : {"classical", "stop"}
         What follows a refused jump: classical steps (:class:`~fastegnn_md.errors.JumpError` where no engine can make
         them), or JumpError at once.
-    relax_steps : int
-        Velocity Verlet steps after each jump of a position-only propagator, not counted as time.
+    relax_steps : int, optional
+        Classical steps after each jump of a propagator that redraws velocities. Of kind "flow" Langevin dynamics with a
+        friction of 10/ps that counts as time; default 50, and none where no engine can make them. Of kind "position"
+        velocity Verlet that does not count as time; default none.
     minimize_steps : int
         Most steps of the engine's minimiser after each jump of a position-only propagator, before relaxation.
+    redraws : int
+        How often a refused jump of a stochastic propagator (kind "flow") is drawn anew from the same positions before
+        the fallback takes its place. A deterministic one would give the same again, and is not asked.
 
     Raises
     ------
@@ -53,17 +60,18 @@ class Schedule:
     jumps: int | None = 1
     classical: Any = None
     fallback: Literal["classical", "stop"] = "classical"
-    relax_steps: int = 0
+    relax_steps: int | None = None
     minimize_steps: int = 0
+    redraws: int = 3
 
     def __post_init__(self) -> None:
         if self.jumps is not None and not (_whole(self.jumps) and self.jumps >= 1):
             raise ConfigError(
                 f"jumps is {self.jumps!r}; expected a whole number >= 1, or None to jump until a guard refuses"
             )
-        for name in ("classical_steps", "relax_steps", "minimize_steps"):
+        for name in ("classical_steps", "relax_steps", "minimize_steps", "redraws"):
             value = getattr(self, name)
-            if not (_whole(value) and value >= 0):
+            if not (_whole(value) and value >= 0) and not (name == "relax_steps" and value is None):
                 raise ConfigError(f"{name} is {value!r}; expected a whole number >= 0")
         if self.adaptive and not self.classical_steps:
             raise ConfigError("jumps=None takes classical steps after a refused jump: give classical_steps >= 1")

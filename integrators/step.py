@@ -5,30 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 
 import numpy as np
 
-from fastegnn_md.errors import CompatibilityError, ConfigError, ConstraintError, StateError
-from fastegnn_md.mechanics.conservation import EnergyRescale, conserve_angular_momentum, conserve_momentum
+from fastegnn_md.errors import CompatibilityError, ConstraintError, StateError
+from fastegnn_md.mechanics.conservation import conserve_angular_momentum, conserve_momentum
 from fastegnn_md.mechanics.constraints import Constraints
-from fastegnn_md.mechanics.freedom import Freedom
 from fastegnn_md.mechanics.motion import kinetic_energy
 from fastegnn_md.mechanics.verlet import velocity_verlet
 from fastegnn_md.propagator.advance import advance_with_trust
-from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
 from .apart import Apart
-from .audits import Audits
-from .combinations import refuse_for_position_only, refuse_guards, refuse_unused
-from .conserve import Conserve
 from .engine import Classical, Predicted
 from .guards import (
     PASSED,
     GuardReport,
-    GuardSettings,
-    JumpStatistics,
+    check_bonds,
     check_energy,
     check_geometry,
     check_motion,
@@ -39,118 +34,34 @@ from .guards import (
     report_of_error,
 )
 from .ranges import Ranges
-from .schedule import Schedule
-from .thermostats import Thermostat
+from .relaxation import langevin_steps, relax
+from .statistics import RedrawWarning
+from .step_options import StepOptions
+
+Proposed = tuple[State, GuardReport]
 
 
 @dataclasses.dataclass
-class GuardedStep:
-    """O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O the thermostat. The one place where options meet.
+class GuardedStep(StepOptions):
+    """O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O the thermostat.
+
+    A stochastic Ψ has no thermostat: its draws are relaxed by Langevin dynamics, and drawn anew where a guard refuses.
 
     A step is :meth:`prepare`, then :meth:`attempt`, which gives a finished state or the reason why there is none, and
     where it gives none :meth:`replace`, or whatever the schedule says. :meth:`finish` does the last two.
 
-    Parameters
-    ----------
-    propagator : LearnedMap
-    thermostat : Thermostat, optional
-        None is NVE.
-    temperature : float, optional
-        K, of redrawn velocities and of the energy guard; by default that of the thermostat.
-    guard : GuardSettings, optional
-        None refuses only what is not finite.
-    conserve : Conserve
-    schedule : Schedule
-    isolated : bool
-        Whether the states are whole systems and not parts of a larger one; that they are periodic they say themselves.
-    substep : float, optional
-        Of classical steps, ps; by default that of the schedule.
-
-    Raises
-    ------
-    ConfigError
-        If options exclude each other, or do not fit the propagator.
+    Parameters, attributes and errors are those of :class:`StepOptions`.
     """
 
-    propagator: LearnedMap
-    thermostat: Thermostat | None = None
-    temperature: float | None = None
-    guard: GuardSettings | None = dataclasses.field(default_factory=GuardSettings)
-    conserve: Conserve = dataclasses.field(default_factory=Conserve)
-    schedule: Schedule = dataclasses.field(default_factory=Schedule)
-    isolated: bool = True
-    substep: float | None = None
-    statistics: JumpStatistics = dataclasses.field(default_factory=JumpStatistics)
-    energy: EnergyRescale | None = dataclasses.field(init=False, default=None)
-    audits: Audits | None = dataclasses.field(init=False, default=None)
     _jumped: tuple[State, State] | None = dataclasses.field(init=False, repr=False, default=None)  # the last jump
     _ranges: Ranges | None = dataclasses.field(init=False, repr=False, default=None)
+    _warned: bool = dataclasses.field(init=False, repr=False, default=False)
     _apart: Apart = dataclasses.field(init=False, repr=False, default_factory=Apart)
-
-    def __post_init__(self) -> None:
-        if self.propagator.predicts_velocities:
-            refuse_unused(self.schedule, self.thermostat, self.temperature, self.guards_energy)
-        else:
-            refuse_for_position_only(self.thermostat, self.temperature, self.conserve)
-        if self.temperature is None and self.thermostat is not None:
-            self.temperature = self.thermostat.temperature
-        refuse_guards(self.guard, self.temperature, self.propagator.has_spread)
-        if self.conserve.energy and self.schedule.hybrid:
-            raise ConfigError("classical steps may change the energy: leave Conserve(energy=True) out, or the steps")
-        self.energy = EnergyRescale() if self.conserve.energy else None
-        share = 0.0 if self.guard is None else self.guard.audits
-        if share and self.propagator.audited and self.propagator.predicts_velocities:  # redrawn ones change the energy
-            self.audits = Audits(share)
-        if self.substep is None:
-            self.substep = self.schedule.own_step
-
-    @property
-    def guards_energy(self) -> bool:
-        """Whether the change of potential energy is held against a limit."""
-        return self.guard is not None and self.guard.energy_change is not None
-
-    @property
-    def needs_energy(self) -> bool:
-        """Whether jumps need the potential energy."""
-        return self.guards_energy or self.conserve.energy
-
-    @property
-    def needs(self) -> dict[str, bool]:
-        """What asks for the engine during a step, in words, and whether it does here."""
-        return {
-            "forces half a jump ahead, an input of this propagator": self.propagator.wants_forces == "midpoint",
-            "the energy guard": self.guards_energy,
-            "Conserve(energy=True)": self.conserve.energy,
-            "relax_steps": self.schedule.relax_steps > 0,
-            "minimize_steps": self.schedule.minimize_steps > 0,
-        }
-
-    @property
-    def bath_temperature(self) -> float | None:
-        """K, that the motion is held at; None in NVE."""
-        if self.thermostat is not None:
-            return self.thermostat.temperature
-        return None if self.propagator.predicts_velocities else self.temperature
 
     @property
     def kinetic_change(self) -> float:
         """Of the last jump without an engine, amu Å²/ps², for audits; nan before there was one."""
         return math.nan if self._jumped is None else _heat(*self._jumped)
-
-    @property
-    def tolerates_frozen_atoms(self) -> bool:
-        """Whether frozen atoms and restraints are felt, whatever the propagator has seen."""
-        return self.propagator.wants_forces is not None or self.schedule.hybrid
-
-    def check(self, constraints: Constraints, periodic: bool) -> None:
-        """Refuse to conserve what a system does not; see :meth:`Conserve.check`."""
-        self.conserve.check(constraints, periodic, self.isolated)
-
-    def freedom(self, state: State, constraints: Constraints) -> Freedom:
-        """What is conserved of the motion of a system, and what is left to it."""
-        learned = self.propagator.predicts_velocities and self.propagator.domain.conserves_momentum
-        kept = self.thermostat is None or self.thermostat.conserves_momenta
-        return self.conserve.freedom(state, constraints, learned and kept, self.isolated)
 
     def prepare(
         self, state: State, constraints: Constraints, rng: np.random.Generator, classical: Classical | None = None
@@ -193,8 +104,9 @@ class GuardedStep:
         rng: np.random.Generator,
         classical: Classical | None = None,
         predicted: Predicted | None = None,
+        proposed: Proposed | None = None,
     ) -> tuple[State, GuardReport]:
-        """A finished step from a prepared state; or the same state, and the reason. Nothing is counted.
+        """A finished step from a prepared state; or the same state, and the reason. Only redraws are counted.
 
         Parameters
         ----------
@@ -202,6 +114,8 @@ class GuardedStep:
             As in :meth:`prepare`.
         predicted : Predicted, optional
             The prediction, where it is known.
+        proposed : tuple of State and GuardReport, optional
+            What :meth:`propose` gave last, where that was done and there is nothing to draw anew.
 
         Raises
         ------
@@ -211,7 +125,15 @@ class GuardedStep:
         """
         if self.audits is not None and self.audits.pauses():
             return state, GuardReport(False, "audits", None, "audits found that jumps change the total energy")
-        ended, report = self._propose(state, constraints, rng, classical, predicted)
+        redraws = self.redraws_left(0)
+        while proposed is None:
+            ended, report = self.propose(state, constraints, rng, classical, predicted)
+            if report.ok or not redraws:
+                proposed = ended, report
+            else:
+                redraws, predicted = redraws - 1, None
+                self.statistics.record_redraw(report)
+        ended, report = proposed
         if report.guard == "finite" and self.schedule.hybrid:
             raise jump_error(state, report, "a propagator that does this is broken, or the state far from its training")
         if not report.ok:
@@ -231,8 +153,24 @@ class GuardedStep:
     ) -> State:
         """:meth:`attempt`, counted, and :meth:`replace` where a guard refuses."""
         ended, report = self.attempt(state, constraints, rng, classical, predicted)
-        self.statistics.record(report)
+        self.record(report)
         return ended if report.ok else self.replace(state, constraints, rng, classical, report)
+
+    def redraws_left(self, drawn: int) -> int:
+        """How many redraws may follow where so many have been made of one jump."""
+        return max(0, self.schedule.redraws - drawn) if self.propagator.stochastic else 0
+
+    def record(self, report: GuardReport) -> None:
+        """Count a jump, and warn once of too many redraws.
+
+        Warns
+        -----
+        RedrawWarning
+        """
+        self.statistics.record(report)
+        if self.statistics.too_many_redraws and not self._warned:
+            self._warned = True
+            warnings.warn(self.statistics.of_redraws, RedrawWarning, stacklevel=2)
 
     def replace(
         self,
@@ -259,10 +197,13 @@ class GuardedStep:
                 "with --calculator or --forcefield classical steps will replace it",
             )
         assert self.substep is not None  # set by __post_init__
-        timestep = self.propagator.timestep
+        timestep, kelvin = self.timestep, self.temperature
         steps = max(1, round(timestep / self.substep))
         try:
-            ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
+            if self.propagator.stochastic and kelvin is not None:
+                ended = langevin_steps(state, kelvin, timestep / steps, steps, constraints, rng, classical)
+            else:
+                ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
         except (StateError, ConstraintError) as error:
             advice = f"the classical steps that were to replace it failed as well ({error})"
             raise jump_error(state, report, advice) from error
@@ -292,15 +233,15 @@ class GuardedStep:
             self.energy.target += heat
         return after
 
-    def _propose(
+    def propose(
         self,
         state: State,
         constraints: Constraints,
         rng: np.random.Generator,
         classical: Classical | None,
         predicted: Predicted | None,
-    ) -> tuple[State, GuardReport]:
-        """The learned jump, and what the guards say of it."""
+    ) -> Proposed:
+        """The learned jump, relaxed, and what the guards say of it; arguments of :meth:`attempt`."""
         freedom = self.freedom(state, constraints)
         try:
             if predicted is None:
@@ -324,9 +265,32 @@ class GuardedStep:
                     report = check_motion(state, ended, ranges)
             if report.ok and ranges:
                 report = check_geometry(state, ended, ranges)
+            if report.ok and classical is not None and self.propagator.stochastic and self.relax_steps:
+                ended, report = self._relax(state, ended, constraints, rng, classical, ranges)
             return self._settle(state, ended, constraints, classical) if report.ok else (ended, report)
         except (StateError, ConstraintError) as error:
             return state, report_of_error(error)
+
+    def _relax(
+        self,
+        state: State,
+        ended: State,
+        constraints: Constraints,
+        rng: np.random.Generator,
+        classical: Classical,
+        ranges: Ranges | None,
+    ) -> Proposed:
+        """Langevin dynamics from a draw, which may be too far from a minimum for its steps."""
+        assert self.substep is not None and self.temperature is not None  # a map that redraws has one
+        self.statistics.relax_steps += self.relax_steps
+        ended, report = relax(ended, self.temperature, self.substep, self.relax_steps, constraints, rng, classical)
+        if (
+            report.ok
+            and ranges
+            and not (check_motion(state, ended, ranges).ok and check_bonds(state, ended, ranges).ok)
+        ):
+            report = GuardReport(False, "relaxation", None, "atoms fly apart in the classical steps after it")
+        return ended, report
 
     def _settle(
         self, state: State, ended: State, constraints: Constraints, classical: Classical | None
@@ -350,10 +314,10 @@ class GuardedStep:
                 if self.energy.target is None:
                     self.energy.target = before + kinetic_energy(state.velocities, state.masses)
                 ended = self.energy(ended, after, self.freedom(ended, constraints))
-        if report.ok and self.schedule.relax_steps:
+        if report.ok and self.relax_steps and not self.propagator.stochastic:
             assert self.substep is not None  # set by __post_init__
-            ended = velocity_verlet(ended, classical.forces, self.substep, self.schedule.relax_steps, constraints)
-            self.statistics.relax_steps += self.schedule.relax_steps
+            ended = velocity_verlet(ended, classical.forces, self.substep, self.relax_steps, constraints)
+            self.statistics.relax_steps += self.relax_steps
         return ended, report
 
     def audit(self, change: float, state: State, constraints: Constraints, seconds: float) -> None:

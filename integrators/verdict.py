@@ -16,7 +16,7 @@ from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
 from .audits import Audits
-from .guards import JumpStatistics
+from .statistics import JumpStatistics
 
 _DRAWS = 20_000  # of velocities of atoms, for degrees of freedom of elements: 1 % for one atom of a molecule of 22
 _BLOCKS = 8  # of a half of the run, whose means give the error of its mean
@@ -133,6 +133,8 @@ class RunVerdict:
                 f"{refused} of {self.statistics.tried} jumps were refused, most by the {by} guard: the model is not at "
                 "home in this system or state"
             )
+        if self.statistics.too_many_redraws:
+            found.append(self.statistics.of_redraws)
         if self.strikes:
             found.append(f"audits were out of bounds {self.strikes} times: jumps changed the total energy")
         found += self._temperatures()

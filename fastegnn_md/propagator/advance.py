@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,10 @@ def advance(learned_map: LearnedMap, state: State, rng: np.random.Generator, tem
 
 
 def advance_with_trust(
-    learned_map: LearnedMap, state: State, rng: np.random.Generator, temperature: float | None = None
+    learned_map: LearnedMap,
+    state: State,
+    rng: np.random.Generator | Sequence[np.random.Generator],
+    temperature: float | None = None,
 ) -> tuple[State, Trust]:
     """State after one jump, and how far it can be trusted; both on the device of the state.
 
@@ -34,8 +38,9 @@ def advance_with_trust(
         On any device.
     state : State
         On any device; it travels to that of the map and back.
-    rng : numpy.random.Generator
-        Seeds the torch generator of this jump; advanced by one draw.
+    rng : numpy.random.Generator or a sequence of them
+        Seeds the torch generator of this jump; advanced by one draw. Of a sequence each that of one system of the
+        batch, which then gets the numbers it would get alone.
     temperature : float, optional
         K, for maps that redraw velocities.
 
@@ -47,8 +52,7 @@ def advance_with_trust(
         If the map does not fit the system.
     """
     here, there = state.device, learned_map.device or state.device
-    generator = torch.Generator(device=there)
-    generator.manual_seed(int(rng.integers(2**63)))
+    generator = _seeded(rng, there) if isinstance(rng, np.random.Generator) else [_seeded(one, there) for one in rng]
     if here == there:
         return learned_map.with_trust(state, generator=generator, temperature=temperature)
     ended, trust = learned_map.with_trust(
@@ -57,6 +61,10 @@ def advance_with_trust(
     moved = {name: getattr(ended, name) for name in _MOVING}
     # Of the same atoms, and checked where it was made.
     return state.moved(**{name: None if one is None else one.to(here) for name, one in moved.items()}), trust.to(here)
+
+
+def _seeded(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(int(rng.integers(2**63)))
 
 
 def _there(learned_map: LearnedMap, state: State, device: torch.device) -> State:

@@ -43,7 +43,7 @@ class FakePropagator(LearnedMap):
     move : callable
         From a State to positions (N, 3) in Å and velocities (N, 3) in Å/ps after the time step, or to a State that has
         these. Of kind "position" the velocities are not looked at: they are redrawn. It finds the forces that the kind
-        wants in the state.
+        wants in the state. With ``random`` it is given the generator as well, see :mod:`.draws`.
     timestep : float
         Δt in ps.
     domain : Domain, optional
@@ -57,6 +57,8 @@ class FakePropagator(LearnedMap):
         What the function is; nobody checks.
     audited : bool
         Ask an engine now and then whether jumps keep the total energy.
+    random : bool
+        Whether the function draws: ``move(state, generator)``.
     fingerprint : str
         Tells the training data of this map from those of others.
 
@@ -70,7 +72,7 @@ class FakePropagator(LearnedMap):
 
     def __init__(
         self,
-        move: Callable[[State], State | tuple[Tensor, Tensor]],
+        move: Callable[..., State | tuple[Tensor, Tensor]],
         timestep: float,
         domain: Domain | None = None,
         *,
@@ -79,13 +81,14 @@ class FakePropagator(LearnedMap):
         reversible: bool = False,
         volume_preserving: bool = False,
         audited: bool = False,
+        random: bool = False,
         fingerprint: str = "fake",
     ):
         super().__init__()
         self.move, self.timestep, self.fingerprint = move, timestep, fingerprint
         self.config = PropagatorConfig(kind=kind, cutoff=cutoff)
         self.reversible, self.volume_preserving = reversible, volume_preserving
-        self.audited = audited
+        self.audited, self.random = audited, random
         self._any_boundary = domain is None
         self.domain = permissive_domain() if domain is None else domain
         self.calls = 0
@@ -101,7 +104,7 @@ class FakePropagator(LearnedMap):
 
     def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """What the function says of a state; see :meth:`LearnedMap.predict`."""
-        ended = self._moved(state)
+        ended = self._moved(state, generator)
         velocities = ended.velocities if self.predicts_velocities else None
         return Prediction(ended.positions - state.positions, velocities)
 
@@ -110,7 +113,7 @@ class FakePropagator(LearnedMap):
         self, state: State, *, generator: Generators | None = None, temperature: float | None = None
     ) -> tuple[State, Trust]:
         """As :meth:`LearnedMap.with_trust`; positions are those of the function to the last digit."""
-        ended = self._moved(state)
+        ended = self._moved(state, generator)
         still = Prediction(torch.zeros_like(ended.positions), ended.velocities if self.predicts_velocities else None)
         return still.end(ended, generator, temperature), Trust()
 
@@ -122,10 +125,10 @@ class FakePropagator(LearnedMap):
         """One line for people."""
         return f"{self.kind} function in place of a propagator, Δt = {format_time(self.timestep)}"
 
-    def _moved(self, state: State) -> State:
+    def _moved(self, state: State, generator: Generators | None) -> State:
         self.check(state)
         self.calls += 1
-        ended = self.move(state)
+        ended = self.move(state, generator) if self.random else self.move(state)
         if isinstance(ended, State):
             return ended
         positions, velocities = ended

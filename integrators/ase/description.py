@@ -21,6 +21,7 @@ _ENGINE = "engine"  # in place of a classical time step
 def to_json(guarded: GuardedStep, schedule: Schedule) -> dict[str, Any]:
     """Options of a step, without the dynamics that make its classical steps."""
     values = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
+    values["relax_steps"] = guarded.relax_steps  # none without a calculator
     if schedule.classical is not None:
         values["classical"] = schedule.own_step if schedule.engine is None else _ENGINE
     return {

@@ -17,10 +17,11 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, propagator_of
 from ..conserve import Conserve
-from ..guards import GuardSettings, JumpStatistics
+from ..guards import GuardSettings
 from ..heat import change_friction, change_temperature
 from ..options import guarded_step
 from ..schedule import Schedule, schedule_of
+from ..statistics import JumpStatistics
 from ..thermostats import Thermostat
 from .base import JumpDynamics, check_atoms
 from .classical import bath_of, change_engine, check_classical, check_engine, random_state, restore_random_state
@@ -39,6 +40,9 @@ class LearnedDynamics(JumpDynamics):
     guard refuses is never written to the atoms: what follows is the schedule's business, by default classical sub-steps
     in its place.
 
+    A stochastic Ψ (kind "flow") has no thermostat: after each draw velocities are those of a temperature, and some
+    steps of Langevin dynamics follow that count as time. A refused jump is drawn anew first (``Schedule(redraws=…)``).
+
     The calculator of the atoms is called once per jump by force-informed propagators, for classical steps, for audits
     (``GuardSettings(audits=…)``), and where :attr:`log_energy` asks for it; never otherwise.
 
@@ -51,7 +55,7 @@ class LearnedDynamics(JumpDynamics):
         A :class:`~fastegnn_md.Propagator` or a :class:`~fastegnn_md.Committee`, or the name or file of a model. It has
         one time step of its own.
     temperature_K : float, optional
-        Of a Langevin thermostat, with ``friction``; alone, of the velocities that a position-only propagator redraws.
+        Of a Langevin thermostat, with ``friction``; alone, of the velocities that a propagator redraws.
     friction : float, optional
         Of the Langevin thermostat in 1/(ASE time), as in ``ase.md.langevin``: ``0.01 / ase.units.fs`` is 10/ps; or
         with its unit, ``"10/ps"``.
@@ -136,18 +140,18 @@ class LearnedDynamics(JumpDynamics):
             conserve=conserve,
             bath=bath,
         )
-        self._replacement = 0 if bath is None else self.schedule.replacement_steps(propagator.timestep, bath.timestep)
         if self.schedule.hybrid and atoms.calc is None:
             raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
         self.log_energy = False
         self.jump = AtomsJump(atoms, self.guarded, bonds)
+        self._replacement = 0 if bath is None else self.schedule.replacement_steps(self.guarded.timestep, bath.timestep)
         self._pending, self._time = 0, 0.0
         assert self.guarded.substep is not None  # set when it was made
         super().__init__(
             atoms,
             propagator,
             rng=rng,
-            timestep=(self.guarded.substep if self.schedule.hybrid else propagator.timestep) * PICOSECOND,
+            timestep=(self.guarded.substep if self.schedule.hybrid else self.guarded.timestep) * PICOSECOND,
             trajectory=trajectory,
             logfile=logfile,
             loginterval=loginterval,
@@ -264,14 +268,14 @@ class LearnedDynamics(JumpDynamics):
             self._jump_or_engine()
         else:
             self.jump.step(self.rng)
-            self._time += self.propagator.timestep * PICOSECOND
+            self._time += self.guarded.timestep * PICOSECOND
 
     def _jump_or_engine(self) -> None:
         """A jump; where it is refused, steps of the classical dynamics now or, in an adaptive schedule, next."""
         report = self.jump.attempt(self.rng)
-        self.statistics.record(report)
+        self.guarded.record(report)
         if report.ok:
-            self._time += self.propagator.timestep * PICOSECOND
+            self._time += self.guarded.timestep * PICOSECOND
         elif self.schedule.adaptive:
             self._pending = self.schedule.classical_steps
             self._step()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-import torch
+from functools import partial
 
 from fastegnn_md._progress import progress_bar
-from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError, StateError
-from fastegnn_md.state import State
+from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 
-from ..engine import Predicted
+from ..together import Together, Waiting
 from .dynamics import LearnedDynamics
-
-_MOVING = ("positions", "velocities", "forces", "midpoint_forces", "midpoint_positions")
 
 
 class LearnedEnsemble:
@@ -34,7 +30,7 @@ class LearnedEnsemble:
     ConfigError
         If there are none, or one is given twice.
     CompatibilityError
-        If they have different propagators, or one that redraws velocities.
+        If they have different propagators.
 
     Examples
     --------
@@ -50,13 +46,9 @@ class LearnedEnsemble:
         if len(atoms) < len(self.dynamics):
             raise ConfigError("two dynamics of the ensemble move the same atoms; give each a copy")
         self._propagator = self.dynamics[0].propagator
-        self._last: tuple[list[State], State | None] = [], None  # joined at the last step
         if any(one.propagator is not self._propagator for one in self.dynamics):
             raise CompatibilityError("the dynamics of an ensemble have different propagators; load it once for all")
-        if not self._propagator.predicts_velocities:
-            raise CompatibilityError(
-                "this propagator redraws velocities, each replica from its own random numbers; run them one by one"
-            )
+        self._together = Together(self._propagator)
 
     def set_temperature(self, temperature_K: float) -> None:
         """Another temperature (K) of all from the next step on; see :meth:`LearnedDynamics.set_temperature`."""
@@ -93,39 +85,14 @@ class LearnedEnsemble:
             yield made
 
     def _predict(self) -> None:
-        prepared = []
-        jumping = [one for one in self.dynamics if one.jumps_next]
-        if not jumping:
-            return
-        for one in jumping:
-            one.follow_thermostat()
-            one.jump.waiting = one.jump.prepare(one.rng)
-            prepared.append(one.jump.waiting)
-        sizes = [each.state.n_atoms for each in prepared]
-        try:
-            together = self._joined([each.state for each in prepared])
-            ended, trust = self._propagator.with_trust(together)
-        except StateError:
-            return  # one of them is not finite: alone, each finds out for itself
-        parts = zip(ended.positions.split(sizes), ended.velocities.split(sizes), trust.split(sizes), strict=True)
-        for one, each, (positions, velocities, trusted) in zip(jumping, prepared, parts, strict=True):
-            one.rng.integers(2**63)  # as a jump of its own would, for whatever a propagator may draw
-            state = each.state.replace(positions=positions, velocities=velocities, forces=None, midpoint_forces=None)
-            one.jump.waiting = each._replace(predicted=Predicted(state, trusted))
-
-    def _joined(self, states: list[State]) -> State:
-        """One batch of them; as long as they are states of the same atoms, its tensors say so."""
-        known, batch = self._last
-        same = len(known) == len(states) and all(map(State.has_atoms_of, states, known))
-        if batch is None or not same:
-            batch = State.concatenate(states)
-        else:
-            moving = {name: [getattr(state, name) for state in states] for name in _MOVING}
-            batch = batch.replace(
-                **{name: None if any(x is None for x in rows) else torch.cat(rows) for name, rows in moving.items()}
-            )
-        self._last = states, batch
-        return batch
+        waiting = []
+        for one in self.dynamics:
+            if one.jumps_next:
+                one.follow_thermostat()
+                one.jump.waiting = one.jump.prepare(one.rng)
+                state, take, propose = one.jump.waiting.state, one.jump.take, partial(one.jump.propose, one.rng)
+                waiting.append(Waiting(state, one.rng, one.guarded, take, propose))
+        self._together.predict(waiting)
 
     def _forget(self) -> None:
         for one in self.dynamics:

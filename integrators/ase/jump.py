@@ -22,7 +22,7 @@ from fastegnn_md.state import State
 from ..engine import Classical, Predicted
 from ..guards import GuardReport, jump_error
 from ..home import check_home
-from ..step import GuardedStep
+from ..step import GuardedStep, Proposed
 from ..verdict import RunWatch
 
 with naming_extras(__name__):
@@ -30,6 +30,12 @@ with naming_extras(__name__):
     from ase.optimize import FIRE
 
 _MINIMUM = 0.05  # eV/Å, ASE's own default
+_UNRELAXED = (
+    "no engine relaxes what the propagator draws: bonds and angles stay as the network leaves them, and energies are "
+    "not those of a temperature; ",
+    "attach a calculator to the atoms, or say relax_steps=0 in the schedule",
+    "give --forcefield (or --system, or --calculator), or --relax-steps 0",
+)
 
 
 class Before(NamedTuple):
@@ -47,6 +53,7 @@ class PreparedJump(NamedTuple):
     constraints: Constraints
     before: Before
     predicted: Predicted | None = None
+    proposed: Proposed | None = None
 
 
 class AtomsJump:
@@ -79,6 +86,9 @@ class AtomsJump:
         self._checked: Constraints | None = None
         self._known_forces: tuple[Any, np.ndarray, np.ndarray, np.ndarray] | None = None
         self._left: tuple[np.ndarray, np.ndarray] | None = None
+        if guarded.propagator.stochastic and atoms.calc is None and guarded.schedule.relax_steps is None:
+            guarded.relax_steps = 0
+            warnings.warn(Remedy(*_UNRELAXED), stacklevel=4)
         self._check()
 
     def step(self, rng: np.random.Generator) -> None:
@@ -89,19 +99,36 @@ class AtomsJump:
         JumpError
             If a guard refuses the jump and nothing can replace it.
         """
-        prepared = self._prepared(rng)
-        ended = self.guarded.finish(prepared.state, prepared.constraints, rng, self._classical(), prepared.predicted)
+        prepared, classical = self._prepared(rng), self._classical()
+        ended, report = self._attempt(prepared, rng, classical)
+        self.guarded.record(report)
+        if not report.ok:
+            ended = self.guarded.replace(prepared.state, prepared.constraints, rng, classical, report)
         self._write(ended)
 
     def attempt(self, rng: np.random.Generator) -> GuardReport:
         """One jump, or nothing and the reason; not counted."""
-        prepared = self._prepared(rng)
-        ended, report = self.guarded.attempt(
-            prepared.state, prepared.constraints, rng, self._classical(), prepared.predicted
-        )
+        ended, report = self._attempt(self._prepared(rng), rng, self._classical())
         if report.ok:
             self._write(ended)
         return report
+
+    def _attempt(self, prepared: PreparedJump, rng: np.random.Generator, classical: Classical | None) -> Proposed:
+        state, constraints, _, predicted, proposed = prepared
+        return self.guarded.attempt(state, constraints, rng, classical, predicted, proposed)
+
+    def take(self, predicted: Predicted) -> None:
+        """Be given the prediction of the step that comes next."""
+        assert self.waiting is not None  # it was prepared
+        self.waiting = self.waiting._replace(predicted=predicted)
+
+    def propose(self, rng: np.random.Generator) -> GuardReport:
+        """Hold the prediction of the step that comes next against the guards; nothing is written."""
+        assert self.waiting is not None  # it was prepared
+        state, constraints, _, predicted, _ = self.waiting
+        proposed = self.guarded.propose(state, constraints, rng, self._classical(), predicted)
+        self.waiting = self.waiting._replace(proposed=proposed)
+        return proposed[1]
 
     def refusal(self, report: GuardReport, advice: str) -> JumpError:
         """The error of a jump that was refused and is not replaced."""

@@ -20,9 +20,10 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 from ..arguments import ANEW, TIMESTEP, ReadOnce, propagator_of
 from ..audits import Audits
 from ..conserve import Conserve
-from ..guards import GuardReport, GuardSettings, JumpStatistics
+from ..guards import GuardReport, GuardSettings
 from ..options import guarded_step
 from ..schedule import Schedule, schedule_of
+from ..statistics import JumpStatistics
 from ..thermostats import Thermostat
 from ..verdict import RunWatch
 from .annealing import Annealing

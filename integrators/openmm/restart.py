@@ -11,8 +11,8 @@ import numpy as np
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.errors import CheckpointError, CompatibilityError
 
-from ..guards import JumpStatistics
 from ..restart_file import load_restart, save_restart
+from ..statistics import JumpStatistics
 
 with naming_extras(__name__):
     import openmm

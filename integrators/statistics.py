@@ -1,0 +1,101 @@
+"""What became of the jumps of a simulation, counted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from .guards import GuardReport
+
+MOST_REDRAWS = 0.01  # per jump
+_FEWEST = 200  # jumps before a share says something
+
+
+class RedrawWarning(UserWarning):
+    """Guards refuse more draws of a stochastic map than those of a sound model."""
+
+
+@dataclass
+class JumpStatistics:
+    """What became of the jumps of a simulation.
+
+    Attributes
+    ----------
+    tried, accepted : int
+        Jumps.
+    rejected : dict of str to int
+        Refused jumps by guard; of stochastic maps those whose last redraw was refused as well.
+    redrawn : dict of str to int
+        Refused draws of stochastic maps that another draw replaced, by guard.
+    fallback_steps, relax_steps : int
+        Classical sub-steps in place of refused jumps, and after jumps that redraw velocities.
+    audits : int
+        Jumps after which the engine was asked for the total energy.
+    """
+
+    tried: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    redrawn: dict[str, int] = field(default_factory=dict)
+    fallback_steps: int = 0
+    relax_steps: int = 0
+    audits: int = 0
+    _sum: float = 0.0  # of the changes of the total energy, in kT, and of their squares
+    _squares: float = 0.0
+
+    @property
+    def energy_change(self) -> tuple[float, float]:
+        """Mean change of the total energy over an audited jump and its standard error, in kT of the whole system.
+
+        nan where there are too few audits.
+        """
+        if not self.audits:
+            return math.nan, math.nan
+        mean = self._sum / self.audits
+        if self.audits == 1:
+            return mean, math.nan
+        variance = max(0.0, self._squares - self.audits * mean**2) / (self.audits - 1)
+        return mean, math.sqrt(variance / self.audits)
+
+    def record_audit(self, change: float) -> None:
+        """Count an audit, which found this change of the total energy, in kT."""
+        self.audits += 1
+        self._sum += change
+        self._squares += change**2
+
+    @property
+    def redraws(self) -> int:
+        """Refused draws of stochastic maps that another draw replaced."""
+        return sum(self.redrawn.values())
+
+    @property
+    def redraw_share(self) -> float:
+        """Redraws per jump; more than :data:`MOST_REDRAWS` is a failure of the model."""
+        return self.redraws / self.tried if self.tried else 0.0
+
+    def record_redraw(self, report: GuardReport) -> None:
+        """Count a draw that another one replaces."""
+        self.redrawn[report.guard] = self.redrawn.get(report.guard, 0) + 1
+
+    def record(self, report: GuardReport) -> None:
+        """Count a jump that was tried."""
+        self.tried += 1
+        if report.ok:
+            self.accepted += 1
+        else:
+            self.rejected[report.guard] = self.rejected.get(report.guard, 0) + 1
+
+    @property
+    def too_many_redraws(self) -> bool:
+        """Whether so many draws were refused that the model is to blame, after enough jumps to say so."""
+        return self.tried >= _FEWEST and self.redraw_share > MOST_REDRAWS
+
+    @property
+    def of_redraws(self) -> str:
+        """What redraws say of the model, in words."""
+        by = ", ".join(f"{count} by the {guard} guard" for guard, count in self.redrawn.items())
+        return (
+            f"{self.redraws} redraws in {self.tried} jumps ({self.redraw_share:.1%}; {by}): more than "
+            f"{MOST_REDRAWS:.0%} is a failure of the model. Train it longer or on more data, or take it for molecules "
+            "and temperatures like those of its training only"
+        )
