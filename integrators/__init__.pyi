@@ -8,6 +8,7 @@ from .guards import GuardSettings as GuardSettings
 from .guards import check_jump as check_jump
 from .home import UnlikeTrainingWarning as UnlikeTrainingWarning
 from .metropolis import MetropolisStatistics as MetropolisStatistics
+from .openmm.ensemble import SimulationEnsemble as SimulationEnsemble
 from .openmm.integrator import LearnedIntegrator as LearnedIntegrator
 from .openmm.metropolis import MetropolizedJumpIntegrator as MetropolizedJumpIntegrator
 from .openmm.simulation import LearnedSimulation as LearnedSimulation

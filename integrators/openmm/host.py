@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.system import FORCE, NM, JumpSystem
+from fastegnn_md.errors import StateError
 from fastegnn_md.state import State
 from fastegnn_md.units import KJ_PER_MOL
 
@@ -18,6 +21,11 @@ from ..engine import Classical
 
 with naming_extras(__name__):
     import openmm
+
+
+Leap = Callable[[float, int], None]
+
+_TOLERANCE = 1e-7  # of velocities along fixed bonds
 
 
 def fingerprint(context: openmm.Context) -> int:
@@ -42,6 +50,8 @@ class Host:
         The atoms that jump; the others stay.
     groups : set of int
         Force groups of the classical potential.
+    leap : callable, optional
+        Makes so many leap-frog steps of so many ps in the Context.
 
     Attributes
     ----------
@@ -49,15 +59,20 @@ class Host:
         As they were read.
     """
 
-    def __init__(self, system: openmm.System, part: JumpSystem, groups: set[int]):
+    def __init__(self, system: openmm.System, part: JumpSystem, groups: set[int], leap: Leap | None = None):
         n = part.n_particles
         masses = np.array([system.getParticleMass(i)._value for i in range(n)])
         self._inverse = np.divide(1.0, masses, out=np.zeros(n), where=masses > 0)[:, None]
+        self._leap = leap
         self._periodic = system.usesPeriodicBoundaryConditions()
         self._sites = any(system.isVirtualSite(i) for i in range(n))
         self._part, self._groups = part, sum(1 << group for group in groups)
         self._atoms: Any = slice(None) if part.whole_system else part.atoms
         self.positions = self.velocities = self._rest = self._on_step = np.zeros((n, 3))
+        self._read_on_step = self._on_step
+        self._constrained = system.getNumConstraints() > 0
+        self._ended: Tensor | None = None  # positions that steps of the engine left in the Context,
+        self._last_forces: np.ndarray | None = None  # and forces there
         self._start: State | None = None
         self._found: openmm.State | None = None
 
@@ -87,6 +102,7 @@ class Host:
             self._on_step = self.velocities + half_step * f * self._inverse
             if informed:
                 forces = self._tensor(np.where(self._inverse > 0, f, 0.0))
+        self._read_on_step, self._ended = self._on_step, None
         box = torch.tensor(self.box) if self._periodic else None
         self._start = self._part.state(self._tensor(self.positions), self._tensor(self._on_step), forces, box)
         return self._start
@@ -101,9 +117,10 @@ class Host:
     def write(self, context: openmm.Context, ended: State) -> None:
         """Leave a state of the atoms that jump in the Context."""
         assert self._start is not None  # the Context has been read
-        self._place(
-            context, self.positions if ended.positions is self._start.positions else self._moved(ended.positions)
-        )
+        if not self._left_by(ended):
+            self._place(
+                context, self.positions if ended.positions is self._start.positions else self._moved(ended.positions)
+            )
         v = self._on_step.copy()
         v[self._atoms] = ended.velocities.numpy() / NM
         context.setVelocities(v)
@@ -139,7 +156,52 @@ class Host:
             self._rest = _rows(context.getState(positions=True), openmm.State.Positions)  # it moves all particles
             return positions + self._tensor(self._rest - before) * NM
 
-        return Classical(forces, energy, minimise)
+        return Classical(forces, energy, minimise, partial(self._verlet, context) if self._leap else None)
+
+    def _verlet(self, context: openmm.Context, state: State, timestep: float, steps: int) -> State:
+        """Velocity Verlet, as leap-frog steps of OpenMM between two half kicks; all particles move.
+
+        Raises
+        ------
+        StateError
+            If it ends at what is not finite.
+        """
+        assert self._leap is not None and self._start is not None  # the Context has been read
+        half = 0.5 * timestep
+        if not self._left_by(state):
+            self._rest, self._on_step = self.positions, self._read_on_step  # those of an earlier draw were moved, too
+            self._place(context, self._moved(state.positions))
+        v = self._on_step.copy()
+        v[self._atoms] = state.velocities.numpy() / NM
+        context.setVelocities(v - half * self._forces_on(context) * self._inverse)
+        self._hold(context)
+        try:
+            self._leap(timestep, steps)
+            found = context.getState(positions=True, velocities=True, forces=True, groups=self._groups)
+        except openmm.OpenMMException as error:
+            raise StateError(str(error)) from error
+        x, v, f = (_rows(found, kind) for kind in (found.Positions, found.Velocities, found.Forces))
+        v = v + half * f * self._inverse
+        moved = self._tensor(x - self.positions) * NM
+        self._rest, self._on_step, self._last_forces = x, v, f
+        ended = state.replace(positions=self._start.positions + moved, velocities=self._tensor(v) * NM)
+        self._ended = ended.positions
+        return ended
+
+    def _left_by(self, state: State) -> bool:
+        """Whether the particles are where the last steps left them."""
+        return self._ended is not None and state.positions is self._ended
+
+    def _forces_on(self, context: openmm.Context) -> np.ndarray:
+        if self._last_forces is None:
+            return _rows(context.getState(forces=True, groups=self._groups), openmm.State.Forces)
+        forces, self._last_forces = self._last_forces, None
+        return forces
+
+    def _hold(self, context: openmm.Context) -> None:
+        """Take from velocities what constraints forbid, which half a kick of raw forces brought in."""
+        if self._constrained:
+            context.applyVelocityConstraints(_TOLERANCE)
 
     def _moved(self, positions: Tensor) -> np.ndarray:
         """Positions of all particles in nm for those of the atoms that jump in Å.
@@ -152,6 +214,7 @@ class Host:
         return x
 
     def _place(self, context: openmm.Context, positions: np.ndarray) -> None:
+        self._ended = self._last_forces = None
         context.setPositions(positions)
         if self._sites:
             context.computeVirtualSites()

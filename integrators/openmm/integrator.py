@@ -26,11 +26,12 @@ from ..schedule import Schedule, schedule_of
 from ..statistics import JumpStatistics
 from ..thermostats import Thermostat
 from ..verdict import RunWatch
-from .annealing import Annealing
+from .ahead import Ahead
 from .binding import rebind_on_reinitialize
 from .classical import StepGenerator, bath_of, check_timestep, checked_seed, classical_integrator, half_step_of
 from .host import fingerprint
-from .jump import ContextJump, free_flight
+from .jump import ContextJump
+from .transport import free_flight
 
 with naming_extras(__name__):
     import openmm
@@ -41,7 +42,7 @@ _OURS, _MARK = "ours", 20261126  # another value: a checkpoint of another integr
 _LEFT = "left"  # fingerprint of what the last jump left
 
 
-class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
+class LearnedIntegrator(Ahead, ReadOnce, openmm.CompoundIntegrator):
     """Learned jumps, alone or in turn with classical steps.
 
     A jump is O(Δt/2) Ψ(Δt) O(Δt/2): Ψ the guarded propagator, O a thermostat, absent in NVE. A jump that a guard
@@ -63,7 +64,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         A classical integrator that is a Langevin integrator brings its own.
     temperature, friction : Quantity or float, optional
         In place of a Langevin thermostat, K and 1/ps. A temperature alone is that of the velocities that a
-        position-only propagator redraws.
+        propagator redraws (kinds "position" and "flow").
     schedule : Schedule, optional
         Classical steps between jumps, and what follows a refused jump. Default: jumps alone. Classical steps are those
         of the integrator that it names (VerletIntegrator, LangevinMiddleIntegrator, LangevinIntegrator,
@@ -152,8 +153,8 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         self._half_step = half_step_of(given, self.schedule, half_step_velocities)
         inner, seed = given, checked_seed(seed)
         if given is None and self.schedule.hybrid:
-            inner = classical_integrator(guarded.thermostat, propagator.timestep, self.schedule.own_step, seed)
-        self._inner, self._follows, self.propagator = inner, given is not None, propagator
+            inner = classical_integrator(guarded.thermostat, guarded.timestep, guarded.substep, seed)
+        self._inner, self._follows, self.propagator, self._guarded = inner, given is not None, propagator, guarded
         if inner is not None:
             self._replacement_steps()  # says now if they do not add up
         custom = openmm.CustomIntegrator(propagator.timestep)
@@ -172,9 +173,13 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
             one.setIntegrationForceGroups(force_groups_of(one) - {group})
             self.addIntegrator(one)
         self.jump_seconds, self.classical_seconds, self.classical_steps_taken = 0.0, 0.0, 0
-        self._custom, self._guarded, self._first_seed = custom, guarded, seed
-        self._generator = StepGenerator()
-        self._jump = ContextJump(guarded, custom, self._advance, group)
+        self._custom, self._first_seed = custom, seed
+        self._generator, self._ahead = StepGenerator(), None
+        if propagator.stochastic:
+            self._leaps = openmm.VerletIntegrator(guarded.substep)
+            self._leaps.setIntegrationForceGroups(force_groups_of(self._leaps) - {group})
+            self.addIntegrator(self._leaps)
+        self._jump = ContextJump(guarded, custom, self._advance, group, self._leap if propagator.stochastic else None)
         self._made = True
 
     _read_once: ClassVar[dict[str, str]] = {
@@ -294,29 +299,30 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         """Mean step of a cycle; of an adaptive schedule, the classical step."""
         classical, jumps = self.schedule.classical_steps, self.schedule.jumps
         if not self.schedule.hybrid:
-            return self.propagator.timestep * unit.picosecond
+            return self._guarded.timestep * unit.picosecond
         step = self._inner.getStepSize()
         if jumps is None:
             return step
-        return (classical * step + jumps * self.propagator.timestep * unit.picosecond) / (classical + jumps)
+        return (classical * step + jumps * self._guarded.timestep * unit.picosecond) / (classical + jumps)
 
     def setStepSize(self, size: Any) -> None:
         """Set the step of the classical integrator; of jumps alone, refuse a step that is not the propagator's."""
         if self._inner is None:
-            check_timestep(self.propagator.timestep, size)
+            check_timestep(self._guarded.timestep, size)
         else:
             self._inner.setStepSize(size)
 
     def _try_jump(self, context: openmm.Context, count: int) -> bool:
         """Jump, or do what the schedule says; whether a step was made."""
         begun = time.perf_counter()
-        self._follow_thermostat()
-        self._read_energy()
-        half = 0.5 * self._inner.getStepSize()._value if self._half_step and self._inner is not None else 0.0
-        rng = self._generator.at(self.seed, count)
+        if self._ahead is None:
+            self._follow_thermostat()
+            self._read_energy()
+        rng = self._generator.at(self.seed, count) if self._ahead is None else self._ahead
         try:
-            report, done = self._jump.attempt(half, rng, replacing=self._inner is None)
+            report, done = self._jump.attempt(self._half, rng, replacing=self._inner is None)
         finally:
+            self._ahead = None
             self.setCurrentIntegrator(0)
             self.jump_seconds += time.perf_counter() - begun
         if done:
@@ -342,7 +348,7 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
         context.setStepCount(count + 1)
 
     def _replacement_steps(self) -> int:
-        return self.schedule.replacement_steps(self.propagator.timestep, self._inner.getStepSize()._value)
+        return self.schedule.replacement_steps(self._guarded.timestep, self._inner.getStepSize()._value)
 
     def _classical(self, steps: int) -> None:
         begun = time.perf_counter()
@@ -354,6 +360,12 @@ class LearnedIntegrator(Annealing, ReadOnce, openmm.CompoundIntegrator):
     def _advance(self) -> None:
         self.setCurrentIntegrator(0 if self._inner is None else 1)
         super().step(1)
+
+    def _leap(self, timestep: float, steps: int) -> None:
+        if self._leaps.getStepSize()._value != timestep:
+            self._leaps.setStepSize(timestep)
+        self.setCurrentIntegrator(1 if self._inner is None else 2)
+        super().step(steps)
 
     def _read_energy(self) -> None:
         """Take over the energy to conserve, which a checkpoint may have brought; none if somebody moved something."""

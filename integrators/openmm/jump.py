@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import copy
-import time
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.openmm.description import theory_of
 from fastegnn_md.engines.openmm.force import JumpForce, bound_context, check_binding
-from fastegnn_md.engines.openmm.register import BACK_SHIFT, BETWEEN, JUMP, RESTORE, TOKEN, Register
+from fastegnn_md.engines.openmm.register import BETWEEN
 from fastegnn_md.engines.openmm.system import NM, JumpSystem
 from fastegnn_md.errors import ConfigError, FastEGNNMDError, JumpError
-from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.state import State
-from fastegnn_md.units import KJ_PER_MOL
 
+from ..engine import Predicted
 from ..guards import GuardReport
 from ..home import check_home
 from ..step import GuardedStep
 from ..verdict import RunWatch
 from .binding import check_forces
-from .host import Host
+from .host import Host, Leap
+from .transport import Inside, OnHost, Transport
 
 with naming_extras(__name__):
     import openmm
@@ -47,10 +44,19 @@ class ContextJump:
         Makes one step of ``custom``.
     group : int
         Force group of the jump force.
+    leap : callable, optional
+        Makes leap-frog steps, see :class:`~.host.Host`.
     """
 
-    def __init__(self, guarded: GuardedStep, custom: openmm.CustomIntegrator, advance: Callable[[], None], group: int):
-        self.guarded, self.group = guarded, group
+    def __init__(
+        self,
+        guarded: GuardedStep,
+        custom: openmm.CustomIntegrator,
+        advance: Callable[[], None],
+        group: int,
+        leap: Leap | None = None,
+    ):
+        self.guarded, self.group, self._leap = guarded, group, leap
         self._custom, self._advance = custom, advance
         self._bound: tuple[Callable[[], openmm.Context | None], JumpSystem, Transport] | None = None
         self._sites = self._between = False
@@ -95,7 +101,7 @@ class ContextJump:
         self._sites = any(system.isVirtualSite(i) for i in range(system.getNumParticles()))
         transport: Transport
         if force.backend == "host":
-            transport = _OnHost(Host(system, part, set(range(32)) - {self.group}), part, self.guarded)
+            transport = OnHost(Host(system, part, set(range(32)) - {self.group}, self._leap), part, self.guarded)
         else:
             for what, asked in self.guarded.needs.items():
                 if asked:
@@ -103,12 +109,12 @@ class ContextJump:
                         f"{what}: needs the classical potential within a step, which the back-end {force.backend!r} "
                         "cannot evaluate; use backend='host'"
                     )
-            transport = _Inside(context, part, self.guarded, self._custom, self._advance, self.group)
+            transport = Inside(context, part, self.guarded, self._custom, self._advance, self.group)
         self._bound = weakref.ref(context), part, transport
 
     def recover(self) -> None:
         """Set variables of the integrator anew."""
-        if self._bound is not None and isinstance(self._bound[2], _Inside):
+        if self._bound is not None and isinstance(self._bound[2], Inside):
             self._bound[2].recover()
 
     def watch(self) -> RunWatch:
@@ -165,7 +171,7 @@ class ContextJump:
         done = False
         try:
             report = transport.jump(context, half_step, rng)
-            self.guarded.statistics.record(report)
+            self.guarded.record(report)
             done = report.ok
             self._place_sites(context)
             if done and half_step:
@@ -185,10 +191,50 @@ class ContextJump:
                 transport.restore(context)
                 self._place_sites(context)
             # The integrator that moves particles counts each of its parts as a step.
-            context.setTime(present + self.guarded.propagator.timestep if done else present)
+            context.setTime(present + self.guarded.timestep if done else present)
             context.setStepCount(count + 1 if done else count)
         message, atom = as_particle(report.message, report.atom, part)
         return replace(report, message=message, atom=atom), done
+
+    def prepare(self, half_step: float, rng: np.random.Generator) -> State:
+        """What the propagator is given at the attempt that comes next; arguments and errors of :meth:`attempt`.
+
+        Raises
+        ------
+        ConfigError
+            If the jump happens inside the Context, where nobody can look at it before.
+        """
+        context = self.context
+        return self._host.prepare(context, half_step, rng)
+
+    def take(self, predicted: Predicted) -> None:
+        """Be given the prediction of the attempt that comes next."""
+        self._host.take(predicted)
+
+    def propose(self, rng: np.random.Generator) -> GuardReport:
+        """Hold that prediction against the guards, and relax it in the Context."""
+        context = self.context
+        present, count = context.getTime(), context.getStepCount()
+        try:
+            return self._host.propose(rng)
+        finally:
+            context.setTime(present)
+            context.setStepCount(count)
+
+    def forget(self) -> None:
+        """Forget what was prepared."""
+        self._host.restore(self.context)
+
+    @property
+    def _host(self) -> OnHost:
+        assert self._bound is not None  # the Context was found
+        transport = self._bound[2]
+        if not isinstance(transport, OnHost):
+            raise ConfigError(
+                "jumps of several Contexts are predicted together by the back-end 'host' alone: give "
+                "LearnedSimulation(…, backend='host')"
+            )
+        return transport
 
     def act_between(self) -> None:
         """Let the barostat and the like act once, where no classical step does it."""
@@ -216,152 +262,6 @@ class ContextJump:
         # GPU platforms leave virtual sites where they were when a CustomIntegrator ends inside a block.
         if self._sites:
             context.computeVirtualSites()
-
-
-def free_flight(propagator: LearnedMap) -> float:
-    """Time in ps over which a jump is close to free flight; zero where velocities say nothing about it."""
-    return propagator.timestep if propagator.predicts_velocities else 0.0
-
-
-class Transport(Protocol):
-    """A way of a jump into a Context and out of it."""
-
-    def jump(self, context: openmm.Context, half_step: float, rng: np.random.Generator) -> GuardReport:
-        """Make a guarded jump, velocities being those of a time after those of the Context (ps)."""
-
-    def back_shift(self, context: openmm.Context, half_step: float) -> None:
-        """Bring velocities back to the time that the classical integrator has them at."""
-
-    def replace(self, context: openmm.Context, rng: np.random.Generator, report: GuardReport) -> None:
-        """Classical steps in place of the jump that was just refused."""
-
-    def restore(self, context: openmm.Context) -> None:
-        """Put back positions and velocities of before the jump."""
-
-
-class _OnHost:
-    """Read the Context, jump, write it."""
-
-    def __init__(self, host: Host, part: JumpSystem, guarded: GuardedStep):
-        self._host, self._constraints, self._guarded = host, part.constraints, guarded
-        self._prepared: State | None = None
-
-    def jump(self, context: openmm.Context, half_step: float, rng: np.random.Generator) -> GuardReport:
-        informed = self._guarded.propagator.wants_forces == "start"
-        state, classical = self._host.read(context, half_step, informed=informed), self._host.classical(context)
-        self._prepared = self._guarded.prepare(state, self._constraints, rng, classical)
-        ended, report = self._guarded.attempt(self._prepared, self._constraints, rng, classical)
-        if report.ok:
-            self._host.write(context, ended)
-        return report
-
-    def replace(self, context: openmm.Context, rng: np.random.Generator, report: GuardReport) -> None:
-        assert self._prepared is not None  # there was a jump
-        self._host.restore(context)
-        classical = self._host.classical(context)
-        ended = self._guarded.replace(self._prepared, self._constraints, rng, classical, report)
-        self._host.write(context, ended)
-
-    def back_shift(self, context: openmm.Context, half_step: float) -> None:
-        self._host.back_shift(context, half_step)
-
-    def restore(self, context: openmm.Context) -> None:
-        self._host.restore(context)
-
-
-class _Inside:
-    """Through the jump force; everything stays where the platform computes."""
-
-    def __init__(
-        self,
-        context: openmm.Context,
-        part: JumpSystem,
-        guarded: GuardedStep,
-        custom: openmm.CustomIntegrator,
-        advance: Callable[[], None],
-        group: int,
-    ):
-        self._group = group
-        self._part, self._guarded, self._custom, self._advance = part, guarded, custom, advance
-        propagator = guarded.propagator
-        self._register = Register(
-            self._jump, propagator.wants_forces == "start", free_flight(propagator), context.getPlatform().getName()
-        )
-        self._rng = np.random.default_rng(0)  # that of the present jump
-        self._report: GuardReport | None = None
-        self._moved = False
-        self._prepared: State | None = None  # by the present jump
-        if not part.whole_system:
-            self.recover()
-
-    def recover(self) -> None:
-        """Say which particles jump, as a variable of the integrator."""
-        flies = np.zeros((self._part.n_particles, 3))
-        flies[self._part.atoms] = 1.0
-        self._custom.setPerDofVariableByName("flies", flies)
-
-    def jump(self, context: openmm.Context, half_step: float, rng: np.random.Generator) -> GuardReport:
-        self._moved, self._rng, self._report = False, rng, None
-        audits = self._guarded.audits
-        audited = audits is not None and self._guarded.isolated and audits.due()
-        before = self._energy(context) if audited else 0.0
-        # A CustomIntegrator takes the forces of its last step for valid, whatever another integrator of the same
-        # CompoundIntegrator did since, until the Context is changed from outside: here the parameter does it.
-        context.setParameter(TOKEN, self._register.token)
-        for name, value in (("half_step", half_step), ("tau", self._register.tau), ("sigma", self._register.sigma)):
-            self._custom.setGlobalVariableByName(name, value)
-        self._step(JUMP)
-        self._moved = True
-        context.setParameter(TOKEN, 0)  # the classical integrator may be a CustomIntegrator as well
-        if self._register.error is not None:
-            raise self._register.error
-        report: GuardReport | None = self._report  # set by the call of the force
-        if report is None:
-            raise ConfigError(
-                "the jump force was not asked; the System of this Context has none, or another process bound it"
-            )
-        if report.ok and audited:
-            assert self._prepared is not None  # there was a jump
-            jumped = time.perf_counter()
-            change = self._energy(context) - before + self._guarded.kinetic_change
-            # What the energy before took is about what the energy after takes.
-            seconds = 2 * (time.perf_counter() - jumped)
-            self._guarded.audit(change, self._prepared, self._part.constraints, seconds)
-        return report
-
-    def _energy(self, context: openmm.Context) -> float:
-        """Potential energy without the jump force, amu Å²/ps²."""
-        groups = set(range(32)) - {self._group}
-        return context.getState(energy=True, groups=groups).getPotentialEnergy()._value * KJ_PER_MOL
-
-    def _jump(
-        self, positions: Tensor, velocities: Tensor, forces: Tensor | None, box: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The science, on tensors in OpenMM's units: Δx and Δv of the atoms that jump."""
-        part = self._part = self._part.to(positions.device)
-        state = part.state(positions, velocities, forces, box)
-        self._prepared = self._guarded.prepare(state, part.constraints, self._rng)
-        ended, self._report = self._guarded.attempt(self._prepared, part.constraints, self._rng)
-        return (ended.positions - state.positions) / NM, (ended.velocities - state.velocities) / NM
-
-    def back_shift(self, context: openmm.Context, half_step: float) -> None:
-        self._step(BACK_SHIFT)
-
-    def replace(self, context: openmm.Context, rng: np.random.Generator, report: GuardReport) -> None:
-        raise JumpError(
-            f"the {report.guard} guard refused the jump: {report.message}; with backend='host', or with a classical "
-            "integrator in the schedule, classical steps would replace it",
-            report.atom,
-        )
-
-    def restore(self, context: openmm.Context) -> None:
-        if self._moved:
-            self._step(RESTORE)
-            context.setParameter(TOKEN, 0)
-
-    def _step(self, mode: int) -> None:
-        self._custom.setGlobalVariableByName("mode", mode)
-        self._advance()
 
 
 def as_particle(message: str, atom: int | None, part: JumpSystem) -> tuple[str, int | None]:

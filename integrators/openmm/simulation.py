@@ -15,6 +15,7 @@ from fastegnn_md.engines.openmm.system import NM
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.thermal import temperature_per_element
 
+from ..together import Waiting
 from .integrator import LearnedIntegrator
 from .metropolis import MetropolizedJumpIntegrator
 from .states import set_state, state_xml
@@ -123,6 +124,12 @@ class LearnedSimulation(app.Simulation):
     def _set_state(self, state: openmm.State) -> None:
         set_state(self.context, openmm.XmlSerializer.serialize(state))
 
+    def prepare(self) -> Waiting | None:
+        """Make ready for the jump of the next step; see :meth:`LearnedIntegrator.prepare`."""
+        self._look_for_positions()
+        waiting: Waiting | None = self.integrator.prepare()
+        return waiting
+
     def step(self, steps: int) -> None:
         """Advance by a number of steps.
 
@@ -131,6 +138,10 @@ class LearnedSimulation(app.Simulation):
         ConfigError
             If no positions were set, or all are the same.
         """
+        self._look_for_positions()
+        super().step(steps)
+
+    def _look_for_positions(self) -> None:
         if not self._placed:  # positions of zero are those of a Context that was given none
             positions = self.context.getState(positions=True).getPositions(asNumpy=True)._value
             self._placed = len(positions) == 1 or bool(np.ptp(positions, axis=0).any())
@@ -139,7 +150,6 @@ class LearnedSimulation(app.Simulation):
                     "all particles are at one place, as where no positions were set: call "
                     "simulation.context.setPositions(pdb.positions) before step"
                 )
-        super().step(steps)
 
 
 class LearnedStateReporter:
