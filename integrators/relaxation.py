@@ -19,7 +19,7 @@ from .thermostats import Langevin
 RELAX_STEPS = 50  # after each draw, where nothing else is said
 RELAX_STEP = 1e-3  # ps, of these steps, likewise: for bonds to hydrogen of fixed length and free
 RELAX_FRICTION = 10.0  # 1/ps
-_BLOCK = 10  # steps between which the heat bath acts
+_BLOCK = 25  # steps between which the heat bath acts
 
 Verlet = Callable[[State, float, int], State]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +16,14 @@ from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open
 from .outputs import Overwrite, claimed
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
-from .verdict import tell
+from .verdict import became, speed, tell
 
 if TYPE_CHECKING:
-    from ..integrators import JumpStatistics, MetropolisStatistics
+    from ..propagator.learned_map import LearnedMap
 
 
 _FRICTION = "10/ps"
+_CYCLE = 10  # classical steps between jumps, with --engine openmm
 
 
 def run(
@@ -60,12 +62,21 @@ def run(
         str, typer.Option("--engine", help="ase: learned steps alone; openmm: in turn with classical steps.")
     ] = "ase",
     classical_steps: Annotated[
-        int, typer.Option("--classical-steps", min=0, help="Classical steps of a cycle (openmm).")
-    ] = 10,
+        int | None,
+        typer.Option(
+            "--classical-steps", min=0, help="Classical steps of a cycle (openmm); default 10, none for kind flow."
+        ),
+    ] = None,
     jumps: Annotated[
         int, typer.Option("--jumps", min=0, help="Jumps of a cycle (openmm); 0 jumps until a guard refuses.")
     ] = 1,
-    timestep: Annotated[str, typer.Option("--timestep", help="Of classical steps (openmm).")] = "1 fs",
+    timestep: Annotated[
+        str, typer.Option("--timestep", help="Of classical steps (openmm), and of those that relax draws of kind flow.")
+    ] = "1 fs",
+    relax_steps: Annotated[
+        int | None,
+        typer.Option("--relax-steps", min=0, help="Classical steps after each draw of kind flow; default 50."),
+    ] = None,
     platform: Annotated[
         str | None, typer.Option("--platform", help="Of OpenMM; default: the fastest (openmm).")
     ] = None,
@@ -117,6 +128,7 @@ def run(
         Langevin,
         LearnedDynamics,
         MetropolizedDynamics,
+        Schedule,
         VelocityRescaling,
     )
 
@@ -146,6 +158,7 @@ def run(
             "--classical-steps": classical_steps,
             "--jumps": jumps,
             "--timestep": timestep,
+            "--relax-steps": relax_steps,
             "--forcefield": [Path(name).name for name in forcefield or []],
             "--system": system and system.name,
             "--constraints": constraints,
@@ -161,6 +174,9 @@ def run(
     propagator = open_model(model, committee)
     if translate:
         propagator.compile()
+    _check_redrawn(propagator, temperature, friction or tau, nve, relax_steps)
+    if classical_steps is None:
+        classical_steps = 0 if propagator.stochastic else _CYCLE
     if metropolis and (engine != "ase" or nve or temperature is None or not (calculator or forcefield or system)):
         raise ConfigError(
             "--metropolis needs --engine ase, --temperature and true energies (--forcefield, --system or "
@@ -203,6 +219,7 @@ def run(
             friction=friction or _FRICTION,
             nve=nve,
             classical_steps=classical_steps,
+            relax_steps=relax_steps,
             jumps=jumps,
             timestep=timestep,
             forcefield=forcefield,
@@ -228,10 +245,6 @@ def run(
     keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
     keep_labels(atoms, start)
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
-    if nve and not propagator.predicts_velocities:
-        raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
-    if (friction or tau) is not None and not propagator.predicts_velocities:
-        raise ConfigError("this propagator redraws velocities at --temperature: leave --friction and --tau out")
     rate = parse_quantity(friction or _FRICTION, "friction")
     thermostat: Langevin | VelocityRescaling | None = None
     if tau is not None:
@@ -256,10 +269,12 @@ def run(
             bonds=bonds,
             guard=guard,
             conserve=Conserve(energy=conserve_energy),
+            schedule=Schedule(relax_steps=relax_steps, classical=timestep) if propagator.stochastic else None,
         )
     watch = dynamics.jump.watch() if isinstance(dynamics, LearnedDynamics) else None
     temperatures = []
-    timestep_ps, first = propagator.timestep, place.step + (restart is not None)
+    timestep_ps = dynamics.guarded.timestep if isinstance(dynamics, LearnedDynamics) else propagator.timestep
+    first, begun = place.step + (restart is not None), time.perf_counter()
     with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after) as writer:
         keeper = Keeper(place, output, writer, dynamics.save_restart)
         for step in progress_bar(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
@@ -282,25 +297,29 @@ def run(
         raise keeper.stopped(stop.given, step)
     settled = np.mean(temperatures[len(temperatures) // 2 :])
     typer.echo(
-        f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {_became(dynamics.statistics)}"
+        f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {became(dynamics.statistics)}"
         f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
+    if propagator.stochastic:
+        typer.echo(speed((steps - place.step) * timestep_ps, time.perf_counter() - begun))
     if watch is not None:
         tell(watch.verdict(dynamics.statistics, dynamics.guarded.audits))
 
 
-def _became(statistics: JumpStatistics | MetropolisStatistics) -> str:
-    """What became of the jumps, in words."""
-    from ..integrators import MetropolisStatistics
-
-    if isinstance(statistics, MetropolisStatistics):
-        return f"{statistics.accepted} accepted"
-    refused = statistics.rejected
-    return (
-        f"{sum(refused.values())} refused"
-        + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
-        + (f", {statistics.fallback_steps} classical sub-steps" if refused else "")
-    )
+def _check_redrawn(
+    propagator: LearnedMap, temperature: float | None, bath: str | None, nve: bool, relax_steps: int | None
+) -> None:
+    """Options that do not fit a propagator that redraws velocities, or that only one that draws takes."""
+    if relax_steps is not None and not propagator.stochastic:
+        raise ConfigError("--relax-steps is for models of kind 'flow', whose draws are relaxed: leave it out")
+    if propagator.predicts_velocities:
+        return
+    if nve:
+        raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
+    if bath is not None:
+        raise ConfigError("this propagator redraws velocities at --temperature: leave --friction and --tau out")
+    if temperature is None:
+        raise ConfigError("this propagator redraws velocities: give --temperature, that of its training data")
 
 
 def _is_amber(structure: Path) -> bool:

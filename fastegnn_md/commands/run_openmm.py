@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
-from .verdict import tell
+from .verdict import became, speed, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,7 @@ def run_openmm(
     friction: str,
     nve: bool,
     classical_steps: int,
+    relax_steps: int | None,
     jumps: int,
     timestep: str,
     forcefield: list[str] | None,
@@ -80,15 +82,18 @@ def run_openmm(
             "give a structure of this system"
         )
     step = parse_quantity(timestep, "time")
-    if nve:
-        classical: Any = openmm.VerletIntegrator(step)
+    classical: Any
+    if propagator.stochastic and not classical_steps:
+        classical = step  # draws are relaxed, and those that are refused replaced, by Langevin dynamics of our own
+    elif nve:
+        classical = openmm.VerletIntegrator(step)
     else:
         classical = openmm.LangevinMiddleIntegrator(temperature, parse_quantity(friction, "friction"), step)
         classical.setRandomNumberSeed(seed + 1)  # zero means a random seed to OpenMM
     integrator = LearnedIntegrator(
         propagator,
         temperature=None if propagator.predicts_velocities else temperature,
-        schedule=Schedule(classical_steps, jumps or None, classical=classical),
+        schedule=Schedule(classical_steps, jumps or None, classical=classical, relax_steps=relax_steps),
         guard=guard,
         seed=seed,
     )
@@ -108,6 +113,7 @@ def run_openmm(
     if place.restart is not None:
         load_simulation(place.restart, simulation)
     watch = integrator.watch()
+    first, begun = context.getTime()._value, time.perf_counter()
     steps, mean = place.steps, integrator.getStepSize().value_in_unit(unit.picosecond)
     with (
         StopSignals() as stop,
@@ -136,15 +142,15 @@ def run_openmm(
     if done < steps and stop.given:
         raise keeper.stopped(stop.given, done)
     statistics = integrator.statistics
-    refused = statistics.rejected
     typer.echo(
         f"{steps} steps, {context.getTime()._value:g} ps: {statistics.tried} jumps of "
-        f"{1e3 * propagator.timestep:g} fs, {sum(refused.values())} refused"
-        + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
-        + f"; {1e3 * integrator.jump_seconds / max(1, statistics.tried):.3g} ms per jump, "
+        f"{1e3 * propagator.timestep:g} fs, {became(statistics)}"
+        f"; {1e3 * integrator.jump_seconds / max(1, statistics.tried):.3g} ms per jump, "
         f"{1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken):.3g} ms per classical step; "
         f"saved {output} and {keeper.path.name}"
     )
+    if propagator.stochastic:
+        typer.echo(speed(context.getTime()._value - first, time.perf_counter() - begun))
     tell(watch.verdict(statistics, integrator.audits))
 
 

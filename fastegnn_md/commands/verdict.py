@@ -7,9 +7,32 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from ..integrators import JumpStatistics, MetropolisStatistics
     from ..integrators.verdict import RunVerdict
 
 DOUBTFUL = 3  # exit code of a run that went through and should not be trusted
+
+
+def became(statistics: JumpStatistics | MetropolisStatistics) -> str:
+    """What became of the jumps, in words."""
+    from ..integrators import MetropolisStatistics
+
+    if isinstance(statistics, MetropolisStatistics):
+        return f"{statistics.accepted} accepted"
+    refused, redrawn = statistics.rejected, statistics.redrawn
+    return (
+        f"{sum(refused.values())} refused"
+        + "".join(f", {count} by the {guard} guard" for guard, count in refused.items())
+        + (f", {statistics.fallback_steps} classical sub-steps" if refused else "")
+        + (f"; {statistics.redraws} redraws ({statistics.redraw_share:.1%})" if redrawn else "")
+        + "".join(f", {count} for the {guard} guard" for guard, count in redrawn.items())
+    )
+
+
+def speed(picoseconds: float, seconds: float) -> str:
+    """How much was simulated, and how fast."""
+    nanoseconds = 1e-3 * picoseconds
+    return f"{nanoseconds:.4g} ns in {seconds:.3g} s, {60 * nanoseconds / max(seconds, 1e-9):.3g} ns per minute"
 
 
 def tell(verdict: RunVerdict) -> None:
