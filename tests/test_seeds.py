@@ -89,7 +89,9 @@ SHORT = {
 def test_a_biased_model_does_not_bias_the_populations(near: float, dimer, system, tmp_path: Path) -> None:
     exact = share_near()
     assert abs(exact - near) > 0.15
-    found = seeds(jumper(near), dimer, system, output=tmp_path / "out", **SHORT)
+    beyond = dimer.copy()  # half of it where no burst can be
+    beyond.load_new(np.array([[[0, 0, 0], [r, 0, 0]] for r in (10 * NEAR, 10 * FAR, 14.0, 15.0)]))
+    found = seeds(jumper(near), dimer, system, output=tmp_path / "out", reference=[beyond], **SHORT)
     state = int(found.kinetics.states_of(np.array([[10 * NEAR]]))[0])
     population = found.kinetics.populations[state]
     assert exact in population
@@ -97,6 +99,9 @@ def test_a_biased_model_does_not_bias_the_populations(near: float, dimer, system
     assert near not in population
     assert found.flow[state] == pytest.approx(near, abs=0.1)  # what the model thinks is told beside it
     assert found.kinetics.connected > 0.99
+    assert found.unseen_reference == pytest.approx(0.5)
+    assert found.reference is not None
+    assert found.reference[state].value == pytest.approx(0.5)
     assert found.bursts == 60
     assert found.nanoseconds == pytest.approx(1.8)
 

@@ -79,12 +79,6 @@ class Kinetics:
         found: np.ndarray = self._states[self._place.labels(features)]
         return found
 
-    def shares(self, features: np.ndarray) -> np.ndarray:
-        """Share of the frames in each state, among those that are in one."""
-        counts = np.bincount(self.states_of(features) + 1, minlength=len(self.populations) + 1)[1:]
-        shares: np.ndarray = counts / max(1, counts.sum())
-        return shares
-
 
 class _Clusters:
     """k-means in slow components, scaled so that distances are kinetic ones (Noé and Clementi, 2015)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import MDAnalysis as mda
 import numpy as np
+from scipy.spatial import cKDTree
 
 from .._progress import progress_bar
 from ..data.internal import InternalCoordinates
@@ -27,6 +28,7 @@ from .spreading import choose, spread
 RELAX = 50  # steps of the engine after each jump
 _PIECES = 20  # of the reference, resampled for intervals
 _MAX_FAILED = 0.1  # of the bursts
+_UNSEEN = -2  # in the place of a state
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Seeded:
         Share of the jumps in each metastable state: the model's own populations.
     reference : tuple of Interval, or None
         Shares in reference trajectories, with intervals by resampling 10 pieces of them.
+    unseen_flow, unseen_reference : float
+        Shares of the frames after jumps, and of the reference, that lie where no burst was; no state counts them.
     coordinates : InternalCoordinates
     bursts, failed : int
         Bursts run, and those in which the engine failed.
@@ -61,6 +65,8 @@ class Seeded:
     interval: float
     flow: np.ndarray
     reference: tuple[Interval, ...] | None
+    unseen_flow: float
+    unseen_reference: float
     coordinates: InternalCoordinates
     bursts: int
     failed: int
@@ -135,14 +141,19 @@ class SeedRun:
         visited, _, record = self._visited
         total = self._total()
         paths = [path for index in range(total) if (path := self.folder.burst(index)).exists()]
-        runs = [self.coordinates(read_dcd(path)[self.plan.dropped :]) for path in paths]
-        kinetics = estimate(runs, self.plan.lag, seed=self.seed)
+        bursts = [read_dcd(path)[self.plan.dropped :] for path in paths]
+        kinetics = estimate([self.coordinates(one) for one in bursts], self.plan.lag, seed=self.seed)
+        known = _Known(self.coordinates, np.concatenate(bursts))
+        flow = _states(kinetics, known, self.coordinates, visited)
+        shares, unseen = self._reference(kinetics, known, reference)
         return Seeded(
             folder=self.folder.path,
             kinetics=kinetics,
             interval=self.plan.interval,
-            flow=kinetics.shares(self.coordinates(visited)),
-            reference=self._reference(kinetics, reference),
+            flow=_shares(_counts(flow, len(kinetics.populations))),
+            reference=shares,
+            unseen_flow=float(np.mean(flow == _UNSEEN)),
+            unseen_reference=unseen,
             coordinates=self.coordinates,
             bursts=total,
             failed=total - len(paths),
@@ -167,25 +178,26 @@ class SeedRun:
         )
 
     def _reference(
-        self, kinetics: Kinetics, reference: Sequence[mda.Universe | mda.AtomGroup]
-    ) -> tuple[Interval, ...] | None:
+        self, kinetics: Kinetics, known: _Known, reference: Sequence[mda.Universe | mda.AtomGroup]
+    ) -> tuple[tuple[Interval, ...] | None, float]:
         if not reference:
-            return None
+            return None, 0.0
         labels = []
         for one in reference:
             atoms = one.atoms
             if len(atoms) != self.states[0].n_atoms:
                 raise DataError(f"the reference has {len(atoms)} atoms, the seeds {self.states[0].n_atoms}")
             frames = [atoms.positions.copy() for _ in atoms.universe.trajectory]
-            labels.append(kinetics.states_of(self.coordinates(np.array(frames))))
+            labels.append(_states(kinetics, known, self.coordinates, np.array(frames)))
         n_states = len(kinetics.populations)
         pieces = [piece for one in labels for piece in np.array_split(one, max(1, _PIECES // len(labels)))]
-        counts = np.array([np.bincount(piece + 1, minlength=n_states + 1)[1:] for piece in pieces], dtype=float)
+        counts = np.array([_counts(piece, n_states) for piece in pieces])
         rng = np.random.default_rng([self.seed, 3])
         drawn = counts[rng.integers(len(counts), size=(400, len(counts)))].sum(axis=1)
-        drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), 1)
-        shares = counts.sum(axis=0) / max(1.0, counts.sum())
-        return tuple(Interval.of(shares[k], drawn[:, k]) for k in range(n_states))
+        drawn = _shares(drawn)
+        shares = _shares(counts.sum(axis=0))
+        unseen = float(np.mean(np.concatenate(labels) == _UNSEEN))
+        return tuple(Interval.of(shares[k], drawn[:, k]) for k in range(n_states)), unseen
 
     @property
     def _visited(self) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -201,3 +213,34 @@ class SeedRun:
         rng = np.random.default_rng([self.seed, 4, index])
         v = thermal_velocities(self.states[0].masses, self.temperature, rng).numpy()
         return SeededStart(x, v, None, int(rng.integers(2**31 - 2)))
+
+
+class _Known:
+    """Where bursts were: frames no further from one of theirs than their own most lonely frame from the next."""
+
+    def __init__(self, coordinates: InternalCoordinates, bursts: np.ndarray):
+        self._coordinates = coordinates
+        turns = coordinates.turns(bursts)
+        self._tree = cKDTree(turns)
+        self._limit = float(self._tree.query(turns, 2)[0][:, 1].max())
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        near: np.ndarray = self._tree.query(self._coordinates.turns(positions))[0] <= self._limit
+        return near
+
+
+def _states(kinetics: Kinetics, known: _Known, coordinates: InternalCoordinates, positions: np.ndarray) -> np.ndarray:
+    """State of each frame; what lies where no burst was is not taken for the nearest one."""
+    found = kinetics.states_of(coordinates(positions))
+    found[~known(positions)] = _UNSEEN
+    return found
+
+
+def _counts(states: np.ndarray, n_states: int) -> np.ndarray:
+    return np.bincount(states[states >= 0], minlength=n_states).astype(np.float64)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    shares: np.ndarray = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1.0)
+    return shares

@@ -18,6 +18,7 @@ from .seed_files import read_dcd
 from .seed_run import Seeded
 
 _BINS = 36
+_UNSEEN = 0.005  # share of frames that is worth a warning
 _SHOWN = 5.0  # kT above the minimum
 
 
@@ -59,6 +60,8 @@ def results(found: Seeded) -> dict[str, Any]:
         "populations": {
             "bursts": [_plain(one) for one in kinetics.populations],
             "flow": found.flow.tolist(),
+            "unseen_flow": found.unseen_flow,
+            "unseen_reference": found.unseen_reference,
             "reference": None if found.reference is None else [_plain(one) for one in found.reference],
         },
         "timescales_ps": [_plain(one, dt) for one in kinetics.timescales],
@@ -101,6 +104,12 @@ def remarks(found: Seeded, names: list[str]) -> list[str]:
         )
     else:
         said.append(f"All {kinetics.clusters} clusters are connected in both directions.")
+    for whose, share in (("reference", found.unseen_reference), ("jumps", found.unseen_flow)):
+        if share > _UNSEEN:
+            said.append(
+                f"WARNING: {share:.1%} of the frames of the {whose} lie where no burst was. All shares are of the "
+                "rest: start bursts there (more starts, a model that jumps there, frames of a trajectory as START)."
+            )
     if not kinetics.timescales:
         said.append("No process outlasts the lag: take a shorter lag, or a shorter interval.")
     elif not _level(found):
