@@ -145,7 +145,7 @@ def suggest_flow_lag(pairs: TrajectoryPairs, *, seed: int = 0) -> FlowLagSuggest
         multiple = _rounded(multiple - 1)
     reason = _reason(slowest, dt * multiple, length, transitions)
     if pairs.periodic:
-        reason += "; train on the molecule without its box (a trajectory written with atoms.dimensions = None)"
+        reason += "; train takes the molecule out of its box for kind flow (isolated=True of TrajectoryPairs)"
     return FlowLagSuggestion(dt, length, memory, processes, transitions, dt * multiple, reason)
 
 
