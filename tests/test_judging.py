@@ -368,3 +368,12 @@ def test_a_process_faster_than_five_lags_is_not_judged_by_its_time_scale(well, r
     slow = Peptide.runs(well, well.trajectories(10, 500, 10.0, rng()), 10.0)
     with pytest.raises(DataError, match="nearly an independent draw"):
         compare_timescales(slow, slow, 10.0, fit_clusters(slow.features, 30), rng(), (1,))
+
+
+def test_intervals_of_time_scales_are_those_of_repeated_experiments(well, clusters, require):
+    require("deeptime")
+    chains = [well.trajectories(10, 1000, TAU, np.random.default_rng(seed)) for seed in range(20)]
+    found = [implied_timescales(list(clusters[one]), [1], 30, rng(), processes=1) for one in chains]
+    spread = np.std([np.log(one.values[0, 0]) for one in found], ddof=1)
+    claimed = np.mean([np.log(one.upper[0, 0] / one.values[0, 0]) / 1.96 for one in found])
+    assert claimed == pytest.approx(spread, rel=0.4)

@@ -1,3 +1,6 @@
+from .analyses import Chirality as Chirality
+from .analyses import Kinetics as Kinetics
+from .analyses import TorsionBasins as TorsionBasins
 from .case import Case as Case
 from .case import check_frames as check_frames
 from .checks import CHECKS as CHECKS

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from deeptime.markov.msm import MarkovStateModel
 
 CLUSTERS = 100
-REPETITIONS = 50  # of the bootstrap: the error of a standard deviation is then 10 %
+REPETITIONS = 200  # of the bootstrap; the error of a standard deviation is then 5 %
 _FRAMES = 20_000  # that clusters are found from
-_LOST = 0.005  # of the stationary weight: a draw without more than that lacks a process, not only a rare cluster
 
 
 def fit_clusters(features: Sequence[np.ndarray], clusters: int = CLUSTERS, seed: int = 0) -> np.ndarray:
@@ -93,9 +92,8 @@ class TimeScales:
     values : ndarray, shape (L, K)
         NaN where there are fewer processes.
     lower, upper : ndarray, shape (L, K)
-        Ends of the 95 % interval: a bootstrap of whole trajectories, in the logarithm. Draws that do not hold states of
-        the model count for nothing; where these are more than half of all, too few runs saw the process and the ends
-        are NaN.
+        Ends of the 95 % interval: a bootstrap of whole trajectories, in the logarithm. Where most draws do not see the
+        process at all the ends are NaN.
     connected : ndarray, shape (L,)
         Share of the transitions within the states that the model holds. Where it is below one a process that leads out
         of them was left out.
@@ -151,13 +149,12 @@ def implied_timescales(
         values[row] = _slowest(model, processes)
         if len(counts) > 1:
             drawn = rng.integers(len(counts), size=(repetitions, len(counts)))
-            weights = np.zeros(states)
-            weights[inside] = model.stationary_distribution
-            found = np.array([_slowest_of(counts[rows].sum(axis=0), lag, processes, weights) for rows in drawn])
-            usable = found[np.isfinite(found[:, 0])]
-            if len(usable) > repetitions / 2:
-                spread = np.std(np.log(usable), axis=0, ddof=1) * np.sqrt(len(counts) / (len(counts) - 1))
-                lower[row], upper[row] = values[row] * np.exp(-1.96 * spread), values[row] * np.exp(1.96 * spread)
+            drawn_scales = lag / -np.log(_correlations(model, counts[drawn].sum(axis=1), processes))
+            for k in range(processes):
+                usable = drawn_scales[:, k][np.isfinite(drawn_scales[:, k])]
+                if len(usable) > repetitions / 2:
+                    spread = np.std(np.log(usable), ddof=1) * np.sqrt(len(counts) / (len(counts) - 1))
+                    lower[row, k], upper[row, k] = values[row, k] * np.exp([-1.96 * spread, 1.96 * spread])
     return TimeScales(np.array(lags), values, lower, upper, connected)
 
 
@@ -168,14 +165,20 @@ def _slowest(model: Any, processes: int) -> np.ndarray:
     return found
 
 
-def _slowest_of(counts: np.ndarray, lag: int, processes: int, weights: np.ndarray) -> np.ndarray:
-    """Time scales of a draw; NaN where it holds too little of the states, whose weights add up to one."""
-    try:
-        model = markov_model(counts, lag)
-    except DataError:
-        return np.full(processes, np.nan)
-    whole = weights[model.count_model.state_symbols].sum() > 1 - _LOST
-    return _slowest(model, processes) if whole else np.full(processes, np.nan)
+def _correlations(model: Any, drawn: np.ndarray, processes: int) -> np.ndarray:
+    """Correlations after a lag of the processes of a model in draws of counts (R, S, S); NaN outside 0 to 1.
+
+    To first order these are the eigenvalues that a model of the draw would have, at a hundredth of its cost.
+    """
+    inside = model.count_model.state_symbols
+    modes = model.eigenvectors_right(min(processes, model.n_states - 1) + 1)[:, 1:]
+    counts = drawn[:, inside[:, None], inside[None]]
+    after = np.einsum("ik,rij,jk->rk", modes, counts, modes, optimize=True)
+    at_once = np.einsum("ik,ri->rk", modes**2, 0.5 * (counts.sum(axis=1) + counts.sum(axis=2)))
+    found = np.full((len(drawn), processes), np.nan)
+    ratio = np.divide(after, at_once, out=np.full_like(after, np.nan, dtype=np.float64), where=at_once > 0)
+    found[:, : ratio.shape[1]] = np.where((ratio > 0) & (ratio < 1), ratio, np.nan)
+    return found
 
 
 def passage_times(model: MarkovStateModel, sets: Sequence[np.ndarray]) -> np.ndarray:
