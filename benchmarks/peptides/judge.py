@@ -2,10 +2,10 @@
 
     python benchmarks/peptides/judge.py MODEL DATA/ala2 RUNS -o ala2-10ps.json
 
-RUNS has a DCD or XTC file for each replica, a frame for every jump and the first for its start. A ``statistics.json``
-beside them may say ``jumps``, ``redrawn`` and ``replaced`` (by classical steps), and for the break-even ``spent``
-(seconds for data and training), ``reference`` and ``learned`` (seconds for a nanosecond). ``--mirror`` names runs of
-the mirror image. ``--shots 200`` adds as many shots of classical dynamics from each of eight starts.
+RUNS is the folder of ``rollout.py``, or has a DCD or XTC file for each replica, a frame for every jump. A
+``prices.json`` in it with ``spent`` (seconds for data and training), ``reference`` and ``learned`` (seconds for a
+nanosecond) gives the break-even. ``--mirror`` names runs of the mirror image. ``--shots 200`` adds as many shots of
+classical dynamics from each of eight starts.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _PIECE = 10_000  # ps of a piece of a reference run
 _TENTHS = 10
 _CHAINED = 2000  # jumps of the Gaussian, which has left the molecule long before
 _ENERGIES = 1000  # frames
+_FORMATS = (".dcd", ".xtc")
 
 
 class Trajectories:
@@ -201,15 +202,17 @@ def mirrored(learned: TorsionRuns, mirror: TorsionRuns) -> Finding:
 
 def statistic_rows(folder: Path) -> list[Row]:
     """What the runs themselves counted."""
-    file = folder / "statistics.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    rows = []
-    if known.get("jumps"):
-        refused = known.get("redrawn", 0) + known.get("replaced", 0)
-        note = (
-            f"limit: stated; {known.get('redrawn', 0)} redrawn, {known.get('replaced', 0)} replaced by classical steps"
-        )
-        rows.append(Finding(refused / known["jumps"], REDRAWS, note).row("redraws", "Share of jumps that were refused"))
+    rows, file = [], folder / "rollout.json"
+    if file.exists():
+        counted = json.loads(file.read_text())["parts"]
+        jumps = sum(part["tried"] for part in counted)
+        redrawn = sum(sum(part["redrawn"].values()) for part in counted)
+        replaced = jumps - sum(part["accepted"] for part in counted)
+        note = f"limit: stated; of {jumps} jumps {redrawn} redraws, {replaced} replaced by classical steps"
+        value = (redrawn + replaced) / max(1, jumps)
+        rows.append(Finding(value, REDRAWS, note).row("redraws", "Draws that were refused, over the jumps"))
+    prices = folder / "prices.json"
+    known = json.loads(prices.read_text()) if prices.exists() else {}
     if {"spent", "reference", "learned"} <= known.keys():
         seconds = [float(known[key]) for key in ("spent", "reference", "learned")]
         note = "{:.0f} s for data and training; a nanosecond takes {:.3g} s, learned {:.3g} s".format(*seconds)
@@ -241,11 +244,16 @@ def baselines(
 
 
 def replicas(folder: Path) -> list[list[str]]:
-    """Files of the learned runs, one each."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".dcd", ".xtc"))
-    if not files:
-        raise SystemExit(f"{folder} has no DCD or XTC file; give the folder of the learned runs")
-    return [[str(path)] for path in files]
+    """Files of the learned runs: of each replica the parts of ``rollout.py`` in order, or a single file."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    record = folder / "rollout.json"
+    finished = len(json.loads(record.read_text())["parts"]) if record.exists() else None  # the next may be half written
+    every = [sorted(file for file in path.iterdir() if file.suffix in _FORMATS)[:finished] for path in folders]
+    every += [[file] for file in sorted(folder.iterdir()) if file.suffix in _FORMATS]
+    found = [[str(file) for file in files] for files in every if files]
+    if not found:
+        raise SystemExit(f"{folder} has no DCD or XTC files; give the folder of the learned runs")
+    return found
 
 
 def judge(model: Path, data: Path, runs: Path, mirror: Path | None, shots: int, kelvin: float) -> dict:

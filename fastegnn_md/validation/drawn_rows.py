@@ -1,0 +1,140 @@
+"""Checks of what jumps sample and how fast: basins, transitions, time scales, fluxes, handedness, bonds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..data.topology import quiet, read_topology
+from ..errors import DataError
+from ..graph.stereo import signed_volumes, stereocentres
+from ..report.page import Table
+from . import torsion_runs
+from .case import PIECES, Case
+from .observables.chirality import flips
+from .observables.frames import FrameAnalysis
+from .observables.geometry import Moments, bond_lengths, rms_from
+from .observables.kinetics import fit_clusters
+from .observables.torsions import find_torsions, torsion_angles
+from .rows import Finding
+from .run import Run
+from .torsion_runs import TorsionRuns
+
+# What a stochastic map of picoseconds cannot be asked, and why.
+SENSELESS = {
+    "one-step": "a draw has no error of a step: see populations, transitions and time-scales",
+    "drift": "velocities are drawn anew after every jump, so nothing conserves an energy",
+    "vdos": "velocities are drawn anew after every jump and know nothing of vibrations",
+    "vdos-dx": "jumps of picoseconds know nothing of vibrations",
+    "reversibility": "a draw is not undone by another one: see detailed-balance",
+}
+_THERMAL = 1.5  # RMS deviation of bonds over that of the reference
+_ENOUGH = 8  # runs; fewer are cut into pieces
+
+
+def populations(case: Case) -> Finding:
+    """Largest deviation of the population of a basin of φ and ψ, over what it may be."""
+    return torsion_runs.compare_populations(*_both(case), case.rng)
+
+
+def maps(case: Case) -> Finding:
+    """Jensen-Shannon distance of the maps of φ and ψ, beside halves of the reference."""
+    return torsion_runs.compare_maps(*_both(case), case.rng)
+
+
+def transitions(case: Case) -> Finding:
+    """Largest difference of a probability of a transition between basins after a jump."""
+    return torsion_runs.compare_transitions(*_both(case), _lag(case), case.rng)
+
+
+def time_scales(case: Case) -> Finding:
+    """|ln t / t_ref| of the slow processes of the torsions."""
+    reference, learned = _both(case)
+    lag = _lag(case)
+    centres = fit_clusters(reference.features, min(100, sum(map(len, reference.angles)) // 20))
+    return torsion_runs.compare_timescales(reference, learned, lag, centres, case.rng)
+
+
+def detailed_balance(case: Case) -> Finding:
+    """Largest net flux between two basins in standard errors."""
+    return torsion_runs.detailed_balance(_both(case)[1], _lag(case))
+
+
+def chirality(case: Case) -> Finding:
+    """How often a stereocentre turned over."""
+    first = case.reference[0].atoms
+    with quiet():
+        topology = read_topology(first)
+    bonds = case.bonds if topology.bonds is None else topology.bonds
+    if bonds is None:
+        raise DataError("the topology has no bonds, so stereocentres are not known")
+    centres = stereocentres(torch.as_tensor(topology.numbers), torch.as_tensor(bonds))
+    if not len(centres):
+        raise DataError("no atom has four different neighbours")
+
+    def volumes(run: Run) -> np.ndarray:
+        return signed_volumes(torch.from_numpy(_positions(run)), centres).numpy()
+
+    hand = np.mean([volumes(run).mean(axis=0) for run in case.reference], axis=0)
+    found = [flips(volumes(run), hand) for run in case.learned]
+    rows = [[f"learned-{k}", int(one.sum())] for k, one in enumerate(found)]
+    frames = sum(run.n_frames for run in case.learned)
+    note = f"limit: stated; {len(centres)} stereocentres, {frames} frames, held against the hand of the reference"
+    return Finding(int(sum(one.sum() for one in found)), 0, note, tables=(Table(["run", "changes"], rows),))
+
+
+def bonds(case: Case) -> Finding:
+    """RMS deviation of bonds from their mean in the reference, beside its own."""
+    with quiet():
+        topology = read_topology(case.reference[0].atoms)
+    pairs = case.bonds if topology.bonds is None else topology.bonds
+    if pairs is None or not len(pairs):
+        raise DataError("the topology has no bonds")
+    if case.periodic:
+        raise DataError("periodic: bonds may reach through the box")
+    theirs, ours = (
+        Moments.of(np.concatenate([bond_lengths(_positions(run), np.asarray(pairs)) for run in runs]))
+        for runs in (case.reference, case.learned)
+    )
+    thermal = rms_from(theirs, theirs)
+    note = f"limit: {_THERMAL:g} times {thermal:.3g} Å of the reference; {len(pairs)} bonds"
+    return Finding(rms_from(ours, theirs), _THERMAL * thermal, note, "Å")
+
+
+class _Positions(FrameAnalysis):
+    def row(self) -> np.ndarray:
+        return self.atoms.positions.astype(np.float64)
+
+    def _conclude(self) -> None:
+        self.results.positions = np.array(self.taken())
+
+
+def _positions(run: Run) -> np.ndarray:
+    return run.analyse(_Positions(run.atoms)).results.positions
+
+
+def _lag(case: Case) -> float:
+    if case.propagator.stochastic:
+        return case.propagator.timestep
+    if case.tica_lag is None:
+        raise DataError("not asked for; give --tica and a lag")
+    return case.tica_lag
+
+
+def _both(case: Case) -> tuple[TorsionRuns, TorsionRuns]:
+    """Torsions of reference and learned runs, measured once."""
+
+    def of(runs: list[Run]) -> TorsionRuns:
+        with runs[0].first_frame():
+            found = find_torsions(runs[0].atoms)
+        pieces = runs if len(runs) >= _ENOUGH else [piece for run in runs for piece in run.cut(2 * PIECES)]
+        angles = []
+        for piece in pieces:
+            with piece.first_frame():
+                groups = find_torsions(piece.atoms).groups
+                angles.append(torsion_angles(groups, start=piece.start, stop=piece.stop, step=piece.step))
+        return TorsionRuns.of(angles, runs[0].spacing if found.pairs else 1.0, found.pairs, found.names)
+
+    if case.torsion_runs is None:
+        case.torsion_runs = of(case.reference), of(case.learned)
+    return case.torsion_runs
