@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +46,7 @@ def components(require) -> None:
         require(one)
 
 
-@pytest.fixture
-def system():
+def wells():
     import openmm
 
     found = openmm.System()
@@ -56,13 +58,22 @@ def system():
     return found
 
 
-@pytest.fixture
-def dimer() -> mda.Universe:
+def two_atoms() -> mda.Universe:
     universe = mda.Universe.empty(2, trajectory=True)
     universe.add_TopologyAttr("elements", ["Ar", "Ar"])
     universe.add_TopologyAttr("masses", [40.0, 40.0])
     universe.atoms.positions = [[0, 0, 0], [10 * NEAR, 0, 0]]
     return universe
+
+
+@pytest.fixture
+def system():
+    return wells()
+
+
+@pytest.fixture
+def dimer() -> mda.Universe:
+    return two_atoms()
 
 
 def jumper(near: float, kind: str = "flow") -> FakePropagator:
@@ -136,6 +147,29 @@ def test_bursts_are_trajectories_any_tool_reads_and_a_killed_call_goes_on(dimer,
     assert "10.00% of the frames, are not connected" in apart
     with pytest.raises(ConfigError, match=r"other settings \(frames of a burst, seed\)"):
         seeds(jumper(0.5), dimer, system, output=folder, **{**settings, "seed": 1, "burst": "5 ps"})
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_in_its_bursts_leaves_whole_ones(dimer, system, tmp_path: Path) -> None:
+    script = (
+        "import sys; from test_seeds import *; seeds(jumper(0.5), two_atoms(), wells(), output=sys.argv[1], **SHORT)"
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([sys.executable, "-c", script, str(killed)], cwd=Path(__file__).parent)
+    try:
+        until = time.monotonic() + 300
+        while len(list((killed / "bursts").glob("[0-9]*.dcd"))) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(list((killed / "bursts").glob("[0-9]*.dcd"))) < 60
+    seeds(jumper(0.5), dimer, system, output=killed, **SHORT)
+    seeds(jumper(0.5), dimer, system, output=whole, **SHORT)
+    for path in (whole / "bursts").glob("*.dcd"):
+        assert read_dcd(killed / "bursts" / path.name) == pytest.approx(read_dcd(path), abs=1e-5)
 
 
 def test_a_simulation_brings_its_own_integrator_and_processes_change_nothing(dimer, system, tmp_path: Path) -> None:
