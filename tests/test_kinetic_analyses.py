@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
-
 import MDAnalysis as mda
 import numpy as np
 import pytest
 from known_processes import DoubleWell
 from MDAnalysis.analysis.base import AnalysisBase
 from MDAnalysis.coordinates.memory import MemoryReader
+from turning_peptide import TAU, of_well, turning
 
 from fastegnn_md.errors import DataError
 from fastegnn_md.validation import Chirality, Kinetics, TorsionBasins
-
-TAU = 0.5
-
-
-def molecule() -> mda.Universe:
-    with as_file(files("fastegnn_md").joinpath("assets", "ala2.pdb")) as path:
-        return mda.Universe(str(path), to_guess=["elements", "masses"], force_guess=["bonds"])
-
-
-def turning(psi: np.ndarray, dt: float = TAU) -> mda.Universe:
-    """Alanine dipeptide of which ψ turns as it is told, degrees."""
-    universe = molecule()
-    residue = universe.select_atoms("resname ALA").residues[0]
-    group = residue.psi_selection()
-    moving = universe.select_atoms("resname NME or (resname ALA and name O)")
-    begin, axis = group.dihedral.value(), group[2].position - group[1].position
-    at, frames = group[2].position.copy(), []
-    reference = universe.atoms.positions.copy()
-    for angle in psi:
-        universe.atoms.positions = reference
-        moving.rotateby(angle - begin, axis, point=at)
-        frames.append(universe.atoms.positions.copy())
-    universe.load_new(np.array(frames), format=MemoryReader, dt=dt)
-    return universe
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +23,7 @@ def well() -> DoubleWell:
 def runs(well) -> tuple[np.ndarray, list[mda.Universe]]:
     """Basins that ψ was in (1: alphaR), and the trajectories; φ of the structure is that of C5 or C7eq."""
     points = well.trajectories(4, 600, TAU, np.random.default_rng(3))
-    psi = 60 - 75 * well.x[points]
-    return well.basin[points], [turning((one + 180) % 360 - 180) for one in psi]
+    return well.basin[points], [of_well(one) for one in well.x[points]]
 
 
 def test_basins_of_several_runs_are_those_that_were_put_in(runs):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..data import TrajectoryPairs
     from ..propagator.learned_map import LearnedMap
     from .rollouts import RollOuts
+    from .torsion_runs import TorsionRuns
 
 PIECES = 5  # of a single reference run, and blocks of each learned one
 _FRAMES_FOR_RIGID = 200
@@ -57,6 +58,8 @@ class Case:
         How many times the mean spread of the reference still counts as within it.
     rng : numpy.random.Generator
     progress : bool
+    torsion_runs : tuple of TorsionRuns, optional
+        Of the reference and the learned runs; filled in where a check first asks for them.
     """
 
     propagator: LearnedMap
@@ -72,6 +75,7 @@ class Case:
     factor: float = 1.5
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     progress: bool = False
+    torsion_runs: tuple[TorsionRuns, TorsionRuns] | None = field(default=None, repr=False)
     _samples: dict[str, tuple[list[Sample], list[Sample]]] = field(default_factory=dict, repr=False)
 
     @property

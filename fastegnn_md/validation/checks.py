@@ -9,7 +9,7 @@ import numpy as np
 
 from .._progress import progress_bar
 from ..errors import ConfigError, FastEGNNMDError
-from . import engine_rows, ensemble_rows
+from . import drawn_rows, engine_rows, ensemble_rows
 from .case import PIECES, Case, check_frames, independent
 from .report import Report
 from .rollouts import RollOuts
@@ -67,6 +67,17 @@ CHECKS: tuple[Check, ...] = (
         "Two slowest components of the torsions, Jensen-Shannon distance (50 × 50)",
         ensemble_rows.slow_components,
     ),
+    Check(
+        "populations",
+        "Populations of basins of φ and ψ, largest deviation over what is allowed",
+        drawn_rows.populations,
+    ),
+    Check("map", "φ and ψ together, Jensen-Shannon distance beside halves of the reference", drawn_rows.maps),
+    Check("transitions", "Transitions between basins after a jump, largest difference", drawn_rows.transitions),
+    Check("time-scales", "Implied time scales of slow processes, |ln t / t_ref|", drawn_rows.time_scales),
+    Check("detailed-balance", "Net flux between basins, in standard errors", drawn_rows.detailed_balance),
+    Check("chirality", "Stereocentres that turned over", drawn_rows.chirality),
+    Check("bonds", "RMS deviation of bonds from the mean of the reference", drawn_rows.bonds),
     Check("reversibility", "|R∘Ψ∘R∘Ψ − 1| of x over the displacement of a jump", engine_rows.reversibility),
     Check("constraints", "Relative deviation of held distances, RMS", ensemble_rows.constraint_violation),
     Check("fallback", "Share of jumps that guards refused", engine_rows.fallback),
@@ -166,6 +177,8 @@ def validate(
 
 def measure(case: Case, check: Check) -> Row:
     """The row of a check; an error of the package becomes "not measured" and its reason."""
+    if case.propagator.stochastic and check.name in drawn_rows.SENSELESS:
+        return Row(check.name, check.quantity, "not measured", note=drawn_rows.SENSELESS[check.name])
     try:
         return check.find(case).row(check.name, check.quantity)
     except FastEGNNMDError as error:

@@ -10,14 +10,15 @@ from ..errors import DataError
 from ..graph.stereo import signed_volumes, stereocentres
 from ..report.page import Table
 from . import torsion_runs
-from .case import PIECES, Case
+from .case import PIECES, Case, pools
 from .observables.chirality import flips
 from .observables.frames import FrameAnalysis
-from .observables.geometry import Moments, bond_lengths, rms_from
+from .observables.geometry import bond_lengths
 from .observables.kinetics import fit_clusters
 from .observables.torsions import find_torsions, torsion_angles
 from .rows import Finding
 from .run import Run
+from .statistics import bootstrap_interval
 from .torsion_runs import TorsionRuns
 
 # What a stochastic map of picoseconds cannot be asked, and why.
@@ -92,13 +93,20 @@ def bonds(case: Case) -> Finding:
         raise DataError("the topology has no bonds")
     if case.periodic:
         raise DataError("periodic: bonds may reach through the box")
-    theirs, ours = (
-        Moments.of(np.concatenate([bond_lengths(_positions(run), np.asarray(pairs)) for run in runs]))
-        for runs in (case.reference, case.learned)
+    links = np.asarray(pairs)
+    lengths = [bond_lengths(_positions(run), links) for run in case.reference]
+    mean = np.concatenate(lengths).mean(axis=0)
+
+    def square(run: Run) -> np.ndarray:
+        return np.array([np.mean((bond_lengths(_positions(run), links) - mean) ** 2)])
+
+    samples = case.samples("bonds", square)
+    ours, thermal = (float(np.sqrt(one[0])) for one in pools(samples))
+    interval = bootstrap_interval(samples[0], lambda values: float(np.sqrt(values[0])), case.rng)
+    note = f"limit: {_THERMAL:g} times {thermal:.3g} Å of the reference; {len(links)} bonds"
+    return Finding(
+        ours, _THERMAL * thermal, note, "Å", None if interval is None else (max(0.0, interval[0]), interval[1])
     )
-    thermal = rms_from(theirs, theirs)
-    note = f"limit: {_THERMAL:g} times {thermal:.3g} Å of the reference; {len(pairs)} bonds"
-    return Finding(rms_from(ours, theirs), _THERMAL * thermal, note, "Å")
 
 
 class _Positions(FrameAnalysis):
