@@ -57,6 +57,8 @@ _AMBER = (".prmtop", ".parm7")
 _STRUCTURES = (".pdb", ".cif", ".pdbx", ".psf", *_AMBER)
 _CONSTRAINTS = ("none", "HBonds", "AllBonds", "HAngles")
 
+_NO_BOX = 0.1001  # nm; a box of 1 Å in a PDB file stands for none, as MDAnalysis writes it
+
 
 def calculator_factory(name: str) -> Callable[[], Calculator]:
     """A function that makes an ASE calculator and can be sent to other processes.
@@ -216,7 +218,11 @@ def openmm_structure(structure: Path) -> Any:
             "system.xml"
         )
     with _explaining(structure):
-        return kinds[structure.suffix.lower()](str(structure))
+        read = kinds[structure.suffix.lower()](str(structure))
+        box = read.topology.getPeriodicBoxVectors() if structure.suffix.lower() == ".pdb" else None
+        if box is not None and max(box[k][k]._value for k in range(3)) <= _NO_BOX:
+            read.topology.setPeriodicBoxVectors(None)
+        return read
 
 
 @contextmanager

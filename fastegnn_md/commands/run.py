@@ -14,6 +14,7 @@ from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
+from .replicas import replica_outputs
 from .run_openmm import run_openmm
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
 from .verdict import became, speed, tell
@@ -77,6 +78,12 @@ def run(
         int | None,
         typer.Option("--relax-steps", min=0, help="Classical steps after each draw of kind flow; default 50."),
     ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            "--replicas", min=1, help="Copies that share calls of the network, a trajectory each: OUTPUT-00 … (openmm)."
+        ),
+    ] = 1,
     platform: Annotated[
         str | None, typer.Option("--platform", help="Of OpenMM; default: the fastest (openmm).")
     ] = None,
@@ -169,7 +176,12 @@ def run(
         },
     )
     inputs = [model, start, topology, system, *(committee or []), *(forcefield or [])]
-    context.with_resource(claimed([output, restart_of(output)], inputs, overwrite=overwrite or place.continues))
+    if replicas > 1 and (engine != "openmm" or restart is not None):
+        raise ConfigError(
+            "--replicas needs --engine openmm, and has no --restart: give them one by one to continue them"
+        )
+    written = [output, restart_of(output)] if replicas == 1 else replica_outputs(output, replicas)
+    context.with_resource(claimed(written, inputs, overwrite=overwrite or place.continues))
     guard = GuardSettings(spread=spread)
     propagator = open_model(model, committee)
     if translate:
@@ -220,6 +232,7 @@ def run(
             nve=nve,
             classical_steps=classical_steps,
             relax_steps=relax_steps,
+            replicas=replicas,
             jumps=jumps,
             timestep=timestep,
             forcefield=forcefield,

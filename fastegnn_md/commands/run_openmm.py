@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
+from .replicas import replica_outputs, run_replicas
 from .verdict import became, speed, tell
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def run_openmm(
     nve: bool,
     classical_steps: int,
     relax_steps: int | None,
+    replicas: int,
     jumps: int,
     timestep: str,
     forcefield: list[str] | None,
@@ -81,35 +84,52 @@ def run_openmm(
             f"the force field describes {built.getNumParticles()} particles, the frame has {start.n_atoms} atoms; "
             "give a structure of this system"
         )
-    step = parse_quantity(timestep, "time")
-    classical: Any
-    if propagator.stochastic and not classical_steps:
-        classical = step  # draws are relaxed, and those that are refused replaced, by Langevin dynamics of our own
-    elif nve:
-        classical = openmm.VerletIntegrator(step)
-    else:
-        classical = openmm.LangevinMiddleIntegrator(temperature, parse_quantity(friction, "friction"), step)
-        classical.setRandomNumberSeed(seed + 1)  # zero means a random seed to OpenMM
-    integrator = LearnedIntegrator(
-        propagator,
-        temperature=None if propagator.predicts_velocities else temperature,
-        schedule=Schedule(classical_steps, jumps or None, classical=classical, relax_steps=relax_steps),
-        guard=guard,
-        seed=seed,
-    )
     universe = group.universe
     part = None if len(group) == len(universe.atoms) else group.indices
-    simulation = LearnedSimulation(topology, built, integrator, platform_named(openmm, platform), atoms=part)
-    context = simulation.context
-    if box is not None:
-        context.setPeriodicBoxVectors(*box)
-    context.setPositions(_turned(start.positions.numpy(), turn) / NM)
-    context.applyConstraints(1e-6)
-    if moving:
-        context.setVelocities(_turned(start.velocities.numpy(), turn) / NM)
-        context.applyVelocityConstraints(1e-6)
-    else:
-        context.setVelocitiesToTemperature(temperature * unit.kelvin, seed + 1)
+
+    def simulation_of(seed: int) -> LearnedSimulation:
+        step = parse_quantity(timestep, "time")
+        classical: Any
+        if propagator.stochastic and not classical_steps:
+            classical = step  # draws are relaxed, and those that are refused replaced, by Langevin dynamics of our own
+        elif nve:
+            classical = openmm.VerletIntegrator(step)
+        else:
+            classical = openmm.LangevinMiddleIntegrator(temperature, parse_quantity(friction, "friction"), step)
+            classical.setRandomNumberSeed(seed + 1)  # zero means a random seed to OpenMM
+        integrator = LearnedIntegrator(
+            propagator,
+            temperature=None if propagator.predicts_velocities else temperature,
+            schedule=Schedule(classical_steps, jumps or None, classical=classical, relax_steps=relax_steps),
+            guard=guard,
+            seed=seed,
+        )
+        made = LearnedSimulation(topology, built, integrator, platform_named(openmm, platform), atoms=part)
+        context = made.context
+        if box is not None:
+            context.setPeriodicBoxVectors(*box)
+        context.setPositions(_turned(start.positions.numpy(), turn) / NM)
+        context.applyConstraints(1e-6)
+        if moving:
+            context.setVelocities(_turned(start.velocities.numpy(), turn) / NM)
+            context.applyVelocityConstraints(1e-6)
+        else:
+            context.setVelocitiesToTemperature(temperature * unit.kelvin, seed + 1)
+        return made
+
+    if replicas > 1:
+        several = [simulation_of(seed + k) for k in range(replicas)]
+        run_replicas(
+            several,
+            replica_outputs(output, replicas),
+            universe.atoms,
+            partial(frame_of, start=start),
+            steps=place.steps,
+            every=every,
+        )
+        return
+    simulation = simulation_of(seed)
+    context, integrator = simulation.context, simulation.integrator
     if place.restart is not None:
         load_simulation(place.restart, simulation)
     watch = integrator.watch()
@@ -122,7 +142,7 @@ def run_openmm(
     ):
         keeper = Keeper(place, output, writer, lambda path, notes: save_simulation(path, simulation, notes))
         if place.restart is None:
-            writer.write(_frame(context, start), time=0.0)
+            writer.write(frame_of(context, start), time=0.0)
         done = place.step
         while done < steps and not stop.given:
             # to the next frame, in pieces between which a signal is heard
@@ -135,7 +155,7 @@ def run_openmm(
             done += count
             bar.update(count)
             if done % every == 0:
-                writer.write(now := _frame(context, start), time=context.getTime()._value)
+                writer.write(now := frame_of(context, start), time=context.getTime()._value)
                 watch.record(now.velocities if part is None else now.velocities[part])
             keeper.step_done(done)
         keeper.save(done)
@@ -158,7 +178,8 @@ def _turned(vectors: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
     return vectors if turn is None else vectors @ turn.T
 
 
-def _frame(context: Any, start: State) -> State:
+def frame_of(context: Any, start: State) -> State:
+    """Positions, velocities and box of a Context, for the atoms of a state."""
     import torch
 
     from ..engines.openmm.system import NM

@@ -22,7 +22,6 @@ class Ahead(Annealing):
 
     propagator: LearnedMap
     schedule: Schedule
-    seed: int
     jump_seconds: float
     _jump: ContextJump
     _custom: Any
@@ -65,6 +64,11 @@ class Ahead(Annealing):
         if self._ahead is not None:
             self._ahead = None
             self._jump.forget()
+
+    @property
+    def seed(self) -> int:
+        """Of jumps and their thermostat."""
+        raise NotImplementedError
 
     def _recover(self) -> None:
         raise NotImplementedError

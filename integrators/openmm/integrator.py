@@ -153,6 +153,7 @@ class LearnedIntegrator(Ahead, ReadOnce, openmm.CompoundIntegrator):
         self._half_step = half_step_of(given, self.schedule, half_step_velocities)
         inner, seed = given, checked_seed(seed)
         if given is None and self.schedule.hybrid:
+            assert guarded.substep is not None  # set when it was made
             inner = classical_integrator(guarded.thermostat, guarded.timestep, guarded.substep, seed)
         self._inner, self._follows, self.propagator, self._guarded = inner, given is not None, propagator, guarded
         if inner is not None:
