@@ -132,3 +132,18 @@ def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, 
 
 def test_every_script_is_run():
     assert {case.script for case in CASES.values()} == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.slow
+def test_replicas_of_a_flow_have_a_trajectory_each(require, tmp_path):
+    for component in ("openmm", "lightning"):
+        require(component)
+    arguments = ("--updates", "5", "--replicas", "3", "--jumps", "2")
+    text = run(Example("openmm_replicas.py", arguments, (), ()), tmp_path)
+    assert "replica 2, 2.2 ps: JumpStatistics(tried=2" in text
+    for k in range(3):
+        rollout = Universe(
+            str(files("fastegnn_md") / "assets" / "ala2.pdb"),
+            str(tmp_path / "openmm_replicas" / f"replica-{k:02d}.dcd"),
+        )
+        assert len(rollout.trajectory) == 2
