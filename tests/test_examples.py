@@ -135,6 +135,7 @@ def test_every_script_is_run():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:DCDReader currently makes:DeprecationWarning")  # of MDAnalysis, to its own users
 def test_replicas_of_a_flow_have_a_trajectory_each(require, tmp_path):
     for component in ("openmm", "lightning"):
         require(component)
