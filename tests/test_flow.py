@@ -235,6 +235,14 @@ class TestDraws:
             assert torch.allclose(alone.positions, part.positions, atol=1e-10)
             assert torch.allclose(alone.velocities, part.velocities, atol=1e-10)
 
+    def test_are_the_same_after_compile(self, cxx):
+        """The C++ library serves the network already: nothing is left to translate."""
+        state = molecule("CH3CH2OH")
+        propagator = flow(state)
+        before = propagator(state, generator=seeded(1), temperature=300.0).positions
+        propagator.compile()
+        assert torch.equal(propagator(state, generator=seeded(1), temperature=300.0).positions, before)
+
     def test_keep_the_centre_of_mass(self):
         state = molecule("CH3CH2OH")
         moved = flow(state)(state, generator=seeded(1), temperature=300.0).positions - state.positions

@@ -44,13 +44,17 @@ def _from_3(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "provenance": None, "surroundings_reach": None}
 
 
+def _from_4(content: dict[str, Any]) -> dict[str, Any]:
+    return content  # what came to it has defaults
+
+
 FORMAT = TensorFormat(
     name="fastegnn_md propagator",
-    version=4,  # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings
+    version=5,  # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings; 5: environments, torsions
     key="manifest",
     what="model file",
     advice="copy or train the model again",
-    migrations={1: _from_1, 2: _from_2, 3: _from_3},
+    migrations={1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4},
 )
 
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from ..errors import CompatibilityError
 from ..graph import bessel_basis, cutoff_envelope
 from ..mechanics.motion import centre_of_mass
+from ..models.fastegnn import FastEGNN
+from ..nn.native.network import plan_for
 from ..segments import Segments
 from ..state import State
 from .alignment import aligned
@@ -94,6 +96,12 @@ class FlowPropagator(Propagator):
         """
         super().check(state)
         self._kinds_of(state)
+
+    def _served(self) -> bool:
+        network = self.network
+        if not isinstance(network, FastEGNN) or network.shape is None:
+            return False
+        return plan_for(network.shape, network.virtual_features) is not None
 
     def measure(self, start: State, end: State) -> None:
         """Nothing is fitted beside the domain."""
