@@ -288,7 +288,7 @@ def judge(model: Path, data: Path, runs: Path, mirror: Path | None, shots: int, 
         "training_ns": 1e-3 * sum(map(len, training.angles)) * training.spacing,
         "replicas": len(learned.angles),
         "jumps": sum(len(one) - 1 for one in learned.angles),
-        "rows": [row.to_dict() for row in rows],
+        "rows": [{key: value for key, value in row.to_dict().items() if key != "plots"} for row in rows],
         "baselines": {
             label: {
                 row.name: {"value": finite(row.value), "limit": finite(row.limit), "verdict": row.verdict}
