@@ -70,6 +70,11 @@ CASES = {
     ),
 }
 
+# Draws are held against other draws and not against the baselines of a step.
+REPLICAS = Example(
+    "openmm_replicas.py", ("--updates", "5", "--replicas", "3", "--jumps", "2"), ("openmm", "lightning"), ()
+)
+
 
 def run(example: Example, folder: Path) -> str:
     """Run a script in an empty folder and return what it prints."""
@@ -131,16 +136,16 @@ def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, 
 
 
 def test_every_script_is_run():
-    assert {case.script for case in CASES.values()} == {path.name for path in EXAMPLES.glob("*.py")}
+    scripts = {case.script for case in (*CASES.values(), REPLICAS)}
+    assert scripts == {path.name for path in EXAMPLES.glob("*.py")}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:DCDReader currently makes:DeprecationWarning")  # of MDAnalysis, to its own users
 def test_replicas_of_a_flow_have_a_trajectory_each(require, tmp_path):
-    for component in ("openmm", "lightning"):
+    for component in REPLICAS.components:
         require(component)
-    arguments = ("--updates", "5", "--replicas", "3", "--jumps", "2")
-    text = run(Example("openmm_replicas.py", arguments, (), ()), tmp_path)
+    text = run(REPLICAS, tmp_path)
     assert "replica 2, 2.2 ps: JumpStatistics(tried=2" in text
     for k in range(3):
         rollout = Universe(

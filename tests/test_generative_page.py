@@ -74,6 +74,7 @@ def test_commands_and_scripts_run(require, tmp_path):
     universe.atoms.write(str(tmp_path / "md.pdb"), bonds="all")
     training, replicas = blocks("python")
     lines = "".join(blocks("console")).replace("\\\n", " ").strip().splitlines()
+    lines = [line for line in lines if line.startswith("fastegnn-md")]  # others make the numbers, in hours
     assert [shlex.split(line)[1] for line in lines] == ["suggest-lag", "train", "run"]
     for line in lines[:2]:
         _called(tmp_path, PROGRAM, *shlex.split(line)[1:])
