@@ -19,7 +19,7 @@ from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.engines.ase import guess_bonds
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.graph.environments import environments
-from fastegnn_md.propagator import FlowPropagator, PropagatorConfig, permissive_domain
+from fastegnn_md.propagator import Domain, FlowPropagator, PropagatorConfig, permissive_domain
 from fastegnn_md.propagator.alignment import aligned
 from fastegnn_md.propagator.molecules import Molecules
 from fastegnn_md.training import TrainingConfig, fit
@@ -271,6 +271,16 @@ class TestRefusals:
         propagator.check(molecule("H2O").replace(bonds=None))
         with pytest.raises(CompatibilityError, match="has another place in its molecule"):
             propagator.check(State.concatenate([molecule("H2O2").replace(bonds=None)]))
+
+    def test_bonds_that_training_did_not_have_are_no_reason(self):
+        water = molecule("H2O")
+        bare = State.concatenate([water.replace(bonds=None)])
+        config = PropagatorConfig(**SMALL)
+        propagator = Propagator.build(config, LAG, Domain.from_pairs(bare, bare, config)).double()
+        propagator.check(bare)
+        propagator.check(water)
+        ends = [propagator(one, generator=seeded(1), temperature=300.0).positions for one in (bare, water)]
+        assert torch.allclose(*ends, atol=1e-12)
 
     def test_a_jump_without_chance(self):
         propagator = flow(molecule("H2O"))

@@ -245,7 +245,7 @@ class FlowPropagator(Propagator):
         of = (state.numbers, state.bonds, state.batch)
         if self._molecules is not None and all(a is b for a, b in zip(self._molecules[0], of, strict=True)):
             return self._molecules[1:]
-        molecules = Molecules.of(state, bonds=self.config.use_bonds)
+        molecules = Molecules.of(state, bonds=self.uses_bonds)
         kinds = torch.searchsorted(self._keys, molecules.keys).clamp(max=len(self._keys) - 1)
         unknown = self._keys[kinds] != molecules.keys
         if bool(unknown.any()):
