@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 import yaml
 
@@ -28,11 +29,8 @@ _SMALLER = (
 
 
 def blocks(page, language, containing):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    found = [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if containing in block]
+    found = [block for block in pages.blocks(ROOT / page, language, _SMALLER) if containing in block]
     assert found, f"{page} has no {language} block with {containing!r}"
-    for pattern, replacement in _SMALLER:
-        found = [re.sub(pattern, replacement, block) for block in found]
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks
 
 from fastegnn_md.propagator.catalogue import find_model
 
@@ -24,13 +24,6 @@ SMALLER = (
     (r'"10 ps"', '"1 ps"'),
     (r"-o flow.safetensors", "-o flow.safetensors --updates 20 --set validate_every=10 --set validation_pairs=16"),
 )
-
-
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    for pattern, replacement in SMALLER:
-        found = [re.sub(pattern, replacement, block) for block in found]
-    return found
 
 
 def test_tables_are_those_of_the_results(monkeypatch):
@@ -72,8 +65,8 @@ def test_commands_and_scripts_run(require, tmp_path):
         universe.del_TopologyAttr("bonds")
     universe.add_TopologyAttr("bonds", [(bond[0].index, bond[1].index) for bond in pdb.topology.bonds()])
     universe.atoms.write(str(tmp_path / "md.pdb"), bonds="all")
-    training, replicas = blocks("python")
-    lines = "".join(blocks("console")).replace("\\\n", " ").strip().splitlines()
+    training, replicas = blocks(PAGE, "python", SMALLER)
+    lines = "".join(blocks(PAGE, "console", SMALLER)).replace("\\\n", " ").strip().splitlines()
     lines = [line for line in lines if line.startswith("fastegnn-md")]  # others make the numbers, in hours
     assert [shlex.split(line)[1] for line in lines] == ["suggest-lag", "train", "run"]
     for line in lines[:2]:

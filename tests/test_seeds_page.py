@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pages import blocks
 from turning import turner
 
 from fastegnn_md.cli import main
@@ -26,11 +27,11 @@ SMALLER = (
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = blocks(PAGE, language)
     for pattern, smaller in SMALLER:
         found, count = re.subn(pattern, smaller, found)
         assert count, pattern
-    return str(found)
+    return found
 
 
 @pytest.mark.slow

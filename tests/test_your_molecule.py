@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import blocks
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("fastegnn-md")
@@ -52,13 +52,6 @@ SMALLER = (
 )
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    for pattern, replacement in SMALLER:
-        found = [re.sub(pattern, replacement, block) for block in found]
-    return found
-
-
 def called(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
 
@@ -75,9 +68,9 @@ def folder(require, tmp_path_factory) -> Path:
     from fastegnn_md.training import TrainingConfig, fit
 
     path = tmp_path_factory.mktemp("page")
-    (structure,) = blocks("text")
+    (structure,) = blocks(PAGE, "text", SMALLER)
     (path / "molecule.xyz").write_text(structure)
-    (path / "my_engine.py").write_text(blocks("python")[0])
+    (path / "my_engine.py").write_text(blocks(PAGE, "python", SMALLER)[0])
     (path / "tblite").mkdir()
     (path / "tblite" / "__init__.py").touch()
     (path / "tblite" / "ase.py").write_text(STAND_IN)
@@ -110,9 +103,9 @@ def folder(require, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_page_runs_from_its_first_block_to_its_last(folder):
-    engine, run, classical, adapting = blocks("python")
+    engine, run, classical, adapting = blocks(PAGE, "python", SMALLER)
     validated = False
-    for line in "".join(blocks("console")).replace("\\\n", " ").strip().splitlines():
+    for line in "".join(blocks(PAGE, "console", SMALLER)).replace("\\\n", " ").strip().splitlines():
         program, command, *arguments = shlex.split(line)
         assert program == "fastegnn-md"
         if command == "validate":

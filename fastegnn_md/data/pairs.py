@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..state import State
 from .collate import NEIGHBOURS, Midpoint, StateReader, Velocities
 from .noise import NoiseFloorWarning, noise_floor
-from .sources import Source, check_stored_velocities, open_stores
+from .sources import Source, check_stored_velocities, friction_of, open_stores
 from .split import frames_per_lag, split_windows
 from .windows import Windows
 
@@ -150,7 +150,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             )
         if velocities == "stored":
             check_stored_velocities(self.stores)
-        self.friction = _friction(source, friction)
+        self.friction = friction_of(source, friction)
         self._warn_of_noise()
 
     def _describe(self) -> None:
@@ -388,16 +388,3 @@ def _ps(lag: Any) -> float:
     if not isinstance(lag, (str, Real)):
         raise DataError(f"lag is {lag!r}; expected a number of ps, or a text with its unit")
     return units.parse_quantity(lag, "time") if isinstance(lag, str) else float(lag)
-
-
-def _friction(source: Source | Sequence[Source], given: float | str | None) -> float | None:
-    """Langevin friction of the sources in 1/ps, None where nobody says."""
-    if given is None:
-        sources = source if isinstance(source, (list, tuple)) else [source]
-        readers = [getattr(getattr(one, "universe", None), "trajectory", None) for one in sources]
-        said = [friction for reader in readers if (friction := getattr(reader, "friction", None)) is not None]
-        return max(said, default=None)
-    friction = units.parse_quantity(given, "friction") if isinstance(given, str) else float(given)
-    if not (math.isfinite(friction) and friction >= 0):
-        raise DataError(f"friction is {given}; expected a number >= 0 in 1/ps, or with its unit")
-    return friction

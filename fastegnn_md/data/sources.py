@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import MDAnalysis as mda
 import numpy as np
 
+from .. import units
 from ..errors import DataError, Remedy
 from .frames import check_speeds, check_velocities
 from .scratch import Scratch
@@ -105,3 +107,22 @@ def _no_velocities(fact: str) -> DataError:
             "(differences of neighbouring frames, approximate), or a model of --kind position",
         )
     )
+
+
+def friction_of(source: Source | Sequence[Source], given: float | str | None) -> float | None:
+    """Langevin friction of the sources in 1/ps: the one that is given, else what they say; None where nobody says.
+
+    Raises
+    ------
+    DataError
+        If the given one is no friction.
+    """
+    if given is None:
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        readers = [getattr(getattr(one, "universe", None), "trajectory", None) for one in sources]
+        said = [friction for reader in readers if (friction := getattr(reader, "friction", None)) is not None]
+        return max(said, default=None)
+    friction = units.parse_quantity(given, "friction") if isinstance(given, str) else float(given)
+    if not (math.isfinite(friction) and friction >= 0):
+        raise DataError(f"friction is {given}; expected a number >= 0 in 1/ps, or with its unit")
+    return friction

@@ -311,17 +311,6 @@ class Propagator(LearnedMap):
         element = one_hot(species, len(self.species)).to(self.dtype)
         return torch.cat([element, masses.log()[:, None].to(self.dtype)], dim=1)
 
-    def _centred(self, positions: Tensor, systems: Segments) -> tuple[Tensor | None, Tensor]:
-        """Origin of each system (B, 3), None for periodic ones, and positions about it (N, 3).
-
-        Atoms of periodic systems all get the origin: the network then sees displacements and edge vectors only, and
-        nothing depends on the image an atom is given in.
-        """
-        if self.periodic:
-            return None, torch.zeros_like(positions, dtype=self.dtype)
-        origin = systems.mean(positions)
-        return origin, (positions - systems.spread(origin)).to(self.dtype)
-
     def _hops(self, state: State, edges: EdgeList) -> Tensor:
         """Distance along bonds, one-hot, shape (E, 4); zeros for propagators without bonds."""
         index = edges.edge_index
@@ -407,8 +396,3 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Propagator:
     propagator.fingerprint, propagator.metrics = manifest.training_data, manifest.metrics
     propagator.provenance, propagator.surroundings = manifest.provenance, surroundings
     return propagator.eval().to(device)
-
-
-def shifted_back(z: Tensor | None, origin: Tensor | None) -> Tensor | None:
-    """Virtual nodes about the origins of their systems, where they belong."""
-    return None if z is None or origin is None else z + origin[:, None].to(z.dtype)

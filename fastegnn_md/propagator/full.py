@@ -10,9 +10,9 @@ from torch import Tensor
 from ..graph import EdgeList
 from ..segments import Segments
 from ..state import State
-from .base import shifted_back
 from .by_library import OneCallPropagator
 from .compiled import Atoms, Move, Near
+from .origins import centred, shifted_back
 from .prediction import Prediction
 
 
@@ -68,7 +68,7 @@ class FullPropagator(OneCallPropagator):
         Nothing but arithmetic on tensors, so that it can be compiled whole.
         """
         dtype, unit, of = self.dtype, self.config.cutoff, Segments(batch, systems)
-        origin, x = self._centred(positions, of)
+        origin, x = centred(positions, of, periodic=self.periodic, dtype=self.dtype)
         drift = None
         if self.domain.conserves_momentum:  # the map commutes with it
             drift = of.spread(of.weighted_mean(velocities, masses))

@@ -16,6 +16,7 @@ from .compiled import Atoms, Move, Near
 from .config import PropagatorConfig
 from .domain import Domain
 from .force_scale import fit_force_scale, force_errors
+from .origins import centred
 from .prediction import Prediction
 
 # Å. Kicks look at nearly the same positions several times per jump, so a list of neighbours serves many of them.
@@ -158,7 +159,7 @@ class KickDriftPropagator(OneCallPropagator):
     ) -> tuple[Tensor]:
         """The network's vector, scaled. Nothing but arithmetic on tensors, so that it can be compiled whole."""
         dtype, unit, of = self.dtype, self.config.cutoff, Segments(batch, systems)
-        x = self._centred(positions, of)[1] / unit
+        x = centred(positions, of, periodic=self.periodic, dtype=self.dtype)[1] / unit
         inputs = self._invariants(species, masses, of, edges, hops)
         inputs["h"] = torch.cat([inputs["h"], place[:, None].to(dtype)], dim=1)
         output = self.network(

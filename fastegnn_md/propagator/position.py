@@ -8,7 +8,8 @@ import torch
 
 from ..segments import Segments
 from ..state import State
-from .base import Propagator, shifted_back
+from .base import Propagator
+from .origins import centred, shifted_back
 from .prediction import Prediction
 
 
@@ -25,7 +26,7 @@ class PositionPropagator(Propagator):
         assert state.batch is not None  # set by State
         edges = self._neighbours(state)
         systems, species = Segments(state.batch, state.n_systems), self._species_index[state.numbers]
-        origin, x = self._centred(state.positions, systems)
+        origin, x = centred(state.positions, systems, periodic=self.periodic, dtype=self.dtype)
         inputs = self._invariants(species, state.masses, systems, edges, self._hops(state, edges))
         inputs |= {"edge_vector": edges.vector.to(self.dtype), "edge_weight": None}
         output = self.network(x=x, v=torch.zeros_like(x), **inputs)

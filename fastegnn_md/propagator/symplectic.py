@@ -21,6 +21,7 @@ from .config import PropagatorConfig
 from .domain import Domain
 from .force_scale import fit_force_scale, force_errors
 from .learned_energy import LearnedEnergy
+from .origins import centred
 from .prediction import Prediction, Residual, Trust
 
 _LIGHT = 2.99792458e-2  # cm/ps
@@ -277,7 +278,7 @@ class SymplecticPropagator(Propagator):
         """Σ U over the systems of a batch, amu Å²/ps²."""
         assert state.batch is not None  # set by State
         of = Segments(state.batch, state.n_systems)
-        x = self._centred(positions, of)[1] / self.config.cutoff
+        x = centred(positions, of, periodic=self.periodic, dtype=self.dtype)[1] / self.config.cutoff
         species = self._species_index[state.numbers]
         inputs = self._invariants(species, state.masses, of, edges, self._hops(state, edges))
         inputs["h"] = torch.cat([inputs["h"], place[:, None].to(self.dtype)], dim=1)
