@@ -21,14 +21,15 @@ from fastegnn_md.validation.observables.kinetics import (
     markov_model,
     passage_times,
 )
+from fastegnn_md.validation.observables.metastable import metastable_sets
 from fastegnn_md.validation.observables.shots import break_even, compare_shots, energy_distance
 from fastegnn_md.validation.observables.transitions import count_transitions, flux_asymmetry, transition_matrix
+from fastegnn_md.validation.slow_processes import compare_timescales
 from fastegnn_md.validation.statistics import Sample, mean_jensen_shannon
 from fastegnn_md.validation.torsion_runs import (
     TorsionRuns,
     compare_maps,
     compare_populations,
-    compare_timescales,
     compare_transitions,
     detailed_balance,
 )
@@ -361,6 +362,19 @@ def test_a_lag_between_frames_and_molecules_without_a_backbone_are_refused(refer
         reference.lag(0.7)
     with pytest.raises(DataError, match="no residue"):
         TorsionRuns.of(reference.angles, TAU, [], [])
+
+
+def test_sets_of_clusters_are_the_wells(well, exact, require):
+    require("deeptime")
+    features = [well.x[one][:, None] for one in exact]
+    found = metastable_sets(features, 1, 30)
+    right = well.p[well.x > 0].sum() > 0.5  # the first set is the most visited one
+    inside = [found(one) == ((one[:, 0] > 0) != right) for one in features]
+    assert found.count == 2
+    assert np.mean(inside) > 0.97
+    draws = [well.x[well.draw(2000, np.random.default_rng(seed))][:, None] for seed in range(4)]
+    with pytest.raises(DataError, match="faster than the lag"):
+        metastable_sets(draws, 1, 30)
 
 
 def test_a_process_faster_than_five_lags_is_not_judged_by_its_time_scale(well, require):

@@ -35,11 +35,11 @@ from fastegnn_md.validation.observables.geometry import Moments, angle_sizes, bo
 from fastegnn_md.validation.observables.kinetics import fit_clusters
 from fastegnn_md.validation.observables.shots import break_even
 from fastegnn_md.validation.rows import Finding, Row, finite
+from fastegnn_md.validation.slow_processes import compare_timescales
 from fastegnn_md.validation.torsion_runs import (
     TorsionRuns,
     compare_maps,
     compare_populations,
-    compare_timescales,
     compare_transitions,
     detailed_balance,
 )

@@ -77,6 +77,7 @@ CHECKS: tuple[Check, ...] = (
     Check("time-scales", "Implied time scales of slow processes, |ln t / t_ref|", drawn_rows.time_scales),
     Check("detailed-balance", "Net flux between basins, in standard errors", drawn_rows.detailed_balance),
     Check("chirality", "Stereocentres that turned over", drawn_rows.chirality),
+    Check("energy", "Mean potential energy after relaxing, difference to the reference", drawn_rows.energy),
     Check("bonds", "RMS deviation of bonds from the mean of the reference", drawn_rows.bonds),
     Check("reversibility", "|R∘Ψ∘R∘Ψ − 1| of x over the displacement of a jump", engine_rows.reversibility),
     Check("constraints", "Relative deviation of held distances, RMS", ensemble_rows.constraint_violation),

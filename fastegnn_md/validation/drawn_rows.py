@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -11,15 +13,18 @@ from ..graph.stereo import signed_volumes, stereocentres
 from ..report.page import Table
 from . import torsion_runs
 from .case import PIECES, Case, pools
+from .engine import NO_ENGINE, Engine
 from .observables.chirality import flips
 from .observables.frames import FrameAnalysis
 from .observables.geometry import bond_lengths
-from .observables.kinetics import fit_clusters
+from .observables.kinetics import CLUSTERS, fit_clusters
+from .observables.metastable import MetastableSets, metastable_sets
 from .observables.torsions import find_torsions, torsion_angles
 from .rows import Finding
 from .run import Run
-from .statistics import bootstrap_interval
-from .torsion_runs import TorsionRuns
+from .slow_processes import compare_timescales
+from .statistics import bootstrap_error, bootstrap_interval
+from .torsion_runs import TorsionRuns, features_of
 
 # What a stochastic map of picoseconds cannot be asked, and why.
 SENSELESS = {
@@ -29,12 +34,16 @@ SENSELESS = {
     "vdos-dx": "jumps of picoseconds know nothing of vibrations",
     "reversibility": "a draw is not undone by another one: see detailed-balance",
 }
+ENERGY = 3.0  # kJ/mol, of the mean potential energy
+_ENERGIES = 200  # frames of a reference run, and of a block of a learned one
+_SURE = 1.96
 _THERMAL = 1.5  # RMS deviation of bonds over that of the reference
 _ENOUGH = 8  # runs; fewer are cut into pieces
+_FRAMES_OF_A_CLUSTER = 20
 
 
 def populations(case: Case) -> Finding:
-    """Largest deviation of the population of a basin of φ and ψ, over what it may be."""
+    """Largest deviation of the population of a basin, over what it may be."""
     return torsion_runs.compare_populations(*_both(case), case.rng)
 
 
@@ -52,8 +61,8 @@ def time_scales(case: Case) -> Finding:
     """|ln t / t_ref| of the slow processes of the torsions."""
     reference, learned = _both(case)
     lag = _lag(case)
-    centres = fit_clusters(reference.features, min(100, sum(map(len, reference.angles)) // 20))
-    return torsion_runs.compare_timescales(reference, learned, lag, centres, case.rng)
+    centres = fit_clusters(reference.features, _clusters(reference.angles))
+    return compare_timescales(reference, learned, lag, centres, case.rng)
 
 
 def detailed_balance(case: Case) -> Finding:
@@ -109,6 +118,33 @@ def bonds(case: Case) -> Finding:
     )
 
 
+def energy(case: Case) -> Finding:
+    """Difference of the mean potential energy of the learned frames, which were relaxed, to the reference."""
+    if not case.propagator.stochastic:
+        raise DataError("a row for draws, which put every atom anew; see temperature, drift and h(r)")
+    if case.atoms is None or case.atoms.calc is None:
+        raise DataError(NO_ENGINE)
+    engine = Engine(case.atoms)
+
+    def mean(run: Run) -> np.ndarray:
+        some = dataclasses.replace(run, step=run.step * max(1, run.n_frames // _ENERGIES))
+        return np.array([np.mean([engine.energy(positions) for positions in _positions(some)])])
+
+    samples = case.samples("energy", mean)
+    means = [float(one[0]) for one in pools(samples)]
+    errors = [float(bootstrap_error(one, lambda values: values, case.rng)[0]) for one in samples]
+    value, half = abs(means[0] - means[1]), _SURE * float(np.hypot(errors[0], errors[1]))
+    rows = [list(one) for one in zip(("learned", "reference"), means, errors, strict=True)]
+    return Finding(
+        value,
+        ENERGY,
+        "limit: stated; energies by the engine of frames as they are stored",
+        "kJ/mol",
+        interval=(max(0.0, value - half), value + half) if np.isfinite(half) else None,
+        tables=(Table(["", "mean potential energy, kJ/mol", "standard error"], rows),),
+    )
+
+
 class _Positions(FrameAnalysis):
     def row(self) -> np.ndarray:
         return self.atoms.positions.astype(np.float64)
@@ -131,18 +167,36 @@ def _lag(case: Case) -> float:
 
 def _both(case: Case) -> tuple[TorsionRuns, TorsionRuns]:
     """Torsions of reference and learned runs, measured once."""
-
-    def of(runs: list[Run]) -> TorsionRuns:
-        with runs[0].first_frame():
-            found = find_torsions(runs[0].atoms)
-        pieces = runs if len(runs) >= _ENOUGH else [piece for run in runs for piece in run.cut(2 * PIECES)]
-        angles = []
-        for piece in pieces:
-            with piece.first_frame():
-                groups = find_torsions(piece.atoms).groups
-                angles.append(torsion_angles(groups, start=piece.start, stop=piece.stop, step=piece.step))
-        return TorsionRuns.of(angles, runs[0].spacing if found.pairs else 1.0, found.pairs, found.names)
-
     if case.torsion_runs is None:
-        case.torsion_runs = of(case.reference), of(case.learned)
+        with case.reference[0].first_frame():
+            found = find_torsions(case.reference[0].atoms)
+        both = [(_torsions(runs), runs[0].spacing) for runs in (case.reference, case.learned)]
+        if found.pairs:
+            reference, learned = (TorsionRuns.of(*one, found.pairs, found.names) for one in both)
+        else:
+            sets = _sets(*both[0], _lag(case))
+            reference, learned = (TorsionRuns.unnamed(*one, sets) for one in both)
+        case.torsion_runs = reference, learned
     return case.torsion_runs
+
+
+def _torsions(runs: list[Run]) -> list[np.ndarray]:
+    """Degrees, in pieces where there are few runs."""
+    angles = []
+    for piece in runs if len(runs) >= _ENOUGH else [piece for run in runs for piece in run.cut(2 * PIECES)]:
+        with piece.first_frame():
+            groups = find_torsions(piece.atoms).groups
+            angles.append(torsion_angles(groups, start=piece.start, stop=piece.stop, step=piece.step))
+    return angles
+
+
+def _sets(angles: list[np.ndarray], spacing: float, lag: float) -> MetastableSets:
+    """Basins of a molecule without φ and ψ, by a Markov state model of the reference."""
+    frames = round(lag / spacing)
+    if frames < 1:
+        raise DataError(f"frames of the reference are {spacing:g} ps apart, further than a lag of {lag:g} ps")
+    return metastable_sets(features_of(angles), frames, _clusters(angles))
+
+
+def _clusters(runs: list[np.ndarray]) -> int:
+    return min(CLUSTERS, sum(map(len, runs)) // _FRAMES_OF_A_CLUSTER)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +19,7 @@ from ..training.calibration import one_step_calibration
 from ..training.one_step import BASELINES, Errors, one_step_errors
 from ..training.start import check_forces
 from .case import PIECES, Case
+from .engine import NO_ENGINE, Engine
 from .observables.drift import energy_drift
 from .observables.ensembles import ensemble_check
 from .observables.reversibility import round_trip
@@ -28,10 +27,7 @@ from .rows import Finding, Plot
 from .statistics import CONFIDENCE, Sample, bootstrap_interval
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from ..data import TrajectoryPairs
-    from ..mechanics.constraints import Constraints
     from ..state import State
     from .rollouts import Record, RollOuts
 
@@ -40,9 +36,8 @@ DRIFT = 0.02  # 1/ps: one standard deviation of the kinetic energy in 50 ps
 ROUND_TRIP = 0.1
 CALIBRATION = 2.0  # error over spread
 ENSEMBLE = 3.0  # standard errors
-_PAIRS, _STATES, _CALLS = 2048, 20, 20
+_PAIRS, _STATES = 2048, 20
 _NO_ROLLOUTS = "the learned trajectories were given, not made here"
-_NO_ENGINE = "no engine; give --forcefield, --system or --calculator"
 
 
 def one_step(case: Case) -> Finding:
@@ -128,9 +123,7 @@ def drift(case: Case) -> Finding:
     """|slope| of the total energy at constant energy over the standard deviation of the kinetic energy."""
     record = _rollouts(case).nve
     if record is None:
-        raise DataError(
-            _NO_ENGINE if case.atoms is None or case.atoms.calc is None else "no NVE roll-out was asked for"
-        )
+        raise DataError(NO_ENGINE if case.atoms is None or case.atoms.calc is None else "no NVE roll-out was asked for")
     if record.stopped:
         raise DataError(f"the NVE roll-out stopped: {record.stopped}")
     energy = record.potential + record.kinetic
@@ -165,7 +158,7 @@ def two_temperatures(case: Case) -> Finding:
         raise DataError("no second temperature was asked for; give --second-temperature")
     series = np.concatenate([record.potential for record in made.records])
     if np.isnan(series).all():
-        raise DataError(_NO_ENGINE)
+        raise DataError(NO_ENGINE)
     # the package takes the first temperature as the colder one
     both = sorted([(case.temperature, series), (made.second_temperature, made.second.potential)], key=lambda x: x[0])
     value = ensemble_check(both[0][1], both[1][1], (both[0][0], both[1][0]))
@@ -204,8 +197,8 @@ def reversibility(case: Case) -> Finding:
     if not propagator.predicts_velocities:
         raise DataError("a position-only propagator redraws velocities and cannot go back")
     if propagator.wants_forces and (case.atoms is None or case.atoms.calc is None):
-        raise DataError(f"this propagator is force-informed and there is {_NO_ENGINE}")
-    engine = _Engine(case.atoms) if case.atoms is not None else None
+        raise DataError(f"this propagator is force-informed and there is {NO_ENGINE}")
+    engine = Engine(case.atoms) if case.atoms is not None else None
     trip = round_trip(
         propagator,
         _states(case),
@@ -231,9 +224,9 @@ def break_even(case: Case) -> Finding:
     """Time of a jump over that of the classical steps it replaces."""
     records = _rollouts(case).records
     if case.atoms is None or case.atoms.calc is None:
-        raise DataError(_NO_ENGINE)
+        raise DataError(NO_ENGINE)
     each = [1e3 * record.seconds / max(1, record.statistics.tried - 1) for record in records]
-    jump, call = float(np.mean(each)), _Engine(case.atoms).milliseconds()
+    jump, call = float(np.mean(each)), Engine(case.atoms).milliseconds()
     lag, step = case.propagator.timestep, case.classical_timestep
     classical = lag / step * call
     rows: list[list[object]] = [
@@ -250,35 +243,6 @@ def break_even(case: Case) -> Finding:
         interval=bootstrap_interval(samples, lambda values: float(values[0]), case.rng),
         tables=(Table(["", "ms"], rows, "Force calls through ASE, on this machine."),),
     )
-
-
-class _Engine:
-    """Forces, constraints and the price of a force call, by a copy of the user's atoms."""
-
-    def __init__(self, atoms: Atoms):
-        from ..engines.ase.stepper import FORCE, read_constraints
-
-        self.constraints: Constraints = read_constraints(atoms)
-        self._atoms, self._unit = atoms.copy(), FORCE
-        self._atoms.set_constraint()
-        self._atoms.calc = atoms.calc
-
-    def forces(self, positions: torch.Tensor) -> torch.Tensor:
-        """In amu Å/ps² at positions (N, 3) in Å."""
-        self._atoms.set_positions(positions.numpy())
-        from ..engines.ase.calculated import forces_of
-
-        return torch.tensor(forces_of(self._atoms) * self._unit)
-
-    def milliseconds(self) -> float:
-        """Median time of a force call."""
-        spent = []
-        for _ in range(_CALLS):
-            self._atoms.positions += 1e-9  # a new geometry, or the calculator answers from its cache
-            begun = time.perf_counter()
-            self._atoms.get_forces()
-            spent.append(time.perf_counter() - begun)
-        return 1e3 * statistics.median(spent)
 
 
 def _rollouts(case: Case) -> RollOuts:

@@ -16,6 +16,7 @@ from ..report.page import Picture, Section, Table, new_figure, write_report
 from .rows import Map, Plot, Row
 
 _COLOURS = {"reference": "tab:gray", "learned": "tab:red"}
+_FEW = 20  # points of a line, below which each is marked
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,11 @@ def _picture(plot: Plot | Map) -> Picture:
     if isinstance(plot, Map):
         return _map(plot)
     figure, (axes,) = new_figure(7.0, 2.8)
+    marker = "." if len(plot.x) < _FEW else None
     for label, line in plot.lines.items():
-        axes.plot(plot.x, line, label=label, color=_COLOURS.get(label), linewidth=1.0)
+        axes.plot(plot.x, line, label=label, color=_COLOURS.get(label), linewidth=1.0, marker=marker)
+        if label in plot.bands:
+            axes.fill_between(plot.x, *plot.bands[label], color=_COLOURS.get(label), alpha=0.2, linewidth=0)
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
     axes.legend(fontsize=8)
     return Picture.of(figure, f"{plot.y_label} against {plot.x_label}: {', '.join(plot.lines)}")

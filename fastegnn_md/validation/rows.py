@@ -25,21 +25,28 @@ class Plot:
     lines : mapping of str to ndarray, shape (n,)
         By label.
     x_label, y_label : str
+    bands : mapping of str to ndarray, shape (2, n)
+        Ends of the intervals of lines, by label.
     """
 
     x: np.ndarray
     lines: Mapping[str, np.ndarray]
     x_label: str
     y_label: str
+    bands: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
-        return {
+        found = {
             "x": self.x_label,
             "y": self.y_label,
             "points": [finite(value) for value in self.x],
             "lines": {label: [finite(value) for value in line] for label, line in self.lines.items()},
         }
+        if self.bands:
+            ends = {label: [[finite(one) for one in end] for end in band] for label, band in self.bands.items()}
+            return found | {"bands": ends}
+        return found
 
 
 @dataclass(frozen=True, eq=False)
