@@ -7,6 +7,9 @@ from .conserve import Conserve as Conserve
 from .guards import GuardSettings as GuardSettings
 from .guards import check_jump as check_jump
 from .home import UnlikeTrainingWarning as UnlikeTrainingWarning
+from .learning.course import LearningWarning as LearningWarning
+from .learning.dynamics import LearningDynamics as LearningDynamics
+from .learning.settings import Learning as Learning
 from .metropolis import MetropolisStatistics as MetropolisStatistics
 from .openmm.ensemble import SimulationEnsemble as SimulationEnsemble
 from .openmm.integrator import LearnedIntegrator as LearnedIntegrator

@@ -82,6 +82,11 @@ class Audits:
         affordable = self.share / (1 - self.share) * step / cost if cost > 0 else 1.0
         return drawn < min(_MOST, affordable)
 
+    @property
+    def changes(self) -> list[float]:
+        """Of the total energy, in kT, that the verdict is about."""
+        return list(self._changes)
+
     def pauses(self) -> bool:
         """Whether the present jump is one of those that classical steps replace; counts it."""
         if not self.paused:

@@ -16,6 +16,7 @@ from ..propagator.file import package_version
 from ..propagator.limits import JumpLimits
 from ..propagator.provenance import Provenance
 from ..propagator.surroundings import Surroundings
+from ..state import State
 from ..units import format_time
 from .batches import pairs_for
 
@@ -93,9 +94,19 @@ def untrained_propagator(
     domain = Domain.from_pairs(start, end, config)
     if config.stochastic:  # a basin that one of a thousand frames is in is no error of a jump
         domain = replace(domain, limits=_with_rare_torsions(domain.limits, pairs, sample, seed))
-    propagator = Propagator.build(config, pairs.lag, domain, seed=seed)
-    propagator.measure(start, end)
+    propagator = _measured(start, end, config, pairs.lag, domain, seed)
     remember_data(propagator, pairs, seed=seed, sample=sample)
+    return propagator
+
+
+def propagator_of_batch(start: State, end: State, config: PropagatorConfig, lag: float, *, seed: int = 0) -> Propagator:
+    """An untrained propagator that fits one batch of pairs ``lag`` ps apart; it knows nothing of their origin."""
+    return _measured(start, end, config, lag, Domain.from_pairs(start, end, config), seed)
+
+
+def _measured(start: State, end: State, config: PropagatorConfig, lag: float, domain: Domain, seed: int) -> Propagator:
+    propagator = Propagator.build(config, lag, domain, seed=seed)
+    propagator.measure(start, end)
     return propagator
 
 

@@ -26,7 +26,7 @@ def to_json(guarded: GuardedStep, schedule: Schedule) -> dict[str, Any]:
         values["classical"] = schedule.own_step if schedule.engine is None else _ENGINE
     return {
         # Jumps take the thermostat of an engine's dynamics, which is not theirs to describe.
-        "thermostat": None if schedule.engine is not None else _described(guarded.thermostat),
+        "thermostat": None if schedule.engine is not None else described_thermostat(guarded.thermostat),
         "temperature_K": guarded.temperature if guarded.thermostat is None else None,
         "schedule": values,
         "engine": None if schedule.engine is None else _engine(schedule.engine),
@@ -66,7 +66,7 @@ def from_json(options: dict[str, Any], classical: Any) -> dict[str, Any]:
         raise CompatibilityError("the interrupted run had no classical dynamics of ASE; leave classical out")
     guard, thermostat = options["guard"], options["thermostat"]
     return {
-        "thermostat": None if thermostat is None else _restored(thermostat),
+        "thermostat": restored_thermostat(thermostat),
         "temperature_K": options["temperature_K"],
         "schedule": Schedule(**schedule),
         "guard": False if guard is None else GuardSettings(**guard),
@@ -112,14 +112,18 @@ def _engine(classical: Any) -> dict[str, Any]:
     return {"kind": type(classical).__name__, "timestep": float(classical.dt)}
 
 
-def _described(thermostat: Thermostat | None) -> dict[str, Any] | None:
+def described_thermostat(thermostat: Thermostat | None) -> dict[str, Any] | None:
+    """A thermostat as JSON holds it."""
     if thermostat is None:
         return None
     kind = next((name for name, made in _THERMOSTATS.items() if type(thermostat) is made), type(thermostat).__name__)
     return {"kind": kind, **vars(thermostat)}
 
 
-def _restored(described: dict[str, Any]) -> Thermostat:
+def restored_thermostat(described: dict[str, Any] | None) -> Thermostat | None:
+    """Undo :func:`described_thermostat`."""
+    if described is None:
+        return None
     values = dict(described)
     kind = values.pop("kind")
     if kind not in _THERMOSTATS:

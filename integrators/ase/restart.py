@@ -68,24 +68,13 @@ Kind = TypeVar("Kind", bound=Restartable)
 def save(dynamics: Restartable, path: str | Path, notes: dict[str, Any] | None) -> None:
     """Write all that decides the next steps; see :meth:`JumpDynamics.save_restart`."""
     atoms = dynamics.atoms
-    arrays = {
-        "positions": atoms.get_positions(),
-        "momenta": atoms.get_momenta(),
-        "cell": np.array(atoms.cell),
-        "pbc": atoms.get_pbc(),
-        "numbers": atoms.get_atomic_numbers(),
-        "masses": atoms.get_masses(),
-    }
+    arrays = atoms_arrays(atoms)
     arrays |= {name: value for name, value in dynamics.restart_arrays().items() if value is not None}
-    for index, constraint in enumerate(atoms.constraints):
-        lengths = getattr(constraint, "bondlengths", None)
-        if lengths is not None:  # ASE's own description of the constraint leaves them out
-            arrays[f"bondlengths_{index}"] = np.asarray(lengths, dtype=float)
     header = {
         "nsteps": dynamics.nsteps,
         "rng": generator_state(dynamics.rng),
         "seed": dynamics.seed,
-        "frames": _frames(dynamics),
+        "frames": frames_before(dynamics),
         "constraints": [type(constraint).__name__ for constraint in atoms.constraints],
         "statistics": dataclasses.asdict(dynamics.statistics),
         "propagator": dynamics.propagator.identity(),
@@ -95,6 +84,23 @@ def save(dynamics: Restartable, path: str | Path, notes: dict[str, Any] | None) 
         "notes": notes or {},
     }
     save_restart(path, arrays, header)
+
+
+def atoms_arrays(atoms: Atoms) -> dict[str, np.ndarray]:
+    """What is written of atoms."""
+    arrays = {
+        "positions": atoms.get_positions(),
+        "momenta": atoms.get_momenta(),
+        "cell": np.array(atoms.cell),
+        "pbc": atoms.get_pbc(),
+        "numbers": atoms.get_atomic_numbers(),
+        "masses": atoms.get_masses(),
+    }
+    for index, constraint in enumerate(atoms.constraints):
+        lengths = getattr(constraint, "bondlengths", None)
+        if lengths is not None:  # ASE's own description of the constraint leaves them out
+            arrays[f"bondlengths_{index}"] = np.asarray(lengths, dtype=float)
+    return arrays
 
 
 def resume(
@@ -109,7 +115,7 @@ def resume(
 ) -> Kind:
     """Read what :func:`save` wrote; see :meth:`JumpDynamics.restart`."""
     arrays, header = load_restart(path)
-    before = _Before(atoms)
+    before = BeforeRestart(atoms)
     try:
         return _resume(kind, path, arrays, header, atoms, propagator, classical, trajectory, logfile, restart_file)
     except FastEGNNMDError:
@@ -125,7 +131,7 @@ def resume(
         raise
 
 
-class _Before:
+class BeforeRestart:
     """What a restart changes of atoms, to be put back if it fails."""
 
     def __init__(self, atoms: Atoms):
@@ -133,6 +139,7 @@ class _Before:
         self._lengths = [getattr(constraint, "bondlengths", None) for constraint in atoms.constraints]
 
     def restore(self, atoms: Atoms) -> None:
+        """Put it back."""
         atoms.cell[:] = self._copy.cell
         atoms.arrays.pop("momenta", None)
         atoms.arrays.update(self._copy.arrays)
@@ -154,7 +161,6 @@ def _resume(
     restart_file: str | Path | None,
 ) -> Kind:
     # All is read and checked before anything is set.
-    _check_arrays(arrays, atoms)
     _check_header(header)
     _check_same(arrays, header, atoms, propagator)
     rng = restore_generator(header["rng"])
@@ -164,7 +170,7 @@ def _resume(
     frames = header["frames"]
     if trajectory is not None and frames is not None:
         check_frames(trajectory, frames)
-    _set_atoms(atoms, arrays)
+    set_atoms(atoms, arrays)
     dynamics: Kind = kind.from_restart(
         atoms, propagator, options, bonds=arrays.get("bonds"), rng=rng, classical=classical
     )
@@ -181,14 +187,15 @@ def _resume(
     return dynamics
 
 
-def _frames(dynamics: Restartable) -> int | None:
+def frames_before(dynamics: Restartable) -> int | None:
     """Frames of the trajectory that the continued run will not write itself."""
     frames = count_frames(dynamics.trajectory)
     # A run continued from step 0 begins with the frame of step 0, which this one may have written already.
     return frames - 1 if frames and dynamics.nsteps == 0 and dynamics.begun else frames
 
 
-def _set_atoms(atoms: Atoms, arrays: dict[str, np.ndarray]) -> None:
+def set_atoms(atoms: Atoms, arrays: dict[str, np.ndarray]) -> None:
+    """Positions, momenta, cell and bond lengths that are held, as they were written."""
     for index, constraint in enumerate(atoms.constraints):
         if f"bondlengths_{index}" in arrays:
             constraint.bondlengths = arrays[f"bondlengths_{index}"].copy()
@@ -239,6 +246,22 @@ def _check_header(header: dict[str, Any]) -> None:
 
 
 def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: Atoms, propagator: LearnedMap) -> None:
+    check_same_atoms(arrays, header["constraints"], atoms)
+    if propagator.identity() != header["propagator"]:
+        raise CompatibilityError("the restart file was written with another propagator; load the same model file")
+
+
+def check_same_atoms(arrays: dict[str, np.ndarray], constraints: list[str], atoms: Atoms) -> None:
+    """Refuse atoms that are not those of a restart file.
+
+    Raises
+    ------
+    CheckpointError
+        If an array of the file is none of these atoms.
+    CompatibilityError
+        If elements, masses, boundaries or constraints are others.
+    """
+    _check_arrays(arrays, atoms)
     present = {
         "numbers": atoms.get_atomic_numbers(),
         "masses": atoms.get_masses(),
@@ -250,9 +273,7 @@ def _check_same(arrays: dict[str, np.ndarray], header: dict[str, Any], atoms: At
                 f"the atoms have other {name} than those of the restart file; give the same system"
             )
     kinds = [type(constraint).__name__ for constraint in atoms.constraints]
-    if kinds != header["constraints"]:
+    if kinds != constraints:
         raise CompatibilityError(
-            f"the atoms have the constraints {kinds}, those of the restart file {header['constraints']}; set the same"
+            f"the atoms have the constraints {kinds}, those of the restart file {constraints}; set the same"
         )
-    if propagator.identity() != header["propagator"]:
-        raise CompatibilityError("the restart file was written with another propagator; load the same model file")

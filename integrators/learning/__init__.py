@@ -1,0 +1,1 @@
+"""Dynamics that learn their propagator while they run."""

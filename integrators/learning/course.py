@@ -1,0 +1,393 @@
+"""The course of a run that learns: classical segments, exams, jumps, audits, and what leads from one to the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastegnn_md._extras import naming_extras
+from fastegnn_md.engines.ase.atoms import FORCE, unchanged_on_error
+from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator, multiplicity_of
+from fastegnn_md.engines.ase.same_atoms import SameAtoms
+from fastegnn_md.errors import ConfigError
+from fastegnn_md.mechanics.freedom import Freedom
+from fastegnn_md.mechanics.motion import kinetic_energy
+from fastegnn_md.propagator.base import Propagator
+from fastegnn_md.state import State
+from fastegnn_md.units import BOLTZMANN
+
+from ..audits import Audits
+from ..conserve import Conserve
+from ..guards import GuardSettings
+from ..options import guarded_step
+from ..statistics import JumpStatistics
+from ..step import GuardedStep
+from .account import FROZEN, JUMPING, LEARNING, Account
+from .engine import LoggedEngine
+from .exams import FEWEST, PREDICTORS, RunningError
+from .learner import Learner
+from .options import Options
+from .segments import Segments, steps_of
+
+with naming_extras(__name__):
+    from ase import Atoms, units
+
+_SHARES = (1 / 10, 1 / 20, 1 / 50, 1 / 100, 1 / 200)  # of jumps that are audited
+PHASE = "phase"  # key of ``atoms.info``, and so of the frames of a trajectory
+
+
+class LearningWarning(UserWarning):
+    """A model is used although nobody knows that it is as good as was asked for."""
+
+
+class Course:
+    """What dynamics that learn do in a step; see :class:`~fastegnn_md.integrators.LearningDynamics`.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        With a calculator.
+    options : Options
+    initial : Propagator, optional
+        To go on from.
+    rng : numpy.random.Generator
+        Of the thermostat.
+
+    Attributes
+    ----------
+    phase : {"learning", "jumping", "frozen"}
+    propagator : Propagator or None
+        That jumps.
+    engine : LoggedEngine
+    learner : Learner
+    account : Account
+    error : RunningError
+    """
+
+    def __init__(self, atoms: Atoms, options: Options, initial: Propagator | None, rng: np.random.Generator):
+        self.atoms, self.options, self.rng = atoms, options, rng
+        self.lag, self.learning, self.thermostat = options.lag, options.learning, options.thermostat
+        self.engine = LoggedEngine(atoms)
+        steps = steps_of(options.lag, options.timestep, options.config)
+        self.segments = Segments(options.lag, steps, options.config, self.engine.forces)
+        self._same = SameAtoms(atoms, options.bonds)
+        state = self._same.read()
+        self._same.constraints()
+        self.learner = Learner(options.learning, options.config, options.lag, state, initial)
+        self.account, self.error = Account(), RunningError(options.learning.window)
+        self.phase, self.propagator = LEARNING, initial
+        self.audits, self.audit_share = Audits(options.learning.audits), _SHARES[0]
+        self.in_a_row = 0  # jumps since one was refused
+        self._statistics = JumpStatistics()
+        self._guarded: GuardedStep | None = None
+        self._known: tuple[np.ndarray, np.ndarray, np.ndarray, Any] | None = None
+        self._elements = np.unique(state.numbers.numpy(), return_inverse=True)
+        if initial is not None:
+            zeros = torch.zeros_like(state.positions)
+            initial.check(state.replace(forces=zeros, midpoint_forces=zeros))
+        atoms.info[PHASE] = self.phase
+
+    # stepping -------------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One segment or one jump, made whole or not at all; see :meth:`LearningDynamics.step`."""
+        before = self.rng.bit_generator.state, self._known
+        try:
+            with unchanged_on_error(self.atoms):
+                pair, examined = self._advance()
+        except BaseException:
+            self.rng.bit_generator.state, self._known = before
+            raise
+        begun = time.perf_counter()
+        if pair is not None and self.phase != FROZEN:
+            self._take(pair, examined)
+        self._settle_phase()
+        self.account.training_seconds += time.perf_counter() - begun
+        self.account.record(pair is None, self.error.value, self.error.interval[1], self._kelvin())
+
+    def _advance(self) -> tuple[Any, bool]:
+        """Move the atoms by a lag; the pair of a segment, and whether it was drawn without a look at its difficulty."""
+        begun = time.perf_counter()
+        if self.phase == LEARNING:
+            state = self._read(self._forces_now())
+            ended, pair = self.segments.run(self._half_step(state), self._same.constraints())
+            self._write(self._half_step(ended))
+            self.account.segments += 1
+            self.account.segment_seconds += time.perf_counter() - begun
+            return pair, True
+        assert self._guarded is not None  # made when the phase changed
+        guarded, constraints, classical = self._guarded, self._same.constraints(), self.engine.classical()
+        wants = guarded.propagator.wants_forces == "start"
+        state = guarded.prepare(self._read(self._forces_now() if wants else None), constraints, self.rng, classical)
+        ended, report = guarded.propose(state, constraints, self.rng, classical, None)
+        if report.ok and not self._audited():
+            ended, report = guarded.attempt(state, constraints, self.rng, classical, proposed=(ended, report))
+        elif report.ok:
+            return self._audit(state, ended, begun), True
+        guarded.record(report)
+        if report.ok:
+            self._write(ended.replace(forces=None))
+            self.account.jumps += 1
+            self.in_a_row += 1
+            self.account.jump_seconds += time.perf_counter() - begun
+            return None, False
+        return self._replace(state, begun), False
+
+    def _audit(self, state: State, jumped: State, begun: float) -> Any:
+        """The whole segment in place of a jump: its result counts, and says how wrong the jump was."""
+        assert self._guarded is not None  # who jumps has one
+        ended, pair = self._segment(state)
+        # The segment conserves the total energy, so its end is what the jump's is held against; it was asked for last.
+        change = -self.engine.energy(ended.positions) + self.engine.energy(jumped.positions)
+        change += kinetic_energy(jumped.velocities, jumped.masses) - kinetic_energy(ended.velocities, ended.masses)
+        in_kt = change / (BOLTZMANN * self._kt_of(state))
+        seconds = time.perf_counter() - begun
+        self._guarded.statistics.record_audit(in_kt)
+        self.audits.record(in_kt, seconds)
+        self._write(self._half_step(ended))
+        self.account.segments += 1
+        self.account.audits += 1
+        self.account.segment_seconds += seconds
+        return pair
+
+    def _replace(self, state: State, begun: float) -> Any:
+        """A segment from the same prepared state in place of a refused jump."""
+        ended, pair = self._segment(state)
+        self._write(self._half_step(ended))
+        self.account.segments += 1
+        self.account.refused += 1
+        self.in_a_row = 0
+        self.account.segment_seconds += time.perf_counter() - begun
+        return pair
+
+    def _segment(self, state: State) -> tuple[State, Any]:
+        """A classical segment from a state at the present positions, with their forces where they are known."""
+        known = self._known_forces()
+        forces = None if known is None else torch.from_numpy(known * FORCE)
+        return self.segments.run(state.replace(forces=forces), self._same.constraints())
+
+    def _audited(self) -> bool:
+        """Whether the present jump is audited; drawn from a generator of its own, so that jumps stay what they are."""
+        return self.phase == JUMPING and float(self.learner.rng.random()) < self.audit_share
+
+    # learning -------------------------------------------------------------------------------------------------------
+
+    def _take(self, pair: Any, examined: bool) -> None:
+        exam = self.learner.examine(pair, self._kt_of(self._same.read()))
+        if exam is not None and examined:
+            self.error.add(exam)
+        self.learner.learn(pair)
+
+    def _settle_phase(self) -> None:
+        """Begin to jump, renew the model that jumps, go back to learning, or end it: what the exams say."""
+        low, high = self.error.interval
+        if self.phase == LEARNING:
+            if high < self.learning.target:
+                self._publish()
+                self.phase = JUMPING
+        elif self.phase == JUMPING:
+            verdict = self.audits.verdict(self._degrees())
+            if verdict is not None or (low > self.learning.target and len(self.error) >= FEWEST):
+                self._back()
+            elif self.learning.freeze_after is not None and self.in_a_row >= self.learning.freeze_after:
+                self.freeze()
+            elif self.learner.untold >= self.learning.renew:
+                self._publish()
+        self.atoms.info[PHASE] = self.phase
+
+    def _back(self) -> None:
+        self.phase = LEARNING
+        self.account.returns += 1
+        self.in_a_row = 0
+        self.error.clear()  # what comes are segments again
+        self.audits = Audits(self.learning.audits)
+
+    def _publish(self, guard: GuardSettings | None = None) -> None:
+        """Let a copy of the model jump, with guards that know all pairs so far."""
+        calculator = self.atoms.calc
+        about = {
+            "engine": "ASE",
+            "theory": describe_calculator(calculator),
+            "charge": charge_of(calculator, self.atoms),
+            "multiplicity": multiplicity_of(calculator, self.atoms),
+        }
+        self.propagator = self.learner.publish(about, self._metrics())
+        self.use(dataclasses.replace(self.options.guard, audits=0.0) if guard is None else guard)
+        self.audit_share = self._affordable()
+
+    def use(self, guard: GuardSettings) -> None:
+        """Jump with the propagator there is."""
+        statistics = self.statistics
+        assert self.propagator is not None  # one was published or loaded
+        self._guarded = guarded_step(self.propagator, thermostat=self.thermostat, guard=guard)
+        self._guarded.statistics = statistics
+        self._guarded.check(self._same.constraints(), bool(self.atoms.pbc.any()))
+
+    def _affordable(self) -> float:
+        """Share of jumps that are audited, one of five: the clock's moods must not decide the course of a run."""
+        account = self.account
+        if not account.jumps:
+            return _SHARES[0]
+        jump = account.jump_seconds / account.jumps
+        most = self.learning.audits / (1 - self.learning.audits) * jump / account.segment
+        return next((share for share in _SHARES if share <= most), _SHARES[-1])
+
+    def freeze(self) -> None:
+        """See :meth:`LearningDynamics.freeze`."""
+        if self.phase == FROZEN:
+            return
+        if self.learner.model is None:
+            raise ConfigError(
+                f"there is no model to freeze after {len(self.learner.memory)} segments; the first is made after "
+                f"{self.learning.first}: run longer"
+            )
+        if self.phase == LEARNING:
+            warnings.warn(
+                f"learning ends after {len(self.error)} exams with an error of {self.error.value:.3g} % of the thermal "
+                f"velocity, which does not show that it is below the target of {self.learning.target:g} %: run longer, "
+                "or look at what the jumps do",
+                LearningWarning,
+                stacklevel=3,
+            )
+        self._publish(self.options.guard)
+        self.phase = self.atoms.info[PHASE] = FROZEN
+
+    def save_model(self, path: str | Path) -> None:
+        """See :meth:`LearningDynamics.save_model`."""
+        if self.phase == LEARNING and self.learner.model is not None:
+            untold = self.learner.untold
+            self.learner.publish({}, self._metrics()).save(path)
+            self.learner.untold = untold
+        elif self.propagator is not None:
+            self.propagator.save(path)
+        else:
+            raise ConfigError(
+                f"there is no model after {len(self.learner.memory)} segments; the first is made after "
+                f"{self.learning.first}: run longer"
+            )
+
+    def restore(self, guarded: bool, statistics: JumpStatistics, forces: np.ndarray | None) -> None:
+        """Last part of a restart: jump with the propagator, count on, and know the forces (N, 3) in eV/Å."""
+        self._statistics = statistics
+        if guarded:
+            frozen = self.phase == FROZEN
+            self.use(self.options.guard if frozen else dataclasses.replace(self.options.guard, audits=0.0))
+        if forces is not None:
+            self._known = self.atoms.get_positions(), np.array(self.atoms.cell), forces, self.atoms.calc
+        self.atoms.info[PHASE] = self.phase
+
+    def _metrics(self) -> dict[str, Any]:
+        """What the file of a model says of its errors, all on pairs it had not seen."""
+        table = self.error.table
+        low, high = self.error.interval
+        learned = {
+            "target": self.learning.target,
+            "error": self.error.value,
+            "interval": [low, high if math.isfinite(high) else None],
+            "exams": len(self.error),
+            "pairs": len(self.learner.memory),
+            "calls": self.engine.calls,
+        }
+        if not table:
+            return {**({} if self.propagator is None else self.propagator.metrics), "learned": learned}
+        lowest = {key: min(table[name][key] for name in PREDICTORS[1:]) for key in ("x", "v")}
+        over = {key: table["learned"][key] / max(lowest[key], 1e-12) for key in ("x", "v")}
+        return {"one_step": table, "over_best_baseline": over, "learned": learned}
+
+    # what steps are made of -----------------------------------------------------------------------------------------
+
+    def _read(self, forces: np.ndarray | None) -> State:
+        return self._same.read(forces)
+
+    def _forces_now(self) -> np.ndarray:
+        """Forces (N, 3) in eV/Å at the present positions."""
+        known = self._known_forces()
+        return known if known is not None else self.engine.forces(self._same.read().positions).numpy() / FORCE
+
+    def _known_forces(self) -> np.ndarray | None:
+        """Those of the last segment, where nobody has moved the atoms since."""
+        if self._known is None:
+            return None
+        positions, cell, forces, calculator = self._known
+        same = np.array_equal(positions, self.atoms.positions) and np.array_equal(cell, self.atoms.cell)
+        return forces if same and calculator is self.atoms.calc else None
+
+    def _write(self, ended: State) -> None:
+        self._same.write(ended)
+        self._known = None
+        if ended.forces is not None:
+            atoms = self.atoms
+            forces = ended.forces.numpy() / FORCE
+            self._known = atoms.get_positions(), np.array(atoms.cell), forces, atoms.calc
+
+    def _half_step(self, state: State) -> State:
+        constraints = self._same.constraints()
+        if self.thermostat is None:
+            if not constraints:
+                return state
+            return state.replace(velocities=constraints.project_velocities(state, state.velocities))
+        return state.replace(velocities=self.thermostat.half_step(state, self._freedom(state), self.lag, self.rng))
+
+    def _freedom(self, state: State) -> Freedom:
+        if self._guarded is not None:
+            return self._guarded.freedom(state, self._same.constraints())
+        kept = self.thermostat is None or self.thermostat.conserves_momenta
+        return Conserve().freedom(state, self._same.constraints(), kept, True)
+
+    def _degrees(self) -> int:
+        state = self._same.read()
+        return self._freedom(state).degrees(state)
+
+    def _kt_of(self, state: State) -> float:
+        """K, that thermal velocities and kT are of; in NVE that of the present motion."""
+        if self.thermostat is not None and self.thermostat.temperature > 0:
+            return self.thermostat.temperature
+        return max(self._freedom(state).temperature(state), 1.0)
+
+    def _kelvin(self) -> list[float]:
+        """Kinetic temperature of each element, K."""
+        of, momenta = self._elements[1], self.atoms.get_momenta()
+        kinetic = (momenta**2).sum(axis=1) / self.atoms.get_masses()
+        kelvin: list[float] = (np.bincount(of, weights=kinetic) / (3 * np.bincount(of)) / units.kB).tolist()
+        return kelvin
+
+    # what it says ---------------------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> JumpStatistics:
+        """What became of the jumps so far; segments of the learning phase are none."""
+        return self._statistics if self._guarded is None else self._guarded.statistics
+
+    @property
+    def known_forces(self) -> np.ndarray | None:
+        """Forces (N, 3) in eV/Å at the present positions, where they are those of the last segment."""
+        return self._known_forces()
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers, in the order of temperatures in the account."""
+        found: list[int] = self._elements[0].tolist()
+        return found
+
+    @property
+    def saved_calls(self) -> int:
+        """Calls of the engine that a classical run of the same time would have made beyond those made."""
+        return self.account.steps * self.segments.steps - self.engine.calls
+
+    @property
+    def pays_after_ps(self) -> float:
+        """Simulated time after which the run, everything counted, is faster than a classical one; inf if never."""
+        return self.account.pays_after * self.lag
+
+    @property
+    def temperature(self) -> float:
+        """K, of the motion that constraints and conserved momenta leave."""
+        state = self._same.read()
+        return self._freedom(state).temperature(state)

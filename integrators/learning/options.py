@@ -1,0 +1,116 @@
+"""What the arguments of dynamics that learn mean."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastegnn_md.engines.ase.atoms import PICOSECOND
+from fastegnn_md.errors import CompatibilityError, ConfigError
+from fastegnn_md.propagator.base import Propagator, load
+from fastegnn_md.propagator.config import PropagatorConfig
+
+from ..guards import GuardSettings
+from ..thermostats import Langevin, Thermostat, in_unit
+from .settings import Learning
+
+_KINDS = ("force-free", "force-start", "force-midpoint", "kick-drift", "symplectic")
+
+
+class Options(NamedTuple):
+    """What decides a course.
+
+    Attributes
+    ----------
+    lag, timestep : float
+        ps, of a step and of classical steps.
+    thermostat : Thermostat or None
+        None in NVE.
+    learning : Learning
+    guard : GuardSettings
+    bonds : ndarray of int, shape (M, 2), or None
+    config : PropagatorConfig
+        Of the model.
+    """
+
+    lag: float
+    timestep: float
+    thermostat: Thermostat | None
+    learning: Learning
+    guard: GuardSettings
+    bonds: np.ndarray | None
+    config: PropagatorConfig
+
+
+def model_of(given: Any) -> tuple[Propagator | None, PropagatorConfig]:
+    """The trained model that was given, if it was one, and the configuration; raises ConfigError for anything else."""
+    if given is None:
+        given = PropagatorConfig()
+    elif isinstance(given, (str, Path)):
+        given = load(given)
+    if not isinstance(given, (Propagator, PropagatorConfig)):
+        raise ConfigError(
+            f"model is a {type(given).__name__}; expected a Propagator, the name or file of one, or a PropagatorConfig"
+        )
+    initial, config = (given, given.config) if isinstance(given, Propagator) else (None, given)
+    if config.kind not in _KINDS:
+        raise ConfigError(
+            f"a model of kind {config.kind!r} cannot be learned in a run; take one of {', '.join(_KINDS)}"
+        )
+    return initial, config
+
+
+def learning_of(given: Any) -> Learning:
+    """Learning settings; raises ConfigError for anything else."""
+    if given is None:
+        return Learning()
+    if not isinstance(given, Learning):
+        raise ConfigError(f"learning is {given!r}; expected Learning(…) of fastegnn_md.integrators")
+    return given
+
+
+def guard_of(given: Any) -> GuardSettings:
+    """Guards; raises ConfigError for anything else."""
+    if given is None:
+        return GuardSettings()
+    if not isinstance(given, GuardSettings):
+        raise ConfigError(f"guard is {given!r}; expected GuardSettings of fastegnn_md.integrators")
+    return given
+
+
+def lag_of(lag: Any, initial: Propagator | None) -> float:
+    """Time of a jump in ps; raises ConfigError if there is none, CompatibilityError if the model has another."""
+    if lag is None:
+        if initial is None:
+            raise ConfigError('a new model needs the time of a jump: give lag="20 fs", say')
+        return initial.timestep
+    value = in_unit(lag, "time")
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ConfigError(f'lag is {lag!r}; expected a time > 0 in ps, or with its unit: "20 fs"')
+    if initial is not None and not math.isclose(value, initial.timestep, rel_tol=1e-6):
+        raise CompatibilityError(
+            f"the lag is {1e3 * value:g} fs, the model jumps {1e3 * initial.timestep:g} fs; leave the lag out"
+        )
+    return float(value) if initial is None else initial.timestep
+
+
+def thermostat_of(kelvin: float | None, friction: Any, thermostat: Any) -> Thermostat | None:
+    """The heat bath, None in NVE; raises ConfigError where arguments exclude each other."""
+    if thermostat is not None:
+        if kelvin is not None or friction is not None:
+            raise ConfigError("a thermostat brings its temperature: give a thermostat, or temperature_K and friction")
+        if isinstance(thermostat, type) or not hasattr(thermostat, "half_step"):
+            raise ConfigError(
+                f"thermostat is {thermostat!r}; expected Langevin(…) or VelocityRescaling(…) of fastegnn_md.integrators"
+            )
+        made: Thermostat = thermostat
+        return made
+    if kelvin is None and friction is None:
+        return None
+    if kelvin is None or friction is None:
+        raise ConfigError("give temperature_K and friction for NVT, neither for NVE")
+    return Langevin(kelvin, friction * PICOSECOND if isinstance(friction, Real) else friction)

@@ -1,0 +1,137 @@
+"""How a run learned, on one HTML page: what it cost, what it saved, and its course in pictures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from fastegnn_md.report.page import Picture, Section, Table, new_figure, write_report
+
+from .account import FROZEN
+from .course import Course
+from .words import line_of
+
+
+def write_page(course: Course, path: str | Path) -> None:
+    """See :meth:`LearningDynamics.report`."""
+    sections = [
+        Section("What to know first", _remarks(course)),
+        Section("The run", tables=[_costs(course)], figures=[_course(course)] if course.account.rows else []),
+        Section("The model", tables=_errors(course)),
+    ]
+    write_report(path, "A run that learned", line_of(course), sections)
+
+
+def _remarks(course: Course) -> list[str]:
+    account, said = course.account, []
+    if course.phase != FROZEN:
+        said.append(
+            "WARNING: learning has not ended. The weights still change, so the frames are no sample of one ensemble: "
+            "call freeze() (or give --freeze-after) and collect statistics after it."
+        )
+    mean, deviation = course.statistics.energy_change
+    if course.statistics.audits > 1:
+        said.append(
+            f"{course.statistics.audits} audits: a jump changes the total energy by {mean:+.3g} ± {deviation:.2g} kT "
+            "on average; a right one by none."
+        )
+    if account.returns:
+        said.append(f"The run went back to learning {account.returns} times, because audits were out of bounds.")
+    if account.refused:
+        refused = ", ".join(f"{count} by the {guard} guard" for guard, count in course.statistics.rejected.items())
+        said.append(f"{account.refused} jumps were refused and made classically ({refused}).")
+    if course.pays_after_ps == math.inf and account.jumps:
+        said.append("At the present rate this run never is faster than a classical one: the engine is too fast for it.")
+    return said
+
+
+def _costs(course: Course) -> Table:
+    account, engine = course.account, course.engine
+    time = account.steps * course.lag
+    pays = course.pays_after_ps
+    rows: list[tuple[object, ...]] = [
+        ("time simulated, ps", time),
+        ("steps: classical segments", account.segments),
+        ("of these audits / in place of refused jumps", f"{account.audits} / {account.refused}"),
+        ("steps: jumps", account.jumps),
+        ("calls of the engine made", engine.calls),
+        ("calls of the engine saved", max(0, course.saved_calls)),
+        ("a call of the engine (median), ms", 1e3 * engine.typical),
+        ("a classical segment, ms", 1e3 * account.segment),
+        ("a jump, ms", 1e3 * account.jump_seconds / account.jumps if account.jumps else None),
+        ("seconds: segments / exams and training / jumps", _seconds(course)),
+        ("seconds in all", account.wall),
+        ("seconds of a classical run of this time", account.classical),
+        ("gain so far", account.classical / account.wall if account.wall else None),
+        ("has paid, or will at this rate, after ps", pays if math.isfinite(pays) else "never"),
+    ]
+    return Table(("", ""), rows, "Everything by the clock of this run, learning included.")
+
+
+def _seconds(course: Course) -> str:
+    account = course.account
+    parts = account.segment_seconds, account.training_seconds, account.jump_seconds
+    return " / ".join(f"{one:.4g}" for one in parts)
+
+
+def _errors(course: Course) -> list[Table]:
+    table = course.error.table
+    if not table:
+        return []
+    rows = [(name, errors["x"], errors["v"]) for name, errors in table.items()]
+    low, high = course.error.interval
+    caption = (
+        f"RMSE over the last {len(course.error)} segments the model had not seen. In % of the thermal velocity of "
+        f"the worst element: {course.error.value:.3g} ({low:.3g} to {high:.3g}), target "
+        f"{course.learning.target:g}."
+    )
+    return [Table(("predictor", "x / amu^½ Å", "v / amu^½ Å/ps"), rows, caption)]
+
+
+def _course(course: Course) -> Picture:
+    rows = course.account.rows
+    steps = np.cumsum([one.steps for one in rows])
+    time = steps * course.lag
+    figure, (errors, shares, kelvin, costs) = new_figure(15.0, 3.4, panels=4)
+    errors.plot(time, [one.error for one in rows], label="running error")
+    upper = np.array([one.upper for one in rows])
+    errors.plot(time, np.where(np.isfinite(upper), upper, np.nan), linewidth=0.8, label="upper end of its interval")
+    errors.axhline(course.learning.target, color="black", linewidth=0.8, linestyle="--", label="target")
+    errors.set_ylabel("error of v / % of thermal v")
+    errors.set_yscale("log")
+    errors.legend(fontsize="small")
+    shares.plot(time, [100 * one.jumps / one.steps for one in rows], linewidth=0.8)
+    shares.set_ylabel("jumps / % of steps")
+    shares.set_ylim(-2, 102)
+    from MDAnalysis.guesser.tables import Z2SYMB
+
+    temperatures = _smooth(np.array([one.kelvin for one in rows]), np.array([one.steps for one in rows]))
+    for column, number in zip(temperatures.T, course.elements, strict=True):
+        kelvin.plot(time, column, label=Z2SYMB.get(number, str(number)), linewidth=0.9)
+    if course.thermostat is not None:
+        kelvin.axhline(course.thermostat.temperature, color="black", linewidth=0.8, linestyle="--")
+    kelvin.set_ylabel("temperature / K")
+    kelvin.legend(fontsize="small")
+    costs.plot(time, [one.wall for one in rows], label="this run")
+    costs.plot(time, steps * course.account.segment, linestyle="--", label="classical")
+    costs.set_ylabel("seconds")
+    costs.legend(fontsize="small")
+    for axes in (errors, shares, kelvin, costs):
+        axes.set_xlabel("time simulated / ps")
+    return Picture.of(
+        figure,
+        "From left to right: the error on segments the model had not seen, with the target below which it may jump; "
+        "the share of jumps; the temperature of each element (running mean), which should lie on the dashed line; and "
+        "the time by the clock beside that of a classical run. Where the lines cross, learning has paid.",
+    )
+
+
+def _smooth(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Running mean over a fiftieth of the course."""
+    width = max(1, len(values) // 50)
+    ones = np.ones(width)
+    total = np.convolve(weights, ones, mode="same")
+    smooth = [np.convolve(column * weights, ones, mode="same") / total for column in values.T]
+    return np.stack(smooth, axis=1)
