@@ -23,6 +23,7 @@ from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate, inspect
 from .commands.harvest import harvest
+from .commands.learn import learn
 from .commands.models import models
 from .commands.plot import plot
 from .commands.run import run
@@ -69,6 +70,15 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         """
         fastegnn-md adapt ethanol-xtb ethanol.xyz --calculator my_engine:calculator --target 0.05 --budget "1000 calls"
         fastegnn-md adapt model.safetensors start.xyz --calculator tblite --temperature 400 -o adapted.safetensors
+        """,
+    ),
+    (
+        learn,
+        """
+        fastegnn-md learn start.traj --calculator my_engine:calculator --lag "20 fs" --timestep "2 fs" \\
+            --temperature 600 --time "100 ps" --set cutoff=4.5 -o run.traj
+        fastegnn-md learn molecule.xyz --calculator tblite --model organic-xtb-4fs --timestep "0.5 fs" \\
+            --temperature 350 --time "50 ps" -o run.xtc
         """,
     ),
     (

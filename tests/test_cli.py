@@ -29,6 +29,7 @@ from fastegnn_md.training.one_step import one_step_errors
 COMMANDS = [
     "train",
     "harvest",
+    "learn",
     "adapt",
     "suggest-lag",
     "seeds",

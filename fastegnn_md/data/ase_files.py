@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 # How a frame says its time, in ps: neither format has a place for it. Written by this package.
 TIME = "time_ps"
+# How a frame of a run that learns says what that was doing; frames before FROZEN are of weights that still changed.
+PHASE, FROZEN = "phase", "frozen"
 
 _SUFFIXES = {".traj": "traj", ".extxyz": "extxyz", ".vasp": "vasp", ".poscar": "vasp"}
 _NAMES = ("POSCAR", "CONTCAR")
 _HEAD = 65536  # bytes of a text file that show what it is
+
+
+class UnfrozenFramesWarning(UserWarning):
+    """Frames come from a run that was still learning, so they are no sample of one ensemble."""
 
 
 def ase_format(path: str | os.PathLike) -> str | None:
@@ -223,6 +229,7 @@ def _reader(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None
 
     picosecond = 1000.0 * ase_units.fs
     frames = [atoms for _, part in files for atoms in part]
+    _warn_of_unfrozen(files)
     turned = [_standard(atoms) for atoms in frames]
     moving = all(atoms.has("momenta") for atoms in frames)
     forces = [_forces(atoms) for atoms in frames]
@@ -244,6 +251,19 @@ def _reader(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None
         friction=_described_friction(files, picosecond),
         filename=os.fspath(files[0][0]),
     )
+
+
+def _warn_of_unfrozen(files: list[tuple[str | os.PathLike, list[Atoms]]]) -> None:
+    for path, frames in files:
+        phases = [str(atoms.info[PHASE]) for atoms in frames if PHASE in atoms.info]
+        early = sum(phase != FROZEN for phase in phases)
+        if early and len(frames) > 1:
+            warnings.warn(
+                f"{early} of {len(frames)} frames of {os.fspath(path)!r} are of a run that was still learning: no "
+                "sample of one ensemble. Take statistics of the frames after it was frozen",
+                UnfrozenFramesWarning,
+                stacklevel=2,
+            )
 
 
 def _times(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None, picosecond: float) -> Any:

@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +60,10 @@ class FrameFile(Protocol):
 
     def write(self, state: State, time: float, frame: int) -> None:
         """Append a frame: it is whole when this returns. OSError if there is no room, and the file then ends before."""
+        ...
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """What the next frames say of themselves, in formats that have a place for it."""
         ...
 
     def sync(self) -> None:
@@ -178,6 +182,9 @@ class _Appended:
             raise
         self.n_bytes = begin + len(content)
 
+    def label(self, labels: Mapping[str, str]) -> None:
+        pass
+
     def sync(self) -> None:
         os.fsync(self._handle)
 
@@ -241,6 +248,9 @@ class _Library:
         for part in vars(self._writer).values():
             if callable(flush := getattr(part, "flush", None)):
                 flush()
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        pass
 
     def sync(self) -> None:
         with open(self._path, "r+b") as file:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from .. import units
+from ..data.ase_files import PHASE
 from ..data.frames import copy_frame
 from ..data.topology import load_universe, quiet, read_topology
 from ..errors import DataError
@@ -157,7 +158,7 @@ class RolloutWriter:
         self.format = self.path.suffix[1:].upper()
         self._group, self._after = atoms, after
         self._file: FrameFile | None = None
-        self._first: tuple[State, float] | None = None  # held back until the second tells the time step
+        self._first: tuple[State, float, dict[str, str]] | None = None  # held back until the second tells the time step
         self._dt = dt
         self._n_atoms = None if atoms is None else len(atoms)
         self._last_time = 0.0 if after is None else after.time
@@ -209,9 +210,11 @@ class RolloutWriter:
             If the state is a batch, has another number of atoms, lacks the forces, the times do not suit the format, or
             the file cannot be written; the frames before are then whole.
         """
+        labels = {}
         if not isinstance(state, State):
             from .ase.atoms import state_from_atoms
 
+            labels = {PHASE: str(state.info[PHASE])} if PHASE in state.info else {}
             state = state_from_atoms(state)
         if state.n_systems != 1:
             raise DataError(f"the state holds {state.n_systems} systems; write one per file, see State.split()")
@@ -224,12 +227,12 @@ class RolloutWriter:
                 f"frame {self.n_frames} is of {time:g} ps, not later than the one before ({self._last_time:g})"
             )
         if self.n_frames == 0 and self._dt is None:
-            self._first = (state, time)
+            self._first = (state, time, labels)
         else:
             if self.n_frames:
                 self._check_step(time)
             self._write_first(time - self._last_time)
-            self._append(state, time, self.n_frames)
+            self._append(state, time, self.n_frames, labels)
         self._n_atoms = state.n_atoms
         self._last_time = time
         self.n_frames += 1
@@ -253,11 +256,11 @@ class RolloutWriter:
     def _write_first(self, dt: float) -> None:
         if self._first is None:
             return
-        (state, time), self._first = self._first, None
+        (state, time, labels), self._first = self._first, None
         self._dt = dt
-        self._append(state, time, 0)
+        self._append(state, time, 0, labels)
 
-    def _append(self, state: State, time: float, frame: int) -> None:
+    def _append(self, state: State, time: float, frame: int, labels: dict[str, str]) -> None:
         if self._dt is None:
             self._dt = time - self._last_time
         with writing(self.path, frame):
@@ -272,6 +275,7 @@ class RolloutWriter:
                     n_bytes=None if self._after is None else self._after.size,
                     frames=self.n_frames,
                 )
+            self._file.label(labels)
             try:
                 self._file.write(state, time, frame)
             except OSError:

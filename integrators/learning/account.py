@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fastegnn_md.data.ase_files import FROZEN as FROZEN
+
 _RECENT = 500  # steps that the share of jumps is of
 _ROWS = 1000  # of the course; then two neighbours become one
-LEARNING, JUMPING, FROZEN = "learning", "jumping", "frozen"
+LEARNING, JUMPING = "learning", "jumping"
 
 
 @dataclass

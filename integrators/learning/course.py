@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fastegnn_md._extras import naming_extras
+from fastegnn_md.data.ase_files import PHASE
 from fastegnn_md.engines.ase.atoms import FORCE, unchanged_on_error
 from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator, multiplicity_of
 from fastegnn_md.engines.ase.same_atoms import SameAtoms
@@ -40,7 +41,6 @@ with naming_extras(__name__):
     from ase import Atoms, units
 
 _SHARES = (1 / 10, 1 / 20, 1 / 50, 1 / 100, 1 / 200)  # of jumps that are audited
-PHASE = "phase"  # key of ``atoms.info``, and so of the frames of a trajectory
 
 
 class LearningWarning(UserWarning):
@@ -126,11 +126,12 @@ class Course:
         guarded, constraints, classical = self._guarded, self._same.constraints(), self.engine.classical()
         wants = guarded.propagator.wants_forces == "start"
         state = guarded.prepare(self._read(self._forces_now() if wants else None), constraints, self.rng, classical)
-        ended, report = guarded.propose(state, constraints, self.rng, classical, None)
-        if report.ok and not self._audited():
-            ended, report = guarded.attempt(state, constraints, self.rng, classical, proposed=(ended, report))
-        elif report.ok:
-            return self._audit(state, ended, begun), True
+        proposed = None
+        if self.phase == JUMPING:
+            proposed = guarded.propose(state, constraints, self.rng, classical, None)
+            if proposed[1].ok and self._audited():
+                return self._audit(state, proposed[0], begun), True
+        ended, report = guarded.attempt(state, constraints, self.rng, classical, proposed=proposed)
         guarded.record(report)
         if report.ok:
             self._write(ended.replace(forces=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class TrajFile:
 
     def __init__(self, path: Path, forces: bool, frames: int | None):
         self._path, self._forces = path, forces
+        self._labels: dict[str, str] = {}
         if frames is not None:
             truncate_trajectory(path, frames)
         self._writer = TrajectoryWriter(path, mode="w" if frames is None else "a")
@@ -48,7 +50,7 @@ class TrajFile:
         handle = self._writer.backend.fd.fileno()
         size = os.fstat(handle).st_size
         try:
-            self._writer.write(_atoms(state, time, self._forces))
+            self._writer.write(_atoms(state, time, self._forces, self._labels))
             self._writer.backend.fd.flush()
             self.n_bytes = os.fstat(handle).st_size
         except OSError:
@@ -58,6 +60,10 @@ class TrajFile:
             os.dup2(nowhere, handle)
             os.close(nowhere)
             raise
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """See :class:`~fastegnn_md.engines.frame_files.FrameFile`."""
+        self._labels = dict(labels)
 
     def sync(self) -> None:
         """See :class:`~fastegnn_md.engines.frame_files.FrameFile`."""
@@ -82,6 +88,7 @@ class ExtxyzFile:
 
     def __init__(self, path: Path, forces: bool, n_bytes: int | None):
         self._forces = forces
+        self._labels: dict[str, str] = {}
         self.n_bytes: int | None = n_bytes or 0
         self._file: Any = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         self._cut()
@@ -89,7 +96,7 @@ class ExtxyzFile:
     def write(self, state: State, time: float, frame: int) -> None:
         """See :class:`~fastegnn_md.engines.frame_files.FrameFile`."""
         text = StringIO()
-        write_xyz(text, [_atoms(state, time, self._forces)])
+        write_xyz(text, [_atoms(state, time, self._forces, self._labels)])
         rest = memoryview(text.getvalue().encode())
         whole = (self.n_bytes or 0) + len(rest)
         try:
@@ -99,6 +106,10 @@ class ExtxyzFile:
             self._cut()
             raise
         self.n_bytes = whole
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """See :class:`~fastegnn_md.engines.frame_files.FrameFile`."""
+        self._labels = dict(labels)
 
     def sync(self) -> None:
         """See :class:`~fastegnn_md.engines.frame_files.FrameFile`."""
@@ -112,7 +123,7 @@ class ExtxyzFile:
         os.ftruncate(self._file.fileno(), self.n_bytes or 0)
 
 
-def _atoms(state: State, time: float, forces: bool) -> Atoms:
+def _atoms(state: State, time: float, forces: bool, labels: Mapping[str, str]) -> Atoms:
     """Atoms of a state, whose frame says its time."""
     here = state.to("cpu")
     atoms = Atoms(
@@ -120,7 +131,7 @@ def _atoms(state: State, time: float, forces: bool) -> Atoms:
         here.positions.detach().double().numpy(),
         cell=None if here.cell is None else here.cell[0].double().numpy(),
         pbc=here.pbc[0].numpy(),  # type: ignore[index]
-        info={TIME: float(time)},
+        info={TIME: float(time), **labels},
     )
     masses = here.masses.double().numpy()
     if not np.allclose(masses, atoms.get_masses(), rtol=1e-4):
