@@ -100,7 +100,7 @@ class MetropolisStep:
         if not (propagator.reversible and propagator.volume_preserving):
             raise CompatibilityError(
                 "the Metropolis test is right only for maps that are reversible and preserve volume, and this "
-                "propagator is not made so: train one of kind 'kick-drift' or 'symplectic'"
+                "propagator is not made so: train one of kind 'kick-drift', 'symplectic' or 'conservative'"
             )
         number = isinstance(self.temperature, (int, float, np.number)) and not isinstance(self.temperature, bool)
         if not (number and math.isfinite(self.temperature) and self.temperature > 0):

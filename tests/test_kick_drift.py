@@ -356,7 +356,10 @@ def test_other_propagators_do_not_claim_it():
 def test_configurations_that_exclude_each_other_are_refused():
     for options, word in (
         ({"kind": "kick-drift", "edge_dropping": 0.2}, "edge_dropping is an option of kind 'position'"),
-        ({"kind": "position", "kicks": 8}, "kicks is an option of kind 'kick-drift' and 'symplectic', the"),
+        (
+            {"kind": "position", "kicks": 8},
+            "kicks is an option of kind 'kick-drift', 'symplectic' and 'conservative', the",
+        ),
     ):
         with pytest.raises(ValueError, match=word):
             PropagatorConfig(**options)

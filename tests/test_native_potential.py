@@ -171,7 +171,7 @@ def test_what_the_library_does_not_serve_is_left_to_others():
     shape, head, like = case.network.shape, case.head, case.features
     assert shape is not None
     assert potential_plan(shape, head, like) is not None
-    for other in (None, shape._replace(vectors=0), shape._replace(geometry=False), shape._replace(hidden=8)):
+    for other in (None, shape._replace(vectors=0), shape._replace(hidden=8)):
         assert potential_plan(other, head, like) is None
     assert potential_plan(shape, MLP(16, 16, 2), like) is None
     assert potential_plan(shape, MLP(16, 16, 1, bias=False), like) is None

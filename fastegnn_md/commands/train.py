@@ -52,12 +52,14 @@ def train(
             "--kind",
             help="force-free (the default); force-start or force-midpoint: the force at x or at x + v lag/2 is an "
             "input, too (see 'harvest --midpoint'); position: x to x', v' redrawn; kick-drift: exact with a Metropolis "
-            "test; symplectic: gradients of a learned potential and one force of the engine, for low friction; flow: "
-            "x' drawn from what x leads to, for a molecule and lags of picoseconds.",
+            "test; symplectic: gradients of a learned potential and one force of the engine, for low friction; "
+            "conservative: without the engine; flow: x' drawn from what x leads to, for a molecule and lags of "
+            "picoseconds.",
         ),
     ] = None,
     kicks: Annotated[
-        int | None, typer.Option("--kicks", help="Kicks per jump, kinds kick-drift (4) and symplectic (3).")
+        int | None,
+        typer.Option("--kicks", help="Kicks per jump, kinds kick-drift (4), symplectic and conservative (3)"),
     ] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200; kind flow 20000).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,

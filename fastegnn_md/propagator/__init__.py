@@ -3,6 +3,7 @@
 from .base import Propagator, load
 from .committee import Committee
 from .config import PropagatorConfig
+from .conservative import ConservativePropagator
 from .domain import Domain
 from .fake import FakePropagator, permissive_domain
 from .flow import FlowPropagator
@@ -16,6 +17,7 @@ from .symplectic import SymplecticPropagator
 
 __all__ = [
     "Committee",
+    "ConservativePropagator",
     "Domain",
     "FakePropagator",
     "FlowPropagator",

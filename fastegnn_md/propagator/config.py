@@ -9,12 +9,14 @@ from pydantic import ConfigDict, Field, model_validator
 from .migration import FORMER_KEYS, with_kind
 from .settings import Settings
 
-Kind = Literal["force-free", "force-start", "force-midpoint", "position", "kick-drift", "symplectic", "flow"]
+Kind = Literal[
+    "force-free", "force-start", "force-midpoint", "position", "kick-drift", "symplectic", "conservative", "flow"
+]
 WantedForces = Literal["start", "midpoint"]
 
 # Options that one kind alone has.
 _OPTIONS = {
-    "kicks": ("kick-drift", "symplectic"),
+    "kicks": ("kick-drift", "symplectic", "conservative"),
     "edge_dropping": ("position",),
     "mollify": ("symplectic",),
     "sampling_steps": ("flow",),
@@ -23,6 +25,7 @@ _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "m
 # Defaults of a kind that are not those of the keys.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "symplectic": {"kicks": 3},
+    "conservative": {"kicks": 3},
     "flow": {"cutoff": 12.0, "layers": 3, "vector_channels": 5},
 }
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
@@ -47,8 +50,8 @@ class PropagatorConfig(Settings):
         description="'force-free' maps (x, v) to (x', v'); 'force-start' and 'force-midpoint' see the forces at x or "
         "at x + v Δt/2, too; 'position' maps x to x' and redraws v'; 'kick-drift' maps (x, v) to (x', v') by kicks and "
         "drifts, reversible and volume preserving; 'symplectic' too, by kicks along gradients of a learned potential "
-        "and one along the force of the engine half a jump ahead; 'flow' draws x' from what x leads to at lags of "
-        "picoseconds, and redraws v'",
+        "and one along the force of the engine half a jump ahead; 'conservative' likewise without an engine; 'flow' "
+        "draws x' from what x leads to at lags of picoseconds, and redraws v'",
     )
     architecture: str = Field(default="fastegnn", description="name of the network, see models.available_models()")
     architecture_options: dict[str, Any] = Field(
@@ -74,8 +77,8 @@ class PropagatorConfig(Settings):
         default=4,
         ge=1,
         le=_MOST,
-        description="kicks per jump: learned ones of kind 'kick-drift'; of kind 'symplectic' (3 by default) an odd "
-        "number, with the force of the engine in the middle one",
+        description="kicks per jump: learned ones of kinds 'kick-drift' and 'conservative' (3 by default); of kind "
+        "'symplectic' (3 by default) an odd number, with the force of the engine in the middle one",
     )
     mollify: float | None = Field(
         default=None,
@@ -128,7 +131,9 @@ class PropagatorConfig(Settings):
     def _options_fit_kind(self) -> PropagatorConfig:
         for option, kinds in _OPTIONS.items():
             if self.kind not in kinds and getattr(self, option) != PropagatorConfig.model_fields[option].default:
-                known = " and ".join(map(repr, kinds))
+                known = " and ".join(
+                    [", ".join(map(repr, kinds[:-1])), repr(kinds[-1])] if kinds[1:] else map(repr, kinds)
+                )
                 raise ValueError(f"{option} is an option of kind {known}, the kind is {self.kind!r}: leave it out")
         if self.kind == "symplectic" and (self.kicks < 3 or self.kicks % 2 == 0):
             raise ValueError(

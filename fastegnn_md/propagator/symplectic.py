@@ -8,26 +8,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import StateError
-from ..graph import EdgeList
-from ..models.fastegnn import FastEGNN
-from ..nn.mlp import MLP
-from ..nn.native.potential import potential_plan
-from ..segments import Segments
 from ..state import State
 from ..units import format_time
-from .base import Propagator
-from .config import PropagatorConfig
-from .domain import Domain
-from .force_scale import fit_force_scale, force_errors
-from .learned_energy import LearnedEnergy
-from .origins import centred
+from .along_energy import EnergyPropagator
 from .prediction import Prediction, Residual, Trust
 
 _LIGHT = 2.99792458e-2  # cm/ps
 
 
-class SymplecticPropagator(Propagator):
+class SymplecticPropagator(EnergyPropagator):
     """Advance systems by a palindrome of kicks along gradients of a learned potential, corrected by one of the engine.
 
     With K kicks, δ = Δt/K, and the learned potential U(x; k) of the k-th,
@@ -47,46 +36,16 @@ class SymplecticPropagator(Propagator):
     1998). The engine is then asked at A(x). What it would correct of such vibrations is left out, and with it the
     resonances between them and the time step, which heat from steps of half their period on. Training takes no notice.
 
-    U is a sum over atoms of a scalar of the network's node features, unchanged by translations, rotations and
-    reflections, so momentum and angular momentum are conserved. The network is one for all kicks and is told the place
-    of a kick, |2k − K − 1|/K, the same for k and K + 1 − k. Every factor is the flow of a Hamiltonian if F is a
-    gradient, so the product is symplectic; it reads the same from both ends, so it is its own inverse once velocities
-    are turned round (Hairer, Lubich, Wanner, Geometric Numerical Integration, 2006, chapters V and VI). Both hold for
-    any weights and to rounding.
+    U is that of :class:`EnergyPropagator`; momentum and angular momentum are conserved. Every factor is the flow of a
+    Hamiltonian if F is a gradient, so the product is symplectic; it reads the same from both ends, so it is its own
+    inverse once velocities are turned round (Hairer, Lubich, Wanner, Geometric Numerical Integration, 2006, chapters V
+    and VI). Both hold for any weights and to rounding.
 
-    Parameters and attributes are those of :class:`~fastegnn_md.Propagator`; there are no virtual nodes at the end of a
-    step (:meth:`virtual_nodes` gives None).
+    Parameters and attributes are those of :class:`EnergyPropagator`.
     """
 
-    reversible = True
-    volume_preserving = True
     kinds: ClassVar[tuple[str, ...]] = ("symplectic",)
-    force_scale: Tensor
-    energy_unit: Tensor
     _last: _Half | None = None
-    _known: LearnedEnergy | None = None
-
-    def __init__(self, config: PropagatorConfig, timestep: float, domain: Domain, *, seed: int = 0):
-        super().__init__(config, timestep, domain, seed=seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)  # noqa: TID251 - nn.Module initialisers take no generator
-            self.head = MLP(config.hidden, config.hidden, 1)
-        self.register_buffer("force_scale", torch.ones(len(self.species)))
-        self.register_buffer("energy_unit", torch.ones(()))
-
-    @property
-    def _more_features(self) -> int:
-        return 1  # the place of the kick
-
-    @torch.no_grad()
-    def measure(self, start: State, end: State) -> None:
-        """Fit the scales to one batch of pairs, with the forces of their middles."""
-        super().measure(start, end)
-        forces = self.forces_of(start)
-        assert forces is not None  # checked by who builds propagators
-        fit_force_scale(self.force_scale, self._species_index[start.numbers], forces, start.masses)
-        rms = forces.double().square().mean().sqrt()
-        self.energy_unit.fill_(float(rms) * self.config.cutoff if float(rms) > 1e-12 else 1.0)
 
     # forces -----------------------------------------------------------------------------------------------------------
 
@@ -109,26 +68,6 @@ class SymplecticPropagator(Propagator):
             half = half._replace(asked=asked, own=own)
         self._last = half  # for the jump, which follows once the engine has answered
         return asked
-
-    def force_residual(self, state: State) -> Tensor:
-        """Errors of the learned potential against the forces of a batch, in units of the force scale, with gradients.
-
-        Each system is kicked once, by the kicks in turn.
-
-        Parameters
-        ----------
-        state : State
-            With forces.
-
-        Returns
-        -------
-        Tensor, shape (N, 3)
-        """
-        assert state.batch is not None  # set by State
-        half = self.config.kicks // 2
-        number = state.batch % (half + 1)
-        found = self._force(state.positions, state, 2 * number / self.config.kicks)
-        return force_errors(self.force_scale, self._species_index[state.numbers], found, state)
 
     def residual(self, start: State, end: State, *, generator: torch.Generator | None = None) -> Residual:
         """Errors of a batch of training pairs; see :meth:`LearnedMap.residual`.
@@ -154,24 +93,9 @@ class SymplecticPropagator(Propagator):
 
     # the jump ---------------------------------------------------------------------------------------------------------
 
-    def _served(self) -> bool:
-        network = self.network
-        return (
-            not self.periodic
-            and isinstance(network, FastEGNN)
-            and potential_plan(network.shape, self.head, self.energy_unit) is not None
-        )
-
-    def _learned_energy(self, state: State) -> LearnedEnergy | None:
-        """By the library, where it serves."""
-        found = LearnedEnergy.of(self, self.head, self.energy_unit, state, self._known)
-        if found is not None:
-            self._known = found
-        return found
-
     def _jump(self, state: State) -> Prediction | None:
         energy, forces = self._learned_energy(state), self.forces_of(state)
-        if energy is None or forces is None or state.midpoint_positions is not None:
+        if energy is None or energy.halves is None or forces is None or state.midpoint_positions is not None:
             return None
         half = self._half(state)
         if self._softness:
@@ -228,7 +152,7 @@ class SymplecticPropagator(Propagator):
         along, wanted = wrong / masses, torch.is_grad_enabled()
         energy = None if wanted else self._learned_energy(state)
         if energy is not None:
-            curved = energy.curvature(x, along).to(x.dtype)
+            curved = energy.curvature(x, along, state).to(x.dtype)
         else:
             with torch.enable_grad():
                 y = x if x.requires_grad else x.detach().requires_grad_()
@@ -241,7 +165,7 @@ class SymplecticPropagator(Propagator):
         if last is not None and not torch.is_grad_enabled() and last.fits(state):
             return last
         energy = None if torch.is_grad_enabled() else self._learned_energy(state)
-        if energy is not None:
+        if energy is not None and energy.halves is not None:
             moved, v, unlike = energy.halves.first(energy.packed(), state.positions, state.velocities)
             return _Half(state, state.positions + moved.to(state.dtype), v.to(state.dtype), unlike)
         kicks = self.config.kicks
@@ -253,40 +177,8 @@ class SymplecticPropagator(Propagator):
             x = x + step * v
         return _Half(state, x, v)
 
-    def _force(self, positions: Tensor, state: State, place: Tensor) -> Tensor:
-        """−∂U/∂x (N, 3) at other positions of the atoms of a state, in amu Å/ps², for kicks at a place (N,)."""
-        energy = self._learned_energy(state)
-        if energy is None:
-            gradient = -self._by_torch(positions, state, place)
-        else:
-            gradient = -energy.gradient(positions, place).to(positions.dtype)
-        if not bool(torch.isfinite(gradient.detach().sum())):
-            raise StateError(
-                "the gradient of the learned potential is not finite; look for atoms that lie on each other"
-            )
-        return gradient
-
-    def _by_torch(self, positions: Tensor, state: State, place: Tensor) -> Tensor:
-        wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = positions if positions.requires_grad else positions.detach().requires_grad_()
-            edges = self._neighbours(state.moved(positions=x))
-            (gradient,) = torch.autograd.grad(self._energy(x, state, edges, place), x, create_graph=wanted)
-        return gradient
-
-    def _energy(self, positions: Tensor, state: State, edges: EdgeList, place: Tensor) -> Tensor:
-        """Σ U over the systems of a batch, amu Å²/ps²."""
-        assert state.batch is not None  # set by State
-        of = Segments(state.batch, state.n_systems)
-        x = centred(positions, of, periodic=self.periodic, dtype=self.dtype)[1] / self.config.cutoff
-        species = self._species_index[state.numbers]
-        inputs = self._invariants(species, state.masses, of, edges, self._hops(state, edges))
-        inputs["h"] = torch.cat([inputs["h"], place[:, None].to(self.dtype)], dim=1)
-        h = self.network(x=x, v=torch.zeros_like(x), **inputs).h
-        return self.energy_unit * self.head(h).sum()
-
     def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_last": None, "_known": None}
+        return {**super().__getstate__(), "_last": None}
 
 
 class _Half(NamedTuple):

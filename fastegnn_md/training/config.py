@@ -68,8 +68,8 @@ class TrainingConfig(Settings):
         Noise on the states that training jumps begin from, as a share of the residual scale of each element:
         :func:`~fastegnn_md.training.unrolling.perturbed`. For force-free propagators.
     force_updates : int
-        Updates, the first ones, on the forces of the pairs alone instead of the pairs, kinds "kick-drift" and
-        "symplectic": one call of the network each in place of one per kick.
+        Updates, the first ones, on the forces of the pairs alone instead of the pairs, kinds "kick-drift", "symplectic"
+        and "conservative": one call of the network each in place of one per kick.
     velocity_weight : float
         Weight of the velocity residual beside the position residual.
     mmd_weight : float
@@ -181,10 +181,10 @@ class TrainingConfig(Settings):
                 "kind 'flow' is trained on single jumps whose noise it draws itself: leave unroll, noise and "
                 "mmd_weight out"
             )
-        if self.force_updates and self.propagator.kind not in ("kick-drift", "symplectic"):
+        if self.force_updates and self.propagator.kind not in ("kick-drift", "symplectic", "conservative"):
             raise ValueError(
-                f"force_updates needs kind 'kick-drift' or 'symplectic', the kind is {self.propagator.kind!r}: set it "
-                "to 0"
+                "force_updates needs kind 'kick-drift', 'symplectic' or 'conservative', the kind is "
+                f"{self.propagator.kind!r}: set it to 0"
             )
         return self
 

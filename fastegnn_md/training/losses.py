@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..propagator.along_energy import EnergyPropagator
 from ..propagator.kick_drift import KickDriftPropagator
-from ..propagator.symplectic import SymplecticPropagator
 from ..segments import Segments
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def force_loss(propagator: LearnedMap, state: State) -> Tensor:
 
     Parameters
     ----------
-    propagator : KickDriftPropagator or SymplecticPropagator
+    propagator : KickDriftPropagator or EnergyPropagator
     state : State
         With forces.
 
@@ -112,9 +112,10 @@ def force_loss(propagator: LearnedMap, state: State) -> Tensor:
     ConfigError
         If the propagator is of another kind.
     """
-    if not isinstance(propagator, (KickDriftPropagator, SymplecticPropagator)):
+    if not isinstance(propagator, (KickDriftPropagator, EnergyPropagator)):
         raise ConfigError(
-            f"force_updates is for kind 'kick-drift' or 'symplectic', this is {propagator.kind!r}; set it to 0"
+            "force_updates is for kinds 'kick-drift', 'symplectic' and 'conservative', this is "
+            f"{propagator.kind!r}; set it to 0"
         )
     return propagator.force_residual(state).square().mean()
 

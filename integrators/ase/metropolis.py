@@ -41,7 +41,7 @@ class MetropolizedDynamics(JumpDynamics):
     atoms : ase.Atoms
         With a calculator. ``FixCom`` is the one constraint that is allowed.
     propagator : LearnedMap
-        Reversible and volume preserving: one of kind "kick-drift" or "symplectic".
+        Reversible and volume preserving: one of kind "kick-drift", "symplectic" or "conservative".
     temperature_K : float
         Of the canonical distribution.
     friction : float, optional

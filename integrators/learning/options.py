@@ -18,7 +18,7 @@ from ..guards import GuardSettings
 from ..thermostats import Langevin, Thermostat, in_unit
 from .settings import Learning
 
-_KINDS = ("force-free", "force-start", "force-midpoint", "kick-drift", "symplectic")
+_KINDS = ("force-free", "force-start", "force-midpoint", "kick-drift", "symplectic", "conservative")
 
 
 class Options(NamedTuple):

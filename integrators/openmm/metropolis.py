@@ -48,7 +48,7 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
     Parameters
     ----------
     propagator : LearnedMap
-        Reversible and volume preserving: one of kind "kick-drift" or "symplectic".
+        Reversible and volume preserving: one of kind "kick-drift", "symplectic" or "conservative".
     temperature : Quantity or float
         Of the canonical distribution, K.
     friction : Quantity or float, optional

@@ -19,6 +19,7 @@ struct Near {
   Int nodes, systems, edges, threads;  // edges: -1 to search among all pairs of a system
   const Int *begin, *receiver, *sender;
   const double* vector;  // (E, 3) of the edges given; null for differences of positions
+  const double* shift;   // (E, 3) to be added to differences of positions: edges to periodic images; or null
   // Bonds: partners of each atom up to three bonds away, and how many bonds; null without.
   const Int *partners_begin, *partners, *steps;
   Int radial, bonded;
@@ -145,6 +146,7 @@ class ChunkEdges {
     const Int* all = near_.receiver;
     const Int begin = std::lower_bound(all, all + near_.edges, first) - all;
     const Int end = std::lower_bound(all + begin, all + near_.edges, last) - all;
+    if (near_.shift) return find_shifted(first, last, begin, end, x, frame);
     count = end - begin;
     sender = const_cast<Int*>(near_.sender) + begin, receiver = const_cast<Int*>(all) + begin;
     Int e = 0;
@@ -159,6 +161,24 @@ class ChunkEdges {
     apart = frame.take<double>(3 * count);
     for (e = 0; e < count; ++e)
       for (Int d = 0; d < 3; ++d) apart[3 * e + d] = x[3 * receiver[e] + d] - x[3 * sender[e] + d];
+  }
+
+  // Of edges [begin, end) given those within the cutoff.
+  void find_shifted(Int first, Int last, Int begin, Int end, const double* x, Workspace::Frame& frame) {
+    sender = frame.take<Int>(end - begin), receiver = frame.take<Int>(end - begin);
+    apart = frame.take<double>(3 * (end - begin));
+    const double limit = near_.cutoff * near_.cutoff;
+    for (Int n = first, e = begin; n < last; ++n) {
+      for (; e < end && near_.receiver[e] == n; ++e) {
+        double *d = apart + 3 * count, square = 0;
+        for (Int k = 0; k < 3; ++k) {
+          d[k] = x[3 * n + k] - x[3 * near_.sender[e] + k] + near_.shift[3 * e + k];
+          square += d[k] * d[k];
+        }
+        if (square < limit) sender[count] = near_.sender[e], receiver[count] = n, ++count;
+      }
+      rows[n + 1] = count;
+    }
   }
 
   void describe(Workspace::Frame& frame) {

@@ -44,7 +44,7 @@ class Near(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("nodes", "systems", "edges", "threads")),
-        *((name, ctypes.c_void_p) for name in ("begin", "receiver", "sender", "vector")),
+        *((name, ctypes.c_void_p) for name in ("begin", "receiver", "sender", "vector", "shift")),
         *((name, ctypes.c_void_p) for name in ("partners_begin", "partners", "steps")),
         *((name, ctypes.c_int64) for name in ("radial", "bonded")),
         ("cutoff", ctypes.c_double),

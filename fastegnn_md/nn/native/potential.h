@@ -68,7 +68,7 @@ class Potential {
                          edges.vector, edges.attributes, edges.weight};
     T* data = frame.take<T>(Values<T>::size(plan_, count, systems, back));
     const Values<T> values(plan_, data, first, count, first_system, systems, back);
-    centre<T>(near_, first_system, last_system, x, false, values.x[0]);
+    centre<T>(near_, first_system, last_system, x, !s_.geometry, values.x[0]);
     std::memset(values.u[0](first), 0, sizeof(T) * size_t(count * values.u[0].width));
     Slopes<T> slopes(plan_, frame, graph);
     if (gradient) {

@@ -1,7 +1,8 @@
 """A learned energy of each system of a batch and its gradients by the C++ library (``potential.cpp``).
 
 U = unit · Σ_i φ(h_i), where h are the features of FastEGNN after the last layer, for zero vectors, and φ is an
-:class:`~fastegnn_md.nn.mlp.MLP`. Positions go in about the mean of each system and in units of the cutoff, edges as in
+:class:`~fastegnn_md.nn.mlp.MLP`. Positions go in about the mean of each system and in units of the cutoff, or not at
+all where virtual nodes have no coordinates, as in periodic systems; edges as in
 :mod:`fastegnn_md.propagator.edge_inputs`.
 """
 
@@ -42,13 +43,13 @@ def potential_plan(shape: Shape | None, head: MLP, like: Tensor) -> Plan | None:
     Parameters
     ----------
     shape : Shape or None
-        Of the network (:attr:`FastEGNN.shape`), with vector channels and virtual nodes that have coordinates.
+        Of the network (:attr:`FastEGNN.shape`), with vector channels.
     head : MLP
         φ, hidden → hidden → 1 with a bias.
     like : Tensor
         On the device and of the type of the weights.
     """
-    if shape is None or not shape.vectors or not shape.geometry:
+    if shape is None or not shape.vectors:
         return None
     widths = head.first.in_features, head.first.out_features, head.second.out_features
     if type(head) is not MLP or widths != (shape.hidden, shape.hidden, 1) or head.second.bias is None:
@@ -57,7 +58,7 @@ def potential_plan(shape: Shape | None, head: MLP, like: Tensor) -> Plan | None:
 
 
 class Energies:
-    """The energies of the isolated systems of one batch, as functions of positions and weights.
+    """The energies of the systems of one batch, as functions of positions and weights.
 
     Parameters
     ----------
@@ -76,6 +77,8 @@ class Energies:
         Of :meth:`fastegnn_md.graph.BondDistance.partners`; where it is given edges know of bonds.
     edge_index : Tensor of int64, shape (2, E), optional
         Edges sorted by receiver, at least all within the cutoff; by default all pairs of a system are compared.
+    shift : Tensor of float64, shape (E, 3), Å, optional
+        Of edges to periodic images: what x_i - x_j lacks.
 
     Raises
     ------
@@ -94,6 +97,7 @@ class Energies:
         unit: float = 1.0,
         partners: dict[str, Tensor] | None = None,
         edge_index: Tensor | None = None,
+        shift: Tensor | None = None,
     ):
         shape = plan.shape
         if features.shape[1:] != (shape.features,) or features.dtype != plan.dtype or radial + 4 != shape.attributes:
@@ -116,6 +120,7 @@ class Energies:
         )
         if edge_index is not None:
             self._held |= {"receiver": edge_index[0].contiguous(), "sender": edge_index[1].contiguous()}
+            self._held["shift"] = None if shift is None else shift.contiguous()
             self._call.edges = edge_index.shape[1]
         self._call.set(**self._held)
 
