@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import pytest
 from ase.build import bulk
 from ase.io import read
@@ -16,7 +18,9 @@ from fastegnn_md import load
 from fastegnn_md.cli import main
 from fastegnn_md.data import load_universe
 from fastegnn_md.data.ase_files import UnfrozenFramesWarning
+from fastegnn_md.integrators import LearningWarning
 
+ROOT = Path(__file__).parents[1]
 SMALL = ("--set", "hidden=8", "--set", "layers=1", "--set", "virtual_nodes=1", "--set", "cutoff=3.2")
 
 
@@ -125,3 +129,33 @@ def test_a_model_of_the_catalogue_may_jump_after_a_few_exams(tmp_path: Path, cap
     assert code == 0
     assert "jumping" in out
     assert json.loads(json.dumps(load(tmp_path / "run.xtc.safetensors").metrics))["learned"]["pairs"] < 30
+
+
+def test_the_page_runs_as_it_is_written_with_less_learning(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, start: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    smaller = (
+        (r"\* \(3, 3, 3\)", "* (2, 2, 2)"),
+        (r"Learning\(target=3.0\)", "Learning(target=3.0, first=4, updates=1)"),
+        (r"run\(200\)", "run(20)"),
+        (r"run\(500\)", "run(2)"),
+        (r"cutoff=4.5", "cutoff=3.2"),
+        (r'"100 ps"', '"0.4 ps"'),
+        (r"-o run.traj", "--updates 1 -o run.traj --overwrite"),
+        (r"start.traj", "cu.traj"),
+    )
+    code, again = pages.blocks(ROOT / "docs/learning.md", "python", smaller)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)
+        known: dict[str, Any] = {}
+        exec(code, known)
+    assert "calls made" in capsys.readouterr().out
+    assert load(tmp_path / "copper.safetensors").timestep == pytest.approx(0.04)
+    assert "A run that learned" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    exec(again, known)
+    assert "target was 3.0, is now 2.0" in capsys.readouterr().out
+    (command_line,) = pages.blocks(ROOT / "docs/learning.md", "console", smaller)
+    _, *arguments = shlex.split(command_line.replace("\\\n", " "))
+    code_of, *_ = cli(capsys, *arguments)
+    assert code_of == 0
