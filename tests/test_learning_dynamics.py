@@ -164,6 +164,22 @@ class TestPhases:
         assert dynamics.account.returns == 1
         assert dynamics.phase == "learning"
 
+    def test_a_model_that_has_become_worse_does_not_take_over(self) -> None:
+        learning = Learning(first=40, updates=5, batch_size=4, target=20.0, window=10, renew=3)
+        dynamics = run_of(cluster(), learning=learning)
+        while dynamics.phase == "learning":
+            dynamics.run(1)
+        jumping = dynamics.propagator
+        trainer = dynamics.course.learner.trainer
+        for _ in range(300):
+            for weight in trainer.average.parameters():  # a bad update
+                weight.data.fill_(3.0)
+            dynamics.run(1)
+            if dynamics.phase == "learning":
+                break
+        assert dynamics.course.account.audits > 3
+        assert dynamics.propagator is jumping
+
     def test_freeze_after_so_many_jumps(self) -> None:
         learning = Learning(first=4, updates=5, batch_size=4, target=200.0, window=10, freeze_after=10)
         dynamics = run_of(cluster(), learning=learning)

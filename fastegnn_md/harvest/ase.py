@@ -106,17 +106,13 @@ class ASERunner:
 
             from ..engines.ase.atoms import PICOSECOND
             from ..engines.ase.calculated import CheckedCalculator
-            from ..engines.ase.calculators import charge_of, describe_calculator, multiplicity_of, new_calculator
+            from ..engines.ase.calculators import about_calculator, new_calculator
         self._ps = PICOSECOND
         self._recipe = recipe
         calculator = new_calculator(recipe.factory)
         self._calculator = CheckedCalculator(calculator)
         atoms = _atoms(recipe.numbers, recipe.masses, Start(np.zeros((len(recipe.numbers), 3)), np.zeros(0), None))
-        self.about: dict[str, Any] = {
-            "theory": describe_calculator(calculator),
-            "charge": charge_of(calculator, atoms),
-            "multiplicity": multiplicity_of(calculator, atoms),
-        }
+        self.about = about_calculator(calculator, atoms)
         self._constraints = []
         if len(recipe.pairs):
             self._constraints = [FixBondLengths(recipe.pairs, bondlengths=recipe.lengths)]

@@ -15,7 +15,7 @@ import torch
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.data.ase_files import PHASE
 from fastegnn_md.engines.ase.atoms import FORCE, unchanged_on_error
-from fastegnn_md.engines.ase.calculators import charge_of, describe_calculator, multiplicity_of
+from fastegnn_md.engines.ase.calculators import about_calculator
 from fastegnn_md.engines.ase.same_atoms import SameAtoms
 from fastegnn_md.errors import ConfigError
 from fastegnn_md.mechanics.freedom import Freedom
@@ -85,6 +85,8 @@ class Course:
         self.phase, self.propagator = LEARNING, initial
         self.audits, self.audit_share = Audits(options.learning.audits), _SHARES[0]
         self.in_a_row = 0  # jumps since one was refused
+        # On the last pairs of the jumping phase: of the model that jumps, and of what would take its place.
+        self.present, self.newest = (RunningError(options.learning.renew) for _ in range(2))
         self._statistics = JumpStatistics()
         self._guarded: GuardedStep | None = None
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray, Any] | None = None
@@ -116,7 +118,7 @@ class Course:
         """Move the atoms by a lag; the pair of a segment, and whether it was drawn without a look at its difficulty."""
         begun = time.perf_counter()
         if self.phase == LEARNING:
-            state = self._read(self._forces_now())
+            state = self._same.read(self._forces_now())
             ended, pair = self.segments.run(self._half_step(state), self._same.constraints())
             self._write(self._half_step(ended))
             self.account.segments += 1
@@ -125,7 +127,9 @@ class Course:
         assert self._guarded is not None  # made when the phase changed
         guarded, constraints, classical = self._guarded, self._same.constraints(), self.engine.classical()
         wants = guarded.propagator.wants_forces == "start"
-        state = guarded.prepare(self._read(self._forces_now() if wants else None), constraints, self.rng, classical)
+        state = guarded.prepare(
+            self._same.read(self._forces_now() if wants else None), constraints, self.rng, classical
+        )
         proposed = None
         if self.phase == JUMPING:
             proposed = guarded.propose(state, constraints, self.rng, classical, None)
@@ -170,7 +174,7 @@ class Course:
 
     def _segment(self, state: State) -> tuple[State, Any]:
         """A classical segment from a state at the present positions, with their forces where they are known."""
-        known = self._known_forces()
+        known = self.known_forces
         forces = None if known is None else torch.from_numpy(known * FORCE)
         return self.segments.run(state.replace(forces=forces), self._same.constraints())
 
@@ -181,7 +185,15 @@ class Course:
     # learning -------------------------------------------------------------------------------------------------------
 
     def _take(self, pair: Any, examined: bool) -> None:
-        exam = self.learner.examine(pair, self._kt_of(self._same.read()))
+        """An exam of the model that jumps, and where that is an older one of the newest as well; then learn."""
+        kelvin = self._kt_of(self._same.read())
+        newest = self.learner.examine(pair, kelvin)
+        exam = newest
+        if self.phase == JUMPING:
+            exam = self.learner.examine(pair, kelvin, self.propagator)
+            assert exam is not None and newest is not None  # there are models where there are jumps
+            self.present.add(exam)
+            self.newest.add(newest)
         if exam is not None and examined:
             self.error.add(exam)
         self.learner.learn(pair)
@@ -200,7 +212,10 @@ class Course:
             elif self.learning.freeze_after is not None and self.in_a_row >= self.learning.freeze_after:
                 self.freeze()
             elif self.learner.untold >= self.learning.renew:
-                self._publish()
+                if self.newest.value <= self.present.value:
+                    self._publish()
+                else:  # a bad update jumps with nobody
+                    self.learner.untold = 0
         self.atoms.info[PHASE] = self.phase
 
     def _back(self) -> None:
@@ -212,13 +227,9 @@ class Course:
 
     def _publish(self, guard: GuardSettings | None = None) -> None:
         """Let a copy of the model jump, with guards that know all pairs so far."""
-        calculator = self.atoms.calc
-        about = {
-            "engine": "ASE",
-            "theory": describe_calculator(calculator),
-            "charge": charge_of(calculator, self.atoms),
-            "multiplicity": multiplicity_of(calculator, self.atoms),
-        }
+        self.present.clear()
+        self.newest.clear()
+        about = {"engine": "ASE", **about_calculator(self.atoms.calc, self.atoms)}
         self.propagator = self.learner.publish(about, self._metrics())
         self.use(dataclasses.replace(self.options.guard, audits=0.0) if guard is None else guard)
         self.audit_share = self._affordable()
@@ -304,16 +315,14 @@ class Course:
 
     # what steps are made of -----------------------------------------------------------------------------------------
 
-    def _read(self, forces: np.ndarray | None) -> State:
-        return self._same.read(forces)
-
     def _forces_now(self) -> np.ndarray:
         """Forces (N, 3) in eV/Å at the present positions."""
-        known = self._known_forces()
+        known = self.known_forces
         return known if known is not None else self.engine.forces(self._same.read().positions).numpy() / FORCE
 
-    def _known_forces(self) -> np.ndarray | None:
-        """Those of the last segment, where nobody has moved the atoms since."""
+    @property
+    def known_forces(self) -> np.ndarray | None:
+        """Forces (N, 3) in eV/Å of the last segment, where nobody has moved the atoms since."""
         if self._known is None:
             return None
         positions, cell, forces, calculator = self._known
@@ -365,11 +374,6 @@ class Course:
     def statistics(self) -> JumpStatistics:
         """What became of the jumps so far; segments of the learning phase are none."""
         return self._statistics if self._guarded is None else self._guarded.statistics
-
-    @property
-    def known_forces(self) -> np.ndarray | None:
-        """Forces (N, 3) in eV/Å at the present positions, where they are those of the last segment."""
-        return self._known_forces()
 
     @property
     def elements(self) -> list[int]:

@@ -67,9 +67,18 @@ class Learner:
         """The model as it is now; None before there are enough pairs."""
         return None if self.trainer is None else self.trainer.average
 
-    def examine(self, pair: Pair, temperature: float) -> Exam | None:
-        """The exam of a pair that has not been learned; None before there is a model."""
-        model = self.model
+    def examine(self, pair: Pair, temperature: float, model: Propagator | None = None) -> Exam | None:
+        """The exam of a pair that has not been learned, by default of the model as it is now; None before there is one.
+
+        Parameters
+        ----------
+        pair : dict of ndarray
+        temperature : float
+            K, that thermal velocities are of.
+        model : Propagator, optional
+            Another one, which jumps.
+        """
+        model = self.model if model is None else model
         if model is None:
             return None
         batch = self.memory.one(pair)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 _KIND = "learning"
+_ERRORS = ("error", "present", "newest")
 _CHANGEABLE = ("timestep", "temperature_K", "friction", "thermostat", "learning", "guard")
 
 
@@ -72,7 +73,7 @@ def save_run(dynamics: Any, path: str | Path, notes: dict[str, Any] | None) -> N
         "phase": course.phase,
         "learner": {**learner.record(), "rng": generator_state(learner.rng)},
         "account": course.account.state(),
-        "error": course.error.state(),
+        "errors": {name: getattr(course, name).state() for name in _ERRORS},
         "statistics": dataclasses.asdict(course.statistics),
         "audits": {
             "share": course.audit_share,
@@ -173,7 +174,8 @@ def _fill(course: Course, arrays: dict[str, np.ndarray], header: dict[str, Any],
     learner.restore(models.get("learned"), tensors, header["learner"])
     course.engine.restore(arrays["calls"])
     course.account = Account.of(header["account"])
-    course.error.restore(header["error"])
+    for name in _ERRORS:
+        getattr(course, name).restore(header["errors"][name])
     audits = header["audits"]
     for change in audits["changes"]:
         course.audits.record(float(change), 0.0)

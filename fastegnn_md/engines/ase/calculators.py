@@ -90,6 +90,15 @@ def multiplicity_of(calculator: Calculator | None, atoms: Atoms | None = None) -
     return 1 + round(atoms.numbers.sum() - (charge_of(calculator, atoms) or 0.0)) % 2
 
 
+def about_calculator(calculator: Calculator | None, atoms: Atoms) -> dict[str, Any]:
+    """What a calculator says of itself and of these atoms: ``theory``, ``charge`` (e) and ``multiplicity``."""
+    return {
+        "theory": describe_calculator(calculator),
+        "charge": charge_of(calculator, atoms),
+        "multiplicity": multiplicity_of(calculator, atoms),
+    }
+
+
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
