@@ -76,7 +76,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         learn,
         """
         fastegnn-md learn start.traj --calculator my_engine:calculator --lag "20 fs" --timestep "2 fs" \\
-            --temperature 600 --time "100 ps" --set cutoff=4.5 -o run.traj
+            --temperature 600 --time "100 ps" --set cutoff=5 -o run.traj
         fastegnn-md learn molecule.xyz --calculator tblite --model organic-xtb-4fs --timestep "0.5 fs" \\
             --temperature 350 --time "50 ps" -o run.xtc
         """,

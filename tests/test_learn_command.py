@@ -140,9 +140,8 @@ def test_the_page_runs_as_it_is_written_with_less_learning(
         (r"Learning\(target=3.0\)", "Learning(target=3.0, first=4, updates=1)"),
         (r"run\(200\)", "run(20)"),
         (r"run\(500\)", "run(2)"),
-        (r"cutoff=4.5", "cutoff=3.2"),
         (r'"100 ps"', '"0.4 ps"'),
-        (r"-o run.traj", "--updates 1 -o run.traj --overwrite"),
+        (r"-o run.traj", "--updates 1 --set layers=1 -o run.traj --overwrite"),
         (r"start.traj", "cu.traj"),
     )
     code, again = pages.blocks(ROOT / "docs/learning.md", "python", smaller)

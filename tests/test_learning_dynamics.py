@@ -239,6 +239,18 @@ class TestPhases:
         assert "Springs" in model.provenance.theory
         LearnedDynamics(cluster(), model, temperature_K=KELVIN, friction="5/ps", rng=0).run(3)
 
+    def test_the_work_of_a_step_does_not_grow_with_the_run(self) -> None:
+        learning = Learning(first=4, updates=3, batch_size=4, target=1e-3, memory=10)
+        dynamics = run_of(cluster(), learning=learning)
+        counts = []
+        for _ in range(30):
+            dynamics.run(1)
+            trainer = dynamics.course.learner.trainer
+            counts.append((dynamics.course.engine.calls, 0 if trainer is None else trainer.updates))
+        assert counts[3][1] == 4 * 3
+        assert {b[1] - a[1] for a, b in pairwise(counts[3:])} == {3}
+        assert {b[0] - a[0] for a, b in pairwise(counts)} == {4}
+
     def test_memory_stays_within_its_room_and_time_is_that_of_the_steps(self) -> None:
         learning = Learning(first=4, updates=1, batch_size=4, target=1e-3, memory=16)
         dynamics = run_of(cluster(), learning=learning)

@@ -19,8 +19,8 @@ from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, s
 
 if TYPE_CHECKING:
     from ..integrators import LearningDynamics
-    from ..propagator import Propagator
     from ..propagator.config import PropagatorConfig
+    from ..propagator.learned_map import LearnedMap
 
 _FRICTION = "10/ps"
 _TELL = 30.0  # seconds between two lines
@@ -107,8 +107,10 @@ def learn(
         raise ConfigError("--friction is that of the thermostat: leave it out, or --nve")
     if friction is not None and temperature is None:
         raise ConfigError("--friction is that of the thermostat: give it with --temperature")
-    initial = _model(model, kind, settings)
-    length = _lag(lag, initial)
+    if model is not None and (kind or settings):
+        raise ConfigError("--kind and --set are of a new model: leave them out, or --model")
+    trained = None if model is None else open_model(model)
+    length = _lag(lag, trained)
     steps = round(parse_quantity(duration, "time") / length)
     if steps < 1:
         raise ConfigError(f"--time {duration!r} is shorter than a step of {1e3 * length:g} fs")
@@ -155,7 +157,14 @@ def learn(
             typer.echo(f"changed: {words}", err=True)
     else:
         dynamics = LearningDynamics(
-            atoms, length, timestep=timestep, model=initial, learning=learning, bonds=bonds, rng=rng, **bath
+            atoms,
+            length,
+            timestep=timestep,
+            model=trained or _new(kind, settings, state.periodic),
+            learning=learning,
+            bonds=bonds,
+            rng=rng,
+            **bath,
         )
     first = place.step + (restart is not None)
     told, phase = time.monotonic(), dynamics.phase
@@ -197,29 +206,22 @@ def _finish(dynamics: LearningDynamics, page: Path, saved: Path) -> None:
     typer.echo(f"saved {', '.join([*files, str(page)])}")
 
 
-def _model(model: Path | None, kind: str | None, settings: list[str] | None) -> Propagator | PropagatorConfig:
-    from ..propagator.base import Propagator
+def _new(kind: str | None, settings: list[str] | None, periodic: bool) -> PropagatorConfig:
+    """Configuration of a new model, with the defaults of dynamics that learn."""
+    from ..integrators.learning.options import PERIODIC
     from ..training.config import TrainingConfig
 
-    if model is not None:
-        if kind or settings:
-            raise ConfigError("--kind and --set are of a new model: leave them out, or --model")
-        found = open_model(model)
-        assert isinstance(found, Propagator)  # no members were given
-        return found
-    given = [*(f"propagator.{one.removeprefix('propagator.')}" for one in settings or [])]
+    given = [f"propagator.{one.removeprefix('propagator.')}" for one in settings or []]
     if kind is not None:
         given.append(f"propagator.kind={kind}")
-    return TrainingConfig.from_mapping({}, given).propagator
+    return TrainingConfig.from_mapping({"propagator": PERIODIC if periodic else {}}, given).propagator
 
 
-def _lag(lag: str | None, initial: Any) -> float:
-    from ..propagator.base import Propagator
-
+def _lag(lag: str | None, trained: LearnedMap | None) -> float:
     if lag is not None:
         return parse_quantity(lag, "time")
-    if isinstance(initial, Propagator):
-        return initial.timestep
+    if trained is not None:
+        return trained.timestep
     raise ConfigError('a new model needs the time of a jump: give --lag "20 fs", say')
 
 

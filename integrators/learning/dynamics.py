@@ -55,7 +55,8 @@ class LearningDynamics(JumpDynamics):
     timestep : float or str
         Of classical steps: ps, or with its unit.
     model : Propagator, str, Path or PropagatorConfig, optional
-        A trained model to go on from, or the configuration of a new one. Default: a new one of kind "force-free".
+        A trained model to go on from, or the configuration of a new one. Default: a new one of kind "force-free", with
+        a cutoff of 4.5 Å for periodic atoms.
     temperature_K, friction, thermostat
         As in :class:`~fastegnn_md.integrators.LearnedDynamics`; none of them is NVE.
     learning : Learning, optional
@@ -115,7 +116,7 @@ class LearningDynamics(JumpDynamics):
         check_atoms(atoms)
         if atoms.calc is None:
             raise CompatibilityError(Remedy("learning needs forces; ", *ATTACH))
-        initial, config = model_of(model)
+        initial, config = model_of(model, bool(atoms.pbc.any()))
         options = Options(
             lag=lag_of(lag, initial),
             timestep=float(in_unit(timestep, "time")),

@@ -21,6 +21,10 @@ from .settings import Learning
 _KINDS = ("force-free", "force-start", "force-midpoint", "kick-drift", "symplectic", "conservative")
 
 
+# Of a new model of a crystal or a liquid: molecules are told apart by their bonds, these by their second neighbours.
+PERIODIC: dict[str, Any] = {"cutoff": 4.5, "virtual_nodes": 1, "use_bonds": False}
+
+
 class Options(NamedTuple):
     """What decides a course.
 
@@ -46,10 +50,10 @@ class Options(NamedTuple):
     config: PropagatorConfig
 
 
-def model_of(given: Any) -> tuple[Propagator | None, PropagatorConfig]:
+def model_of(given: Any, periodic: bool) -> tuple[Propagator | None, PropagatorConfig]:
     """The trained model that was given, if it was one, and the configuration; raises ConfigError for anything else."""
     if given is None:
-        given = PropagatorConfig()
+        given = PropagatorConfig.model_validate(PERIODIC if periodic else {})
     elif isinstance(given, (str, Path)):
         given = load(given)
     if not isinstance(given, (Propagator, PropagatorConfig)):
