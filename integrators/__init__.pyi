@@ -3,6 +3,7 @@ from .ase.dynamics import LearnedDynamics as LearnedDynamics
 from .ase.ensemble import LearnedEnsemble as LearnedEnsemble
 from .ase.metropolis import MetropolizedDynamics as MetropolizedDynamics
 from .audits import AuditWarning as AuditWarning
+from .barostat import MonteCarloBarostat as MonteCarloBarostat
 from .conserve import Conserve as Conserve
 from .guards import GuardSettings as GuardSettings
 from .guards import check_jump as check_jump

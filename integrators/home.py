@@ -246,10 +246,16 @@ def _temperature(provenance: Provenance, temperature: float | None) -> list[str]
 
 
 def _volume(provenance: Provenance, state: State) -> list[str]:
-    if provenance.volume_per_atom is None or state.cell is None:
+    if state.cell is None:
+        return []
+    return doubt_volume(provenance, float(torch.linalg.det(state.cell.double()).abs().sum()) / state.n_atoms)
+
+
+def doubt_volume(provenance: Provenance, volume: float) -> list[str]:
+    """What is to be said of a box of so many Å³ per atom: nothing, or one warning."""
+    if provenance.volume_per_atom is None:
         return []
     low, high = provenance.volume_per_atom
-    volume = float(torch.linalg.det(state.cell.double()).abs().sum()) / state.n_atoms
     if (1 - _DENSER) * low <= volume <= (1 + _DENSER) * high:
         return []
     return [

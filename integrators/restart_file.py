@@ -18,14 +18,14 @@ def _as_it_is(header: dict[str, Any]) -> dict[str, Any]:
 
 
 # 2: stochastic velocity rescaling, conserved angular momentum and energy. 3: thermostat, schedule and what is conserved
-# are values; the place in a schedule.
+# are values; the place in a schedule. 4: a barostat.
 FORMAT = TensorFormat(
     name="fastegnn_md restart",
-    version=3,
+    version=4,
     key="header",
     what="restart file",
     advice="take an earlier one, or start anew",
-    migrations={1: _as_it_is, 2: _as_it_is},
+    migrations={1: _as_it_is, 2: _as_it_is, 3: _as_it_is},
 )
 
 # Bit generators of NumPy whose state can be put back.

@@ -31,6 +31,8 @@ class JumpStatistics:
         Classical sub-steps in place of refused jumps, and after jumps that redraw velocities.
     audits : int
         Jumps after which the engine was asked for the total energy.
+    volume_moves, volume_accepted : int
+        Changes of the volume that a barostat of ours tried, and of these accepted.
     """
 
     tried: int = 0
@@ -40,6 +42,8 @@ class JumpStatistics:
     fallback_steps: int = 0
     relax_steps: int = 0
     audits: int = 0
+    volume_moves: int = 0
+    volume_accepted: int = 0
     _sum: float = 0.0  # of the changes of the total energy, in kT, and of their squares
     _squares: float = 0.0
 

@@ -196,16 +196,16 @@ class VelocityRescaling:
         return conserved + self.rescale(state.velocities - conserved, state.masses, time, rng, degrees)
 
 
-_UNITS = {"temperature": "kelvin", "time": "picosecond", "friction": "/picosecond"}
+_UNITS = {"temperature": "kelvin", "time": "picosecond", "friction": "/picosecond", "pressure": "bar"}
 
 
 def in_unit(value: Any, dimension: str) -> Any:
-    """A number in K, ps or 1/ps from a number, a text with a unit, or a Quantity of OpenMM.
+    """A number in K, ps, 1/ps or bar from a number, a text with a unit, or a Quantity of OpenMM.
 
     Parameters
     ----------
     value : float, str or Quantity
-    dimension : {"temperature", "time", "friction"}
+    dimension : {"temperature", "time", "friction", "pressure"}
 
     Raises
     ------

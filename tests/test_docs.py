@@ -184,6 +184,13 @@ def test_stochastic_velocity_rescaling(folder):
 
 
 @pytest.mark.slow
+def test_constant_pressure(tmp_path):
+    (code,) = blocks("docs/ase.md", "python", "MonteCarloBarostat(")
+    assert re.search(r"\] \d \[0\.\d+\]$", run_python(code, tmp_path).strip())
+    assert "V[A^3]" in (tmp_path / "copper.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_classical_steps_between_jumps(folder):
     (code,) = blocks("docs/ase.md", "python", "hybrid.restart")
     (before,) = blocks("docs/ase.md", "python", "part.restart")

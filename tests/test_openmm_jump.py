@@ -191,6 +191,17 @@ def test_a_barostat_and_langevin_steps_run_between_jumps():
     assert made.context.getTime()._value == pytest.approx(10 * 0.018)
 
 
+def test_a_barostat_acts_where_there_are_no_classical_steps():
+    case = cases.water(barostat=True)
+    made = simulation(case, stand_in(case), "CPU", "host", cases.langevin(), classical_steps=0)
+    widths = set()
+    for _ in range(10):
+        made.step(5)
+        widths.add(made.context.getState().getPeriodicBoxVectors()[0][0]._value)
+    assert made.integrator.statistics.tried == 50
+    assert len(widths) > 1
+
+
 def test_openmm_and_ase_give_the_same_numbers():
     """One jump with thermostat and constraints, by the OpenMM host, inside a Context, and by ASE."""
     from ase import Atoms

@@ -14,6 +14,7 @@ def test_constants_agree_with_ase():
     assert ase.units._e / internal_energy == pytest.approx(units.EV, rel=1e-7)
     assert ase.units._k / internal_energy == pytest.approx(units.BOLTZMANN, rel=1e-6)
     assert 1e3 / ase.units._Nav / internal_energy == pytest.approx(units.KJ_PER_MOL, rel=1e-7)
+    assert 1e5 * ase.units.Pascal * units.EV == pytest.approx(units.BAR, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,9 @@ def test_constants_agree_with_ase():
         ("3.5 A", "length", 3.5),
         ("10/ps", "friction", 10.0),
         (".01 /fs", "friction", 10.0),
+        ("1 bar", "pressure", 1.0),
+        ("-0.5 GPa", "pressure", -5000.0),
+        ("1 atm", "pressure", 1.01325),
     ],
 )
 def test_quantities(text, dimension, value):

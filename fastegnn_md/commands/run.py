@@ -50,6 +50,10 @@ def run(
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
     ] = False,
     conserve_energy: ConserveEnergy = False,
+    pressure: Annotated[
+        str | None,
+        typer.Option("--pressure", help="Constant pressure, such as '1 bar': a Monte Carlo barostat (ase)."),
+    ] = None,
     metropolis: Annotated[
         bool,
         typer.Option("--metropolis", help="Accept or reject jumps with the true energy: exact sampling (ase)."),
@@ -135,6 +139,7 @@ def run(
         Langevin,
         LearnedDynamics,
         MetropolizedDynamics,
+        MonteCarloBarostat,
         Schedule,
         VelocityRescaling,
     )
@@ -160,6 +165,7 @@ def run(
             "--tau": tau,
             "--nve": nve,
             "--conserve-energy": conserve_energy,
+            "--pressure": pressure,
             "--metropolis": metropolis,
             "--select": select,
             "--classical-steps": classical_steps,
@@ -187,6 +193,9 @@ def run(
     if translate:
         propagator.compile()
     _check_redrawn(propagator, temperature, friction or tau, nve, relax_steps)
+    if pressure is not None:
+        _check_pressure(engine, metropolis, nve or temperature is None)
+    barostat = None if pressure is None else MonteCarloBarostat(pressure)
     if classical_steps is None:
         classical_steps = 0 if propagator.stochastic else _CYCLE
     if metropolis and (engine != "ase" or nve or temperature is None or not (calculator or forcefield or system)):
@@ -282,10 +291,12 @@ def run(
             bonds=bonds,
             guard=guard,
             conserve=Conserve(energy=conserve_energy),
+            barostat=barostat,
             schedule=Schedule(relax_steps=relax_steps, classical=timestep) if propagator.stochastic else None,
         )
     watch = dynamics.jump.watch() if isinstance(dynamics, LearnedDynamics) else None
-    temperatures = []
+    temperatures: list[float] = []
+    volumes: list[float] = []
     timestep_ps = dynamics.guarded.timestep if isinstance(dynamics, LearnedDynamics) else propagator.timestep
     first, begun = place.step + (restart is not None), time.perf_counter()
     with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after) as writer:
@@ -300,6 +311,8 @@ def run(
             if step % every == 0:
                 writer.write(atoms, time=step * timestep_ps)
             temperatures.append(dynamics.get_temperature())
+            if barostat is not None:
+                volumes.append(atoms.get_volume())
             if watch is not None:
                 watch.record(torch.from_numpy(atoms.get_velocities() * PICOSECOND))
             if stop.given or step == steps:
@@ -313,10 +326,29 @@ def run(
         f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {became(dynamics.statistics)}"
         f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
+    if volumes and isinstance(dynamics, LearnedDynamics):
+        counts = dynamics.statistics
+        typer.echo(
+            f"{counts.volume_moves} changes of the volume tried, {counts.volume_accepted} accepted; mean volume of the "
+            f"second half {np.mean(volumes[len(volumes) // 2 :]):.6g} A^3"
+        )
     if propagator.stochastic:
         typer.echo(speed((steps - place.step) * timestep_ps, time.perf_counter() - begun))
     if watch is not None:
         tell(watch.verdict(dynamics.statistics, dynamics.guarded.audits))
+
+
+def _check_pressure(engine: str, metropolis: bool, no_bath: bool) -> None:
+    """What has no barostat of ours."""
+    if engine == "openmm":
+        raise ConfigError(
+            "--pressure is for --engine ase: in OpenMM add its own barostat to the System (openmm.MonteCarloBarostat, "
+            "saved with XmlSerializer) and give that by --system; it acts between jumps as well"
+        )
+    if metropolis:
+        raise ConfigError("--pressure and --metropolis exclude each other: exact sampling is at constant volume")
+    if no_bath:
+        raise ConfigError("--pressure needs a thermostat: give --temperature, without --nve")
 
 
 def _check_redrawn(

@@ -203,7 +203,19 @@ class JumpDynamics(ReadOnce, MolecularDynamics):
 
 
 class JumpLogger(MDLogger):
-    """ASE's log lines, with nan for a potential energy that nobody asked to be computed."""
+    """ASE's log lines, with nan for a potential energy that nobody asked to be computed, and volumes that change."""
+
+    def __init__(self, dynamics: JumpDynamics, atoms: Atoms, logfile: Any, *, header: bool):
+        super().__init__(dynamics, atoms, logfile, header=False)
+        self._volumes = getattr(dynamics, "barostat", None) is not None
+        self._columns = self.fmt.removesuffix("\n")
+        if header:
+            self.logfile.write(f"{self.hdr}{'V[A^3]':>13}\n" if self._volumes else f"{self.hdr}\n")
+
+    def __call__(self) -> None:
+        """Write a line."""
+        self.fmt = f"{self._columns} {self.atoms.get_volume():12.3f}\n" if self._volumes else f"{self._columns}\n"
+        super().__call__()
 
     def _potential_energy(self) -> float:
         return float("nan") if self.dyn is None else self.dyn.logged_energy()

@@ -8,6 +8,7 @@ from typing import Any
 from fastegnn_md.engines.ase.atoms import PICOSECOND
 from fastegnn_md.errors import CheckpointError, CompatibilityError
 
+from ..barostat import MonteCarloBarostat
 from ..conserve import Conserve
 from ..guards import GuardSettings
 from ..schedule import Schedule
@@ -18,7 +19,7 @@ _THERMOSTATS: dict[str, Any] = {"langevin": Langevin, "velocity-rescaling": Velo
 _ENGINE = "engine"  # in place of a classical time step
 
 
-def to_json(guarded: GuardedStep, schedule: Schedule) -> dict[str, Any]:
+def to_json(guarded: GuardedStep, schedule: Schedule, barostat: MonteCarloBarostat | None = None) -> dict[str, Any]:
     """Options of a step, without the dynamics that make its classical steps."""
     values = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
     values["relax_steps"] = guarded.relax_steps  # none without a calculator
@@ -32,6 +33,7 @@ def to_json(guarded: GuardedStep, schedule: Schedule) -> dict[str, Any]:
         "engine": None if schedule.engine is None else _engine(schedule.engine),
         "guard": None if guarded.guard is None else dataclasses.asdict(guarded.guard),
         "conserve": dataclasses.asdict(guarded.conserve),
+        "barostat": None if barostat is None else dataclasses.asdict(barostat),
     }
 
 
@@ -64,13 +66,14 @@ def from_json(options: dict[str, Any], classical: Any) -> dict[str, Any]:
         schedule["classical"] = classical
     elif classical is not None:
         raise CompatibilityError("the interrupted run had no classical dynamics of ASE; leave classical out")
-    guard, thermostat = options["guard"], options["thermostat"]
+    guard, thermostat, barostat = options["guard"], options["thermostat"], options.get("barostat")
     return {
         "thermostat": restored_thermostat(thermostat),
         "temperature_K": options["temperature_K"],
         "schedule": Schedule(**schedule),
         "guard": False if guard is None else GuardSettings(**guard),
         "conserve": Conserve(**options["conserve"]),
+        "barostat": None if barostat is None else _barostat(**barostat),
         "loginterval": options["loginterval"],
     }
 
@@ -118,6 +121,10 @@ def described_thermostat(thermostat: Thermostat | None) -> dict[str, Any] | None
         return None
     kind = next((name for name, made in _THERMOSTATS.items() if type(thermostat) is made), type(thermostat).__name__)
     return {"kind": kind, **vars(thermostat)}
+
+
+def _barostat(pressure: float, **numbers: Any) -> MonteCarloBarostat:
+    return MonteCarloBarostat(f"{pressure!r} bar", **numbers)
 
 
 def restored_thermostat(described: dict[str, Any] | None) -> Thermostat | None:

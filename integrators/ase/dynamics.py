@@ -16,6 +16,7 @@ from fastegnn_md.errors import CompatibilityError, JumpError, Remedy
 from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, propagator_of
+from ..barostat import MonteCarloBarostat
 from ..conserve import Conserve
 from ..guards import GuardSettings
 from ..heat import change_friction, change_temperature
@@ -27,6 +28,7 @@ from .base import JumpDynamics, check_atoms
 from .classical import bath_of, change_engine, check_classical, check_engine, random_state, restore_random_state
 from .description import from_json, to_json
 from .jump import AtomsJump
+from .volume import AtomsVolume, check_bath
 
 with naming_extras(__name__):
     from ase import Atoms
@@ -44,7 +46,7 @@ class LearnedDynamics(JumpDynamics):
     steps of Langevin dynamics follow that count as time. A refused jump is drawn anew first (``Schedule(redraws=…)``).
 
     The calculator of the atoms is called once per jump by force-informed propagators, for classical steps, for audits
-    (``GuardSettings(audits=…)``), and where :attr:`log_energy` asks for it; never otherwise.
+    (``GuardSettings(audits=…)``), by a barostat, and where :attr:`log_energy` asks for it; never otherwise.
 
     Steps of both kinds count one: with a schedule of both, time does not grow evenly with their number.
 
@@ -62,6 +64,8 @@ class LearnedDynamics(JumpDynamics):
     thermostat : Thermostat, optional
         In place of the two: :class:`~fastegnn_md.integrators.Langevin` or
         :class:`~fastegnn_md.integrators.VelocityRescaling`. None of them is NVE.
+    barostat : MonteCarloBarostat, optional
+        Constant pressure, beside a thermostat: ``MonteCarloBarostat("1 bar")``. Default: constant volume.
     schedule : Schedule, optional
         Classical steps between jumps, and what follows a refused jump. Default: jumps alone. Classical steps are
         velocity Verlet with the thermostat around each, or those of an ASE dynamics for the same atoms
@@ -83,6 +87,8 @@ class LearnedDynamics(JumpDynamics):
     Attributes
     ----------
     statistics : JumpStatistics
+    volume : AtomsVolume or None
+        The barostat's moves: ``volume.moves.steps``, and what was tried and accepted.
     schedule : Schedule
     seed : int or None
         Repeats the run as ``rng=``; None where a generator was given.
@@ -94,14 +100,14 @@ class LearnedDynamics(JumpDynamics):
     Raises
     ------
     CompatibilityError
-        If the propagator does not fit the system, a calculator is needed and missing, or steps of a classical dynamics
-        do not add up to a jump.
+        If the propagator does not fit the system, a calculator is needed and missing, steps of a classical dynamics do
+        not add up to a jump, or a barostat is given for atoms that are not periodic.
     ConstraintError
         If the atoms have a constraint other than FixAtoms, FixCom and FixBondLengths, or frozen atoms where a momentum
-        is to be conserved.
+        is to be conserved; beside a barostat all but FixCom.
     ConfigError
         If an option is out of range, two exclude each other, or the classical dynamics is for other atoms or of a kind
-        that cannot be interleaved.
+        that cannot be interleaved, or a barostat has no thermostat.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class LearnedDynamics(JumpDynamics):
         temperature_K: float | None = None,
         friction: float | str | None = None,
         thermostat: Thermostat | None = None,
+        barostat: MonteCarloBarostat | None = None,
         schedule: Schedule | None = None,
         guard: bool | GuardSettings = True,
         conserve: Conserve | None = None,
@@ -143,6 +150,9 @@ class LearnedDynamics(JumpDynamics):
         if self.schedule.hybrid and atoms.calc is None:
             raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
         self.log_energy = False
+        self.volume = None if barostat is None else AtomsVolume(atoms, barostat)
+        if self.volume is not None:
+            check_bath(self.guarded.bath_temperature, self.classical)
         self.jump = AtomsJump(atoms, self.guarded, bonds)
         self._replacement = 0 if bath is None else self.schedule.replacement_steps(self.guarded.timestep, bath.timestep)
         self._pending, self._time = 0, 0.0
@@ -175,8 +185,13 @@ class LearnedDynamics(JumpDynamics):
         self.follow_thermostat()
         return self.guarded.thermostat
 
+    @property
+    def barostat(self) -> MonteCarloBarostat | None:
+        """Of constant pressure; None at constant volume."""
+        return None if self.volume is None else self.volume.barostat
+
     def set_temperature(self, temperature_K: float) -> None:
-        """Another temperature (K) from the next step on, of jumps and of classical steps.
+        """Another temperature (K) from the next step on, of jumps, classical steps and volumes.
 
         Raises
         ------
@@ -209,6 +224,7 @@ class LearnedDynamics(JumpDynamics):
         "temperature": "assign temperature_K",
         "friction": "call set_friction",
         "thermostat": "call set_temperature or set_friction, or make a new one",
+        "barostat": ANEW,
         "dt": TIMESTEP,
         "timestep": TIMESTEP,
         **dict.fromkeys(("propagator", "schedule", "guard", "conserve", "bonds", "classical"), ANEW),
@@ -249,13 +265,18 @@ class LearnedDynamics(JumpDynamics):
         """
         self.follow_thermostat()
         before, own, place = self.jump.before(self.rng), random_state(self.classical), (self._pending, self._time)
+        moves = None if self.volume is None else self.volume.moves.place()
         try:
             with unchanged_on_error(self.atoms):
                 self._step()
+                if self.volume is not None and self.volume.barostat.due(self.nsteps + 1):
+                    self._move_volume(self.volume)
         except BaseException as error:
             self.jump.undo(before, self.rng)
             restore_random_state(self.classical, own)
             self._pending, self._time = place
+            if self.volume is not None:
+                self.volume.moves.take(moves)
             if isinstance(error, JumpError):
                 raise JumpError(Remedy.after(f"step {self.nsteps + 1}: ", error), error.atom) from error
             raise
@@ -286,6 +307,15 @@ class LearnedDynamics(JumpDynamics):
                 self._classical_step()
             self.statistics.fallback_steps += self._replacement
 
+    def _move_volume(self, volume: AtomsVolume) -> None:
+        """Try another volume, and warn where it is none of training."""
+        change = volume.attempt(self.guarded.bath_temperature or 0.0, self.rng)
+        if change is not None:
+            self.jump.take_energy(change)
+            volume.warn_outside(self.propagator.provenance)
+        self.statistics.volume_moves += 1
+        self.statistics.volume_accepted += change is not None
+
     def _classical_step(self) -> None:
         if self.classical is None:
             self.jump.classical_step(self.rng)
@@ -296,14 +326,15 @@ class LearnedDynamics(JumpDynamics):
 
     def todict(self) -> dict[str, Any]:
         """Description for trajectory headers."""
-        described = to_json(self.guarded, self.schedule)
+        described = to_json(self.guarded, self.schedule, self.barostat)
         if self.classical is not None:
             described["classical"] = self.classical.todict()
         return {**super().todict(), **described}
 
     def restart_options(self) -> dict[str, Any]:
         """See :class:`JumpDynamics`."""
-        return {**super().restart_options(), **to_json(self.guarded, self.schedule), "log_energy": self.log_energy}
+        described = to_json(self.guarded, self.schedule, self.barostat)
+        return {**super().restart_options(), **described, "log_energy": self.log_energy}
 
     @classmethod
     def from_restart(cls, atoms: Atoms, propagator: LearnedMap, options: dict[str, Any], **keywords: Any) -> Any:
@@ -329,6 +360,7 @@ class LearnedDynamics(JumpDynamics):
             "pending": self._pending,
             "classical_rng": random_state(self.classical),
             "classical_temperature_K": bath,  # annealed, maybe
+            "barostat": None if self.volume is None else self.volume.moves.place(),
         }
 
     def continue_from(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -337,6 +369,8 @@ class LearnedDynamics(JumpDynamics):
         place = header.get("place", {})
         self._time, self._pending = place.get("time", 0.0), place.get("pending", 0)
         restore_random_state(self.classical, place.get("classical_rng"))
+        if self.volume is not None:
+            self.volume.moves.take(place.get("barostat"))
         if self.classical is not None and place.get("classical_temperature_K") is not None:
             change_engine(self.classical, temperature_K=place["classical_temperature_K"])
         if self.guarded.energy is not None and "energy" in arrays:

@@ -199,6 +199,13 @@ class AtomsJump:
             self.remember_forces(forces)
         return forces
 
+    def take_energy(self, change: float) -> None:
+        """The atoms were moved on purpose and their potential energy changed, in eV: so does the energy to conserve."""
+        energy = self.guarded.energy
+        if energy is not None and energy.target is not None:
+            energy.target += change * FORCE
+            self._left = self.atoms.get_positions(), self.atoms.get_momenta()
+
     def _read(self) -> tuple[Constraints, State]:
         constraints = self._read_constraints()
         forces = self.forces() if self.guarded.propagator.wants_forces == "start" else None
