@@ -394,6 +394,26 @@ class TestFaults:
         calculator.reset()
         dynamics.run(3)
 
+    def test_a_stop_in_the_middle_of_training_leaves_atoms_and_steps_as_they_were(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dynamics = run_of(cluster())
+        dynamics.run(6)
+        before = dynamics.atoms.positions.copy(), dynamics.rng.bit_generator.state
+
+        def stop(pair: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dynamics.course.learner, "learn", stop)
+            with pytest.raises(KeyboardInterrupt):
+                dynamics.run(1)
+        assert (dynamics.atoms.positions == before[0]).all()
+        assert dynamics.rng.bit_generator.state == before[1]
+        assert dynamics.nsteps == dynamics.account.steps == 6
+        dynamics.run(2)
+        assert dynamics.nsteps == dynamics.account.steps == 8
+
     def test_an_answer_in_no_time_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from fastegnn_md.integrators.learning import engine as module
 

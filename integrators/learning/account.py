@@ -14,6 +14,7 @@ from fastegnn_md.data.ase_files import FROZEN as FROZEN
 _RECENT = 500  # steps that the share of jumps is of
 _ROWS = 1000  # of the course; then two neighbours become one
 LEARNING, JUMPING = "learning", "jumping"
+SEGMENT, AUDIT, REFUSED, JUMP = "segment", "audit", "refused", "jump"  # what a step was
 
 
 @dataclass
@@ -124,6 +125,17 @@ class Account:
             if row.wall > done * self.segment:
                 late = done
         return late
+
+    def count(self, kind: str, seconds: float) -> None:
+        """Count a step of a kind and its time, training not included."""
+        if kind == JUMP:
+            self.jumps += 1
+            self.jump_seconds += seconds
+            return
+        self.segments += 1
+        self.segment_seconds += seconds
+        self.audits += kind == AUDIT
+        self.refused += kind == REFUSED
 
     def record(self, jumped: bool, error: float, upper: float, kelvin: list[float]) -> None:
         """Count a step in the course."""

@@ -30,7 +30,7 @@ from ..guards import GuardSettings
 from ..options import guarded_step
 from ..statistics import JumpStatistics
 from ..step import GuardedStep
-from .account import FROZEN, JUMPING, LEARNING, Account
+from .account import AUDIT, FROZEN, JUMP, JUMPING, LEARNING, REFUSED, SEGMENT, Account
 from .engine import LoggedEngine
 from .exams import FEWEST, PREDICTORS, RunningError
 from .learner import Learner
@@ -87,6 +87,7 @@ class Course:
         self.in_a_row = 0  # jumps since one was refused
         # On the last pairs of the jumping phase: of the model that jumps, and of what would take its place.
         self.present, self.newest = (RunningError(options.learning.renew) for _ in range(2))
+        self._change = math.nan  # of the total energy over the last jump that was audited, kT
         self._statistics = JumpStatistics()
         self._guarded: GuardedStep | None = None
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray, Any] | None = None
@@ -100,83 +101,61 @@ class Course:
 
     def step(self) -> None:
         """One segment or one jump, made whole or not at all; see :meth:`LearningDynamics.step`."""
-        before = self.rng.bit_generator.state, self._known
+        before, begun = (self.rng.bit_generator.state, self._known), time.perf_counter()
         try:
             with unchanged_on_error(self.atoms):
-                pair, examined = self._advance()
+                kind, pair = self._advance()
+                moved = time.perf_counter()
+                if pair is not None and self.phase != FROZEN:
+                    self._take(pair, kind != REFUSED)
         except BaseException:
             self.rng.bit_generator.state, self._known = before
             raise
-        begun = time.perf_counter()
-        if pair is not None and self.phase != FROZEN:
-            self._take(pair, examined)
+        self.account.count(kind, moved - begun)
+        self.in_a_row = self.in_a_row + 1 if kind == JUMP else self.in_a_row if kind == AUDIT else 0
+        if kind == AUDIT:
+            self.audits.record(self._change, moved - begun)
         self._settle_phase()
-        self.account.training_seconds += time.perf_counter() - begun
+        self.account.training_seconds += time.perf_counter() - moved
         self.account.record(pair is None, self.error.value, self.error.interval[1], self._kelvin())
 
-    def _advance(self) -> tuple[Any, bool]:
-        """Move the atoms by a lag; the pair of a segment, and whether it was drawn without a look at its difficulty."""
-        begun = time.perf_counter()
+    def _advance(self) -> tuple[str, Any]:
+        """Move the atoms by a lag; how, and the pair of a segment."""
         if self.phase == LEARNING:
-            state = self._same.read(self._forces_now())
-            ended, pair = self.segments.run(self._half_step(state), self._same.constraints())
-            self._write(self._half_step(ended))
-            self.account.segments += 1
-            self.account.segment_seconds += time.perf_counter() - begun
-            return pair, True
+            return SEGMENT, self._segment(self._half_step(self._same.read()))[1]
         assert self._guarded is not None  # made when the phase changed
         guarded, constraints, classical = self._guarded, self._same.constraints(), self.engine.classical()
         wants = guarded.propagator.wants_forces == "start"
-        state = guarded.prepare(
-            self._same.read(self._forces_now() if wants else None), constraints, self.rng, classical
-        )
-        proposed = None
+        begun = self._same.read(self._forces_now() if wants else None)
+        state, proposed = guarded.prepare(begun, constraints, self.rng, classical), None
         if self.phase == JUMPING:
             proposed = guarded.propose(state, constraints, self.rng, classical, None)
             if proposed[1].ok and self._audited():
-                return self._audit(state, proposed[0], begun), True
+                return AUDIT, self._audit(state, proposed[0])
         ended, report = guarded.attempt(state, constraints, self.rng, classical, proposed=proposed)
         guarded.record(report)
-        if report.ok:
-            self._write(ended.replace(forces=None))
-            self.account.jumps += 1
-            self.in_a_row += 1
-            self.account.jump_seconds += time.perf_counter() - begun
-            return None, False
-        return self._replace(state, begun), False
+        if not report.ok:
+            return REFUSED, self._segment(state)[1]
+        self._write(ended.replace(forces=None))
+        return JUMP, None
 
-    def _audit(self, state: State, jumped: State, begun: float) -> Any:
+    def _audit(self, state: State, jumped: State) -> Any:
         """The whole segment in place of a jump: its result counts, and says how wrong the jump was."""
-        assert self._guarded is not None  # who jumps has one
         ended, pair = self._segment(state)
         # The segment conserves the total energy, so its end is what the jump's is held against; it was asked for last.
         change = -self.engine.energy(ended.positions) + self.engine.energy(jumped.positions)
         change += kinetic_energy(jumped.velocities, jumped.masses) - kinetic_energy(ended.velocities, ended.masses)
-        in_kt = change / (BOLTZMANN * self._kt_of(state))
-        seconds = time.perf_counter() - begun
-        self._guarded.statistics.record_audit(in_kt)
-        self.audits.record(in_kt, seconds)
-        self._write(self._half_step(ended))
-        self.account.segments += 1
-        self.account.audits += 1
-        self.account.segment_seconds += seconds
-        return pair
-
-    def _replace(self, state: State, begun: float) -> Any:
-        """A segment from the same prepared state in place of a refused jump."""
-        ended, pair = self._segment(state)
-        self._write(self._half_step(ended))
-        self.account.segments += 1
-        self.account.refused += 1
-        self.in_a_row = 0
-        self.account.segment_seconds += time.perf_counter() - begun
+        self._change = change / (BOLTZMANN * self._kt_of(state))
+        self.statistics.record_audit(self._change)
         return pair
 
     def _segment(self, state: State) -> tuple[State, Any]:
-        """A classical segment from a state at the present positions, with their forces where they are known."""
+        """Make a classical segment from a state at the present positions; its end without thermostat, and the pair."""
         known = self.known_forces
         forces = None if known is None else torch.from_numpy(known * FORCE)
-        return self.segments.run(state.replace(forces=forces), self._same.constraints())
+        ended, pair = self.segments.run(state.replace(forces=forces), self._same.constraints())
+        self._write(self._half_step(ended))
+        return ended, pair
 
     def _audited(self) -> bool:
         """Whether the present jump is audited; drawn from a generator of its own, so that jumps stay what they are."""
@@ -248,7 +227,8 @@ class Course:
         if not account.jumps:
             return _SHARES[0]
         jump = account.jump_seconds / account.jumps
-        most = self.learning.audits / (1 - self.learning.audits) * jump / account.segment
+        audit = account.segment + account.training_seconds / account.segments  # its pair is learned
+        most = self.learning.audits / (1 - self.learning.audits) * jump / audit
         return next((share for share in _SHARES if share <= most), _SHARES[-1])
 
     def freeze(self) -> None:

@@ -148,14 +148,14 @@ class LearningDynamics(JumpDynamics):
     )
 
     def step(self) -> None:
-        """One segment or one jump. Whatever the engine does, a step is made whole or not at all.
+        """One segment or one jump, made whole or not at all.
 
         Raises
         ------
         EngineError, NotFiniteError
             If the calculator fails; atoms and random numbers are as before the step.
         TrainingError
-            If training goes wrong again and again; the step was made.
+            If training goes wrong again and again; the same holds.
         """
         self.course.step()
 
