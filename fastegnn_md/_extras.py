@@ -20,6 +20,7 @@ EXTRA_OF: Mapping[str, str] = {
     "torch_scatter": "scatter",
     "e3nn": "tfn",
     "deeptime": "kinetics",
+    "distributed": "cluster",
     "physical_validation": "validate",
     "tidynamics": "validate",
     "triton": "gpu",

@@ -420,14 +420,17 @@ def test_every_burst_of_a_slow_engine_is_kept_and_shown_at_once(
 @pytest.mark.slow
 def test_few_slow_bursts_are_shared_by_the_processes(require: Any, tmp_path: Path, monkeypatch: Any) -> None:
     require("ase")
-    from fastegnn_md.harvest import parts
+    from fastegnn_md.harvest import workers
 
     taken = []
-    submit = parts.ProcessPoolExecutor.submit
+    submit = workers.ProcessPoolExecutor.submit
     monkeypatch.setattr(
-        parts.ProcessPoolExecutor,
+        workers.ProcessPoolExecutor,
         "submit",
-        lambda self, work, starts, *rest: (taken.append(len(starts)), submit(self, work, starts, *rest))[1],
+        lambda self, work, engine, starts, *rest: (
+            taken.append(len(starts)),
+            submit(self, work, engine, starts, *rest),
+        )[1],
     )
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.syspath_prepend(Path(__file__).parent)

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ConfigError
 from ..units import parse_quantity
+from .cluster import Processes, Scheduler, executor_of
 from .forcefields import (
     CalculatorName,
     Constraints,
@@ -52,7 +53,8 @@ def harvest(
     dt: Dt = None,
     bonds: Bonds = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the velocities.")] = 0,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to share the work.")] = 1,
+    processes: Processes = None,
+    scheduler: Scheduler = None,
     max_failed: Annotated[
         float,
         typer.Option(
@@ -93,22 +95,24 @@ def harvest(
         held = file_constraints(next((path for path in (*(trajectory or []), topology) if ase_format(path)), topology))
     else:
         raise ConfigError(f"unknown engine {engine!r}; expected openmm or ase")
-    store = run_harvest(
-        open_universe(topology, trajectory, dt, bonds),
-        source,
-        store=output,
-        burst=parse_quantity(burst, "time"),
-        interval=parse_quantity(interval, "time"),
-        timestep=parse_quantity(timestep, "time"),
-        midpoint=midpoint,
-        frames=_slice(frames),
-        temperature=temperature,
-        seed=seed,
-        processes=processes,
-        overwrite=overwrite,
-        constraints=held,
-        max_failed=max_failed,
-    )
+    with executor_of(scheduler) as executor:
+        store = run_harvest(
+            open_universe(topology, trajectory, dt, bonds),
+            source,
+            store=output,
+            burst=parse_quantity(burst, "time"),
+            interval=parse_quantity(interval, "time"),
+            timestep=parse_quantity(timestep, "time"),
+            midpoint=midpoint,
+            frames=_slice(frames),
+            temperature=temperature,
+            seed=seed,
+            processes=processes,
+            executor=executor,
+            overwrite=overwrite,
+            constraints=held,
+            max_failed=max_failed,
+        )
     made = Store(store).provenance
     if made["dropped bursts"]:
         failed = made.get("bursts in which the engine failed", 0)

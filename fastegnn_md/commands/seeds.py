@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
+from .cluster import Processes, Scheduler, executor_of
 from .forcefields import (
     CalculatorName,
     Constraints,
@@ -54,7 +55,8 @@ def seeds(
     ] = None,
     bonds: Bonds = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of jumps, velocities and random forces.")] = 0,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that share the bursts.")] = 1,
+    processes: Processes = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Populations and time scales from short bursts, started where a flow model jumped.
 
@@ -86,28 +88,30 @@ def seeds(
         engine = openmm_system(topology, forcefield, system, constraints, "10 A", isolated=True, trust=trust_system)
     else:
         raise ConfigError("bursts need an engine; give --forcefield, --system or --calculator")
-    found = run_seeds(
-        propagator,
-        universe,
-        engine,
-        output=output,
-        temperature=temperature,
-        jumps=jumps,
-        replicas=replicas,
-        starts=starts,
-        repeats=repeats,
-        burst=burst,
-        interval=interval,
-        burn_in=burn_in,
-        lag=lag,
-        timestep=timestep,
-        friction=friction,
-        constraints=held,
-        platform=platform,
-        reference=[open_universe(topology, [path]) for path in reference or []],
-        seed=seed,
-        processes=processes,
-    )
+    with executor_of(scheduler) as executor:
+        found = run_seeds(
+            propagator,
+            universe,
+            engine,
+            output=output,
+            temperature=temperature,
+            jumps=jumps,
+            replicas=replicas,
+            starts=starts,
+            repeats=repeats,
+            burst=burst,
+            interval=interval,
+            burn_in=burn_in,
+            lag=lag,
+            timestep=timestep,
+            friction=friction,
+            constraints=held,
+            platform=platform,
+            reference=[open_universe(topology, [path]) for path in reference or []],
+            seed=seed,
+            processes=processes,
+            executor=executor,
+        )
     data, page = write_page(found)
     kinetics = found.kinetics
     shares = ", ".join(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in kinetics.populations)

@@ -9,11 +9,6 @@ and uses for every burst. Both engines integrate with velocity Verlet, constrain
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -143,29 +138,3 @@ class BurstRecipe(Protocol):
     def build(self) -> BurstRunner:
         """Make a runner in this process."""
         ...
-
-
-_runner: BurstRunner | None = None  # of a worker process, built once
-
-
-def start_worker(recipe: BurstRecipe) -> None:
-    """Build the runner of this worker process, which ends when the process that started it does."""
-    global _runner
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _runner = recipe.build()
-
-
-def work(starts: Sequence[Start], n_frames: int, steps_between: int) -> tuple[list[Burst], float]:
-    """Run bursts in a worker process; they, and the seconds they took."""
-    if _runner is None:
-        raise RuntimeError("start_worker has not run in this process")
-    begun = time.monotonic()
-    return [_runner.run(start, n_frames, steps_between) for start in starts], time.monotonic() - begun
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -13,6 +13,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,11 @@ from ..data.store_writer import StoreWriter
 from ..data.topology import quiet, select_atoms, static
 from ..errors import DataError, EngineError, Remedy
 from .bursts import BurstRecipe, BurstRunner, Start
-from .parts import Finished, run_bursts
-from .plan import BurstPlan, is_positive, positive_time
+from .parts import Finished
+from .plan import BurstPlan, positive_time
 from .recipe import burst_recipe
 from .starts import StartingPoints
+from .workers import Workers, run_bursts
 
 if TYPE_CHECKING:
     from openmm import System
@@ -52,7 +54,8 @@ def harvest(
     frames: slice | Sequence[int] | None = None,
     temperature: float | None = None,
     seed: int = 0,
-    processes: int = 1,
+    processes: int | None = None,
+    executor: Executor | None = None,
     energy_tolerance: float = 0.02,
     max_failed: float = 0.05,
     constraints: Sequence[Any] = (),
@@ -63,9 +66,11 @@ def harvest(
     """Run a short burst at constant energy from each frame of a trajectory and store the bursts as segments.
 
     Every burst is kept with positions, velocities and forces of the same time (velocity Verlet, RATTLE). The result
-    does not depend on ``processes``, and a harvest that was killed goes on where it stopped when it is called again:
+    does not depend on who runs them, and a harvest that was killed goes on where it stopped when it is called again:
     every finished burst lies in ``<store>.parts`` until the store is complete. With ``processes`` above 1 worker
-    processes are spawned, so a script needs the usual ``if __name__ == "__main__":``.
+    processes are spawned, so a script needs the usual ``if __name__ == "__main__":``. An ``executor`` has its workers
+    where it likes, on other machines too; files are read and written by this process alone, and a burst that was lost
+    with its worker is run again.
 
     Parameters
     ----------
@@ -90,8 +95,12 @@ def harvest(
         be those of the time of the frame.
     seed : int
         Seed of the velocities; frame k uses the generator of (seed, k).
-    processes : int
-        Processes to share the work.
+    processes : int, optional
+        Processes to share the work; 1 by default. With an executor: how many tasks it is given at a time, no fewer than
+        it has workers; 64 by default.
+    executor : concurrent.futures.Executor, optional
+        Runs the bursts: that of a dask cluster (``client.get_executor()``), of mpi4py, a pool of threads or processes.
+        Its workers need this package and the engine; they build the engine once. It is not shut down.
     energy_tolerance : float
         Largest change of the total energy within a burst per degree of freedom, in units of kT (of ``temperature``, or
         of the burst's own kinetic temperature). Bursts beyond it are dropped and counted.
@@ -116,8 +125,8 @@ def harvest(
     Raises
     ------
     DataError
-        If the frames, the engine and the times do not fit together, too many bursts lose energy, or the store cannot be
-        written.
+        If the frames, the engine and the times do not fit together, the engine cannot be sent to workers, these are
+        lost, too many bursts lose energy, or the store cannot be written.
     EngineError
         If the engine fails in too many bursts, or in all by its nature.
     ConstraintError
@@ -134,8 +143,7 @@ def harvest(
     plan = BurstPlan.make(burst, interval, timestep, temperature, seed)
     lag = None if midpoint is None else positive_time("midpoint", midpoint)
     static(universe)
-    if not is_positive(processes) or processes != int(processes):
-        raise DataError(f"processes is {processes!r}; expected a whole number, 1 or more")
+    workers = Workers.make(processes, executor)
     path = Path(store)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +152,7 @@ def harvest(
     with only_writer(path), quiet(), keeping_frame(universe.universe.trajectory):
         source = StartingPoints(select_atoms(universe, "all"), frames, temperature, plan.seed)
         recipe = _recipe(source, engine, plan, lag, constraints, platform)
+        workers.check(recipe)
         source.adopt(recipe)
         fingerprint = _fingerprint(plan, recipe, source)
         if path.exists() and _is_result(path, fingerprint, energy_tolerance, overwrite):
@@ -152,7 +161,7 @@ def harvest(
         about, mirror = runner.about, _compare_with_mirror_images(runner, source)
         if mirror is not None and mirror.matters:
             warnings.warn(mirror.message("forces of the engine"), MirrorWarning, stacklevel=2)
-        own = runner if processes == 1 else None
+        own = runner if workers.alone else None
         del runner  # workers build theirs, and a GPU has no memory to spare
         done = Finished(
             path,
@@ -164,7 +173,7 @@ def harvest(
             cells=source.periodic,
         )
         with done:
-            _run(done, recipe, source, plan, processes, progress, own, max_failed)
+            _run(done, recipe, source, plan, workers, progress, own, max_failed)
             _merge(done, recipe, source, plan, energy_tolerance, max_failed, fingerprint, mirror, about)
         shutil.rmtree(done.folder, ignore_errors=True)
     return path
@@ -239,7 +248,7 @@ def _run(
     recipe: BurstRecipe,
     source: StartingPoints,
     plan: BurstPlan,
-    processes: int,
+    workers: Workers,
     progress: bool,
     runner: BurstRunner | None,
     max_failed: float,
@@ -259,7 +268,7 @@ def _run(
     with progress_bar(
         total=total, initial=total - len(waiting), desc="harvest", unit="burst", disable=not progress or not waiting
     ) as bar:
-        for index, burst in run_bursts(waiting, recipe, start, plan.n_frames, plan.steps_between, processes, runner):
+        for index, burst in run_bursts(waiting, recipe, start, plan.n_frames, plan.steps_between, workers, runner):
             done.write(index, times.pop(index), burst)
             bar.update()
             tried, failed = tried + 1, failed + bool(burst.error)

@@ -1,26 +1,19 @@
-"""Finished bursts of a harvest on disk, and the processes that run the others. One burst is one unit of both."""
+"""Finished bursts of a harvest on disk: one burst is one unit."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 
 from ..data.store import write_error
-from ..errors import DataError, Remedy
-from .bursts import Burst, BurstRecipe, BurstRunner, Start, start_worker, work
+from ..errors import DataError
+from .bursts import Burst
 
 _VECTORS = ("positions", "velocities", "forces", "ahead", "behind")
-_TASK_SECONDS = 0.5  # of work that are sent to a process at once, where bursts are shorter
-_TASK_BURSTS = 100
 _SYNC_SECONDS = 5.0  # between calls that wait for the disk: what a failure of the machine may cost
 
 
@@ -150,85 +143,3 @@ class Finished:
 
 def _checksum(row: np.void) -> int:
     return zlib.crc32(row.tobytes()[: -row.dtype["checksum"].itemsize])
-
-
-def run_bursts(
-    waiting: list[int],
-    recipe: BurstRecipe,
-    start: Callable[[int], Start],
-    n_frames: int,
-    steps_between: int,
-    processes: int,
-    runner: BurstRunner | None = None,
-) -> Iterator[tuple[int, Burst]]:
-    """Run bursts, in this process or in others.
-
-    Parameters
-    ----------
-    waiting : list of int
-        Bursts to run.
-    recipe : BurstRecipe
-    start : callable
-        Starting point of a burst; called in this process when a worker is free, so that memory does not grow with the
-        trajectory.
-    n_frames, steps_between : int
-        Frames of a burst, and engine steps between them.
-    processes : int
-    runner : BurstRunner, optional
-        That of this process, if it was built before.
-
-    Yields
-    ------
-    tuple of (int, Burst)
-        In the order they finish.
-
-    Raises
-    ------
-    DataError
-        If a worker ends or the engine cannot be sent to it.
-    """
-    if processes == 1 or len(waiting) < 2:
-        if waiting and runner is None:
-            runner = recipe.build()
-        for index in waiting:
-            assert runner is not None  # built above whenever something waits
-            yield index, runner.run(start(index), n_frames, steps_between)
-        return
-    try:
-        ForkingPickler.dumps(recipe)
-    except Exception as error:  # whatever keeps something of the user's from being sent
-        raise DataError(
-            Remedy(
-                f"the engine cannot be sent to other processes ({error}); define the calculator factory at the top "
-                "level of a module, or use ",
-                "processes=1",
-                "--processes 1",
-            )
-        ) from error
-    context = multiprocessing.get_context("spawn")  # forking a process that runs torch or OpenMM threads can hang
-    workers = min(processes, len(waiting))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(recipe,))
-    running: dict[Future[tuple[list[Burst], float]], list[int]] = {}
-    queue, size = list(reversed(waiting)), 1
-    try:
-        while True:
-            while queue and len(running) < workers + 1:
-                # at the end shared evenly, so that no process waits long for another
-                count = max(1, min(size, len(queue) // (workers + 1)))
-                some = [queue.pop() for _ in range(count)]
-                running[pool.submit(work, [start(index) for index in some], n_frames, steps_between)] = some
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                some = running.pop(future)
-                bursts, seconds = future.result()
-                size = max(1, min(_TASK_BURSTS, int(_TASK_SECONDS * len(some) / max(seconds, 1e-6))))
-                yield from zip(some, bursts, strict=True)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker process of the harvest ended at its start or in its work; a script that calls harvest with "
-            "processes > 1 needs 'if __name__ == \"__main__\":', and an ASE calculator factory must be importable. "
-            "Finished bursts are kept: the same call goes on from them"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -20,10 +20,10 @@ from ..propagator.learned_map import LearnedMap
 from ..state import State
 from .kinetics import Interval, Kinetics, estimate
 from .langevin import LangevinRecipe, SeededStart
-from .parts import run_bursts
 from .seed_files import SeedFolder, read_dcd
 from .seed_plan import SeedPlan
 from .spreading import choose, spread
+from .workers import Workers, run_bursts
 
 RELAX = 50  # steps of the engine after each jump
 _PIECES = 20  # of the reference, resampled for intervals
@@ -113,7 +113,7 @@ class SeedRun:
         self.folder.save_spread(found, chosen, self.model.timestep)
         self._found = self.folder.spread()
 
-    def bursts(self, processes: int, progress: bool) -> None:
+    def bursts(self, workers: Workers, progress: bool) -> None:
         """Run the bursts that are missing."""
         total = self._total()
         waiting = [index for index in range(total) if not self.folder.done(index)]
@@ -123,7 +123,7 @@ class SeedRun:
         with progress_bar(
             total=total, initial=total - len(waiting), desc="bursts", unit="burst", disable=not progress
         ) as bar:
-            for index, one in run_bursts(waiting, self.recipe, self._start, self.plan.frames, steps, processes):
+            for index, one in run_bursts(waiting, self.recipe, self._start, self.plan.frames, steps, workers):
                 self.folder.save_burst(index, one.positions, self.plan.interval, one.error)
                 ended = time.perf_counter()
                 self.folder.ledger.write(ended - begun)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from .recipe import burst_recipe
 from .seed_files import SeedFolder
 from .seed_plan import SeedPlan
 from .seed_run import Seeded, SeedRun
+from .workers import Workers
 
 if TYPE_CHECKING:
     from openmm import Context, System
@@ -60,7 +62,8 @@ def seeds(
     bonds: np.ndarray | None = None,
     reference: Sequence[mda.Universe | mda.AtomGroup] = (),
     seed: int = 0,
-    processes: int = 1,
+    processes: int | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Seeded:
     """Spread starting points by the jumps of a flow model, run bursts from them, and model their kinetics.
@@ -103,8 +106,11 @@ def seeds(
     reference : sequence of Universe or AtomGroup
         Trajectories of the same atoms to compare populations with.
     seed : int
-    processes : int
-        Processes that share the bursts; the result does not depend on it.
+    processes : int, optional
+        Processes that share the bursts; the result does not depend on it. With an executor: how many tasks it is given
+        at a time; 64 by default.
+    executor : concurrent.futures.Executor, optional
+        Runs the bursts, as that of :func:`~fastegnn_md.harvest.harvest` does.
     progress : bool
 
     Returns
@@ -126,12 +132,14 @@ def seeds(
     """
     with naming_extras("seeds"):
         import deeptime  # noqa: F401  # asked for before hours of bursts
+    workers = Workers.make(processes, executor)
     plan = SeedPlan.make(jumps, replicas, starts, repeats, burst, interval, burn_in, lag)
     model = _stochastic(model)
     with quiet():
         group = select_atoms(static(source), "all")
         states = _states(group, plan.replicas)
     recipe, temperature = _recipe(engine, states[0], plan, temperature, timestep, friction, constraints, platform)
+    workers.check(recipe)
     known = join_bonds(*(None if one is None else np.asarray(one) for one in (_bonds(states[0]), recipe.bonds, bonds)))
     masses = torch.from_numpy(recipe.masses)
     tied = None if known is None else torch.from_numpy(np.asarray(known, dtype=np.int64))
@@ -142,7 +150,7 @@ def seeds(
     with folder.claimed(_identity(model, recipe, states, plan, temperature, seed)):
         run = SeedRun(folder, plan, model, states, recipe, temperature, seed, InternalCoordinates(topology))
         run.spread(progress)
-        run.bursts(processes, progress)
+        run.bursts(workers, progress)
         return run.concluded(reference)
 
 
