@@ -7,6 +7,7 @@ from .conservative import ConservativePropagator
 from .domain import Domain
 from .fake import FakePropagator, permissive_domain
 from .flow import FlowPropagator
+from .fluctuating import Fluctuating
 from .full import FullPropagator
 from .kick_drift import KickDriftPropagator
 from .learned_map import LearnedMap
@@ -21,6 +22,7 @@ __all__ = [
     "Domain",
     "FakePropagator",
     "FlowPropagator",
+    "Fluctuating",
     "FullPropagator",
     "JumpLimits",
     "KickDriftPropagator",
