@@ -260,6 +260,37 @@ class TestDynamics:
         assert row["gain over 0.5 fs"] > 0
         assert row["CPU ms of a jump"] > 0
 
+    def test_a_map_that_cools_an_element_shows_beside_classical_steps(self, command, scripts, store, monkeypatch):
+        beside = scripts("beside")
+
+        def cooler(state):
+            x, v = drift_kick_drift(state)
+            return x, torch.where(state.numbers[:, None] == 8, 0.9 * v, v)
+
+        models = {"exact": fake(), "cold": fake(cooler)}
+        for name, value in (("xtb", springs), ("SKIP", 0), ("Propagator", SimpleNamespace(load=models.__getitem__))):
+            monkeypatch.setattr(beside, name, value)
+        output, found = command.runs.parent / "beside.json", {}
+        own = ["beside.py", command.runs, store.parent, "--molecules", "ethanol", "-o", output, "--jumps", "10"]
+        monkeypatch.setattr(sys, "argv", [*map(str, own), "--model", "exact"])
+        with pytest.raises(SystemExit, match="no classical runs of ethanol"):
+            beside.main()
+        command("run", "--model", "classical", "--picoseconds", "0.2")
+        for model in models:
+            monkeypatch.setattr(sys, "argv", [*map(str, own), "--model", model, "--beginnings", "12"])
+            beside.main()
+            (row,) = json.loads(output.read_text())["molecules"]
+            assert (row["molecule"], row["beginnings"], row["jumps"]) == ("ethanol", 12, 10)
+            found[model] = {symbol: one["difference"] for symbol, one in row["over 3/2 kT"].items()}
+        for symbol in ("H", "C", "O"):
+            assert abs(found["exact"][symbol][0]) < 0.02
+        assert found["cold"]["O"][0] < -0.1
+        assert found["cold"]["O"][0] < -2 * found["cold"]["O"][1]
+        files = {path: path.stat().st_mtime_ns for path in (command.runs / "beside").rglob("*.npy")}
+        beside.main()
+        assert {path: path.stat().st_mtime_ns for path in (command.runs / "beside").rglob("*.npy")} == files
+        assert len(files) == 24
+
 
 def test_the_committed_table_is_of_the_models_that_are_shipped(exam_table):
     """Of these weights, and no worse than what the docs promise of neutral organic molecules with known groups."""

@@ -22,7 +22,7 @@ from fastegnn_md.validation.statistics import Sample, compare, mean_jensen_shann
 
 TEMPERATURE = 350.0
 SETTLE = 2.0  # ps that are not counted
-BLOCKS = 10  # at most
+BLOCKS = 20  # at most; of ten an error itself is known to a quarter only
 BLOCK = 3.0  # ps, at least: longer than velocities are remembered at 1/ps
 REFERENCE = "classical-0.5fs"
 LONG = 20.0  # ps, from which on runs are summed up by themselves

@@ -81,7 +81,8 @@ def starts(reference: Trajectories, count: int = _STARTS) -> np.ndarray:
     frames, angles = np.concatenate(reference.positions), np.concatenate(reference.angles)
     phi, psi = (angles[:, column] for column in reference.pairs[0])
     basin = named_basins(np.stack([phi, psi], axis=-1))
-    chosen = list(rng.choice(np.flatnonzero((np.abs(psi - 60) < 8) & (phi < 0)), _BARRIERS))
+    between = np.flatnonzero((np.abs(psi - 60) < 8) & (phi < 0))
+    chosen = list(rng.choice(between if len(between) else len(frames), _BARRIERS))
     while len(chosen) < count:
         there = np.flatnonzero(basin == len(chosen) % 5)
         chosen.append(rng.choice(there if len(there) else len(frames)))

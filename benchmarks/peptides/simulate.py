@@ -18,11 +18,11 @@ from openmm.app import DCDReporter, Simulation
 from tqdm import tqdm
 
 STEP = 0.004  # ps
-PART = 5  # ns
+PART = 5000  # ps
 EQUILIBRATION = 200  # ps
 
 
-def simulate(folder: Path, name: str, replica: int, nanoseconds: int, kelvin: int) -> None:
+def simulate(folder: Path, name: str, replica: int, nanoseconds: float, kelvin: int) -> None:
     """Write the parts of one trajectory that are missing."""
     molecule = peptide(name)
     system = folder / (name if kelvin == 300 else f"{name}-{kelvin}K")
@@ -32,7 +32,7 @@ def simulate(folder: Path, name: str, replica: int, nanoseconds: int, kelvin: in
     integrator = openmm.LangevinMiddleIntegrator(kelvin * unit.kelvin, 1 / unit.picosecond, STEP * unit.picoseconds)
     platform = openmm.Platform.getPlatformByName("Reference")
     simulation = Simulation(molecule.topology, molecule.system(), integrator, platform)
-    for part in tqdm(range(nanoseconds // PART), desc=str(run)):
+    for part in tqdm(range(int(1000 * nanoseconds // PART)), desc=str(run)):
         frames, end = run / f"{part:03d}.dcd", run / f"{part:03d}.xml"
         if end.exists():
             continue
@@ -48,7 +48,7 @@ def simulate(folder: Path, name: str, replica: int, nanoseconds: int, kelvin: in
             simulation.step(round(EQUILIBRATION / STEP))
         unfinished = frames.with_suffix(".part.dcd")
         simulation.reporters = [DCDReporter(str(unfinished), round(1 / STEP))]
-        simulation.step(round(PART * 1000 / STEP))
+        simulation.step(round(PART / STEP))
         simulation.reporters.clear()  # closes the file
         unfinished.replace(frames)
         simulation.saveState(str(end))

@@ -170,11 +170,12 @@ def _both(case: Case) -> tuple[TorsionRuns, TorsionRuns]:
     if case.torsion_runs is None:
         with case.reference[0].first_frame():
             found = find_torsions(case.reference[0].atoms)
+        lag = 0.0 if found.pairs else _lag(case)  # which may say that there is none, before anything is measured
         both = [(_torsions(runs), runs[0].spacing) for runs in (case.reference, case.learned)]
         if found.pairs:
             reference, learned = (TorsionRuns.of(*one, found.pairs, found.names) for one in both)
         else:
-            sets = _sets(*both[0], _lag(case))
+            sets = _sets(*both[0], lag)
             reference, learned = (TorsionRuns.unnamed(*one, sets) for one in both)
         case.torsion_runs = reference, learned
     return case.torsion_runs
