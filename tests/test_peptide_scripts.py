@@ -23,6 +23,7 @@ pytestmark = [
     # MDAnalysis, of files without a box or charges, and of every DCD
     pytest.mark.filterwarnings("ignore:Found no information for attr:UserWarning"),
     pytest.mark.filterwarnings("ignore:Unit cell dimensions not found:UserWarning"),
+    pytest.mark.filterwarnings("ignore:No dimensions set for current frame:UserWarning"),
     pytest.mark.filterwarnings("ignore:1 A.3 CRYST1 record:UserWarning"),
     pytest.mark.filterwarnings("ignore:DCDReader currently makes independent timesteps:DeprecationWarning"),
 ]
