@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,8 +182,12 @@ def test_a_simulation_brings_its_own_integrator_and_processes_change_nothing(dim
     own = {key: value for key, value in settings.items() if key not in ("timestep", "friction", "temperature")}
     seeds(jumper(0.5), dimer, context, output=tmp_path / "own", processes=2, **own)
     seeds(jumper(0.5), dimer, system, output=tmp_path / "ours", **settings)
+    with ThreadPoolExecutor(2) as pool:
+        seeds(jumper(0.5), dimer, system, output=tmp_path / "pool", executor=pool, **settings)
     for path in sorted((tmp_path / "own" / "bursts").glob("*.dcd")):
-        assert read_dcd(path) == pytest.approx(read_dcd(tmp_path / "ours" / "bursts" / path.name), abs=1e-3)
+        ours = read_dcd(tmp_path / "ours" / "bursts" / path.name)
+        assert read_dcd(path) == pytest.approx(ours, abs=1e-3)
+        assert (read_dcd(tmp_path / "pool" / "bursts" / path.name) == ours).all()
 
 
 def test_what_is_not_for_seeds_is_refused_by_name(dimer, system, tmp_path: Path) -> None:

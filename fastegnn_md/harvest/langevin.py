@@ -6,6 +6,8 @@ Recipes and runners have the shape of those of :mod:`.bursts`, so that the same 
 from __future__ import annotations
 
 import hashlib
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from .bursts import Burst, Start
 from .openmm import OpenMMRecipe
 
 _NM = 10.0  # Å
+_REFERENCE = threading.Lock()  # the platform has one random generator for all Contexts of a process
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,21 +99,27 @@ class OpenMMLangevin:
         assert isinstance(engine, OpenMMRecipe)
         self._exception = openmm.OpenMMException
         self._unit = openmm.unit.kilojoule_per_mole
+        self._alone = _REFERENCE if engine.platform == "Reference" else nullcontext()
         if recipe.integrator:
             self._integrator = openmm.XmlSerializer.deserialize(recipe.integrator)
         else:
             self._integrator = openmm.LangevinMiddleIntegrator(recipe.temperature, recipe.friction, engine.timestep)
         settings = {"Threads": "1"} if engine.platform == "CPU" else {}
-        self._context = openmm.Context(
-            openmm.XmlSerializer.deserialize(engine.xml),
-            self._integrator,
-            openmm.Platform.getPlatformByName(engine.platform),
-            settings,
-        )
+        with self._alone:  # a new Context takes from the generator, too
+            self._context = openmm.Context(
+                openmm.XmlSerializer.deserialize(engine.xml),
+                self._integrator,
+                openmm.Platform.getPlatformByName(engine.platform),
+                settings,
+            )
         self.about: dict[str, Any] = {}
 
     def run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         """One burst; its energies are potential ones, and it has neither velocities nor forces."""
+        with self._alone:
+            return self._run(start, n_frames, steps_between)
+
+    def _run(self, start: Start, n_frames: int, steps_between: int) -> Burst:
         context, tolerance = self._context, self._integrator.getConstraintTolerance()
         try:
             if hasattr(self._integrator, "setRandomNumberSeed"):

@@ -191,7 +191,7 @@ def _hand_out(
         try:
             future = executor.submit(work, engine, task.starts, n_frames, steps_between, task.tries)
         except Exception as error:  # of executors of any make
-            raise DataError(_gone(error)) from error
+            raise DataError(_gone(executor, error)) from error
         running[future] = task
 
     try:
@@ -210,7 +210,7 @@ def _hand_out(
                 except FastEGNNMDError:
                     raise
                 except BrokenExecutor as error:
-                    raise DataError(_gone(error)) from error
+                    raise DataError(_gone(executor, error)) from error
                 except Exception as error:  # whatever an executor says of a worker that it lost
                     task.tries += 1
                     if task.tries == _TRIES:
@@ -228,11 +228,15 @@ def _hand_out(
             future.cancel()
 
 
-def _gone(error: BaseException) -> str:
+def _gone(executor: Executor, error: BaseException) -> str:
+    spawned = (
+        ": a script that hands work to processes needs 'if __name__ == \"__main__\":', and an ASE calculator factory "
+        "must be importable"
+    )
     return (
-        f"the workers of the harvest are gone ({str(error) or type(error).__name__}). One ended at its start or in its "
-        "work: a script that calls harvest with processes > 1 needs 'if __name__ == \"__main__\":', and an ASE "
-        "calculator factory must be importable. Finished bursts are kept: the same call goes on from them"
+        f"the workers of the harvest are gone ({str(error) or type(error).__name__})"
+        f"{spawned if isinstance(executor, ProcessPoolExecutor) else ''}. Finished bursts are kept: the same call goes "
+        "on from them"
     )
 
 
@@ -245,7 +249,7 @@ def _check_worker(executor: Executor, engine: _Engine) -> None:
             f"workers of the executor have no {_PACKAGE}; start them in an environment where it is installed"
         ) from error
     except Exception as error:  # of executors of any make
-        raise DataError(_gone(error)) from error
+        raise DataError(_gone(executor, error)) from error
     if there != here:
         raise DataError(f"workers of the executor have {_PACKAGE} {there}, this process {here}; install the same")
     try:
