@@ -75,6 +75,14 @@ REPLICAS = Example(
     "openmm_replicas.py", ("--updates", "5", "--replicas", "3", "--jumps", "2"), ("openmm", "lightning"), ()
 )
 
+# The model goes on learning while it is examined: there is no table of errors on a test set.
+LEARNING = Example(
+    "learn_while_running.py",
+    ("--target", "15", "--updates", "8", "--jumps", "5", "--steps", "20"),
+    ("ase", "lightning", "matplotlib"),
+    ("copper.html", "copper.restart", "copper.safetensors", "copper.traj"),
+)
+
 
 def run(example: Example, folder: Path) -> str:
     """Run a script in an empty folder and return what it prints."""
@@ -136,7 +144,7 @@ def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, 
 
 
 def test_every_script_is_run():
-    scripts = {case.script for case in (*CASES.values(), REPLICAS)}
+    scripts = {case.script for case in (*CASES.values(), REPLICAS, LEARNING)}
     assert scripts == {path.name for path in EXAMPLES.glob("*.py")}
 
 
@@ -153,3 +161,22 @@ def test_replicas_of_a_flow_have_a_trajectory_each(require, tmp_path):
             str(tmp_path / "openmm_replicas" / f"replica-{k:02d}.dcd"),
         )
         assert len(rollout.trajectory) == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_ends_frozen_and_goes_on_from_its_restart_file(require, tmp_path):
+    from ase.io import read
+
+    for component in LEARNING.components:
+        require(component)
+    text = run(LEARNING, tmp_path)
+    output = tmp_path / Path(LEARNING.script).stem
+    for name in LEARNING.files:
+        assert (output / name).stat().st_size > 0, name
+    *_, last, _ = text.splitlines()
+    assert "frozen" in last
+    assert "learning, 0% jumps" in text, "it begins classically"
+    assert len(read(output / "copper.traj", ":")) == 20
+    again = run(LEARNING, tmp_path)
+    assert "learning" not in again, "the model is not learned twice"
+    assert len(read(output / "copper.traj", ":")) == 40
