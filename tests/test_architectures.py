@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architecture_cases import CASES, CLOSE, SIZES, inputs, make, orthogonal
+from architecture_cases import CASES, CLOSE, SIZES, inputs, make, needs_e3nn, orthogonal
 
 from fastegnn_md.models import architectures_for, available_models, build_model
 from fastegnn_md.nn import edge_sums
 
 NOT_TRANSLATED = {"mpnn"}
 NOT_ROTATED = {"mpnn", "vn-egnn"}
-NOT_REFLECTED = {*NOT_ROTATED, "tfn", "tfn of three degrees", "fasttfn"}
+OF_MORE_DEGREES = {"tfn of three degrees", "se3-transformer of three degrees"}
+NOT_REFLECTED = {*NOT_ROTATED, *OF_MORE_DEGREES, "tfn", "fasttfn", "se3-transformer"}
 WITHOUT_EDGES = {"linear"}
 
 
 @pytest.fixture(autouse=True)
 def _e3nn(request, require):
-    if "tfn" in request.node.name:
+    if needs_e3nn(request.node.name):
         require("e3nn")
 
 
@@ -60,7 +61,7 @@ def test_reflection(case):
 
 
 def test_what_is_not_reflected_is_listed_as_handed():
-    assert set(architectures_for("handed")) == NOT_REFLECTED - {"tfn of three degrees"}
+    assert set(architectures_for("handed")) == NOT_REFLECTED - OF_MORE_DEGREES
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -228,6 +229,13 @@ def test_tensors_are_made_where_the_inputs_are(case):
         ("rf", {"node_features": 1}, "rf has no hyper-parameter node_features; it has: edge_features"),
         ("linear", {"hidden": 3}, "linear has no hyper-parameter hidden; it has: none"),
         ("schnet", {"node_features": 1, "gaussians": 1}, "gaussians is 1"),
+        ("gmn", {"node_features": 1, "layers": 0}, "layers is 0; expected at least 1"),
+        ("se3-transformer", {"node_features": 1, "degrees": 1}, "degrees is 1; expected at least 2"),
+        (
+            "se3-transformer",
+            {"node_features": 1, "hidden": 8, "heads": 3},
+            "heads is 3; expected a divisor of hidden=8",
+        ),
     ],
 )
 def test_wrong_hyperparameters_are_refused(name, options, message):

@@ -111,6 +111,7 @@ def test_python_blocks_run(folder, page, containing, made):
     [
         ("hyperparameters_of(", "fastegnn torch.Size([30, 3])"),
         ("connectivity_loss", "tensor(["),
+        ("hinges = torch.tensor", ""),  # asserts that lengths stay
     ],
 )
 def test_code_on_architectures_runs(containing, printed, tmp_path):

@@ -153,7 +153,7 @@ def gradient_of(parameter):
 
 @pytest.mark.parametrize("case", architecture_cases.CASES)
 def test_networks_and_their_gradients_are_those_of_the_cpu(case, require):
-    if "tfn" in case:
+    if architecture_cases.needs_e3nn(case):
         require("e3nn")
     model, given = architecture_cases.make(case), architecture_cases.inputs()
     on_gpu = there(model)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from architecture_cases import needs_e3nn
 from memory_pairs import CELL, MemoryPairs
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -62,14 +63,18 @@ CASES |= {
     if name not in ("fastegnn", "linear")
 }
 NOT_TURNED = ("mpnn", "vn-egnn")
-NOT_REFLECTED = (*NOT_TURNED, "tfn")  # without velocities fasttfn has nothing to take cross products of
+NOT_REFLECTED = (
+    *NOT_TURNED,
+    "tfn",
+    "se3-transformer",
+)  # without velocities fasttfn has nothing to take cross products of
 SMALL = {"hidden": 16, "layers": 2, "virtual_nodes": 2}
 
 
 @pytest.fixture(params=CASES)
 def case(request, require):
     data, options = CASES[request.param]
-    if "tfn" in request.param:
+    if needs_e3nn(request.param):
         require("e3nn")
     pairs = MemoryPairs(**data)
     return make(pairs, **options), pairs
@@ -337,7 +342,7 @@ def test_what_cannot_be_compiled_says_so(monkeypatch, tmp_path, without_library)
 
 @pytest.mark.parametrize("name", [name for name in architectures_for("periodic") if name != "linear"])
 def test_position_only_networks_do_not_see_images(name, require):
-    if "tfn" in name:
+    if needs_e3nn(name):
         require("e3nn")
     pairs = MemoryPairs(periodic=True, velocities=False)
     propagator = make(pairs, kind="position", architecture=name)
@@ -357,7 +362,7 @@ def test_linear_motion_without_velocities_is_rest():
 @pytest.mark.parametrize("name", [name for name in available_models() if name != "linear"])
 def test_every_architecture_learns_and_is_saved(name, require, tmp_path):
     """A small step lowers the loss by what the gradient says; a saved propagator predicts what it did."""
-    if "tfn" in name:
+    if needs_e3nn(name):
         require("e3nn")
     pairs = MemoryPairs(velocities=False)
     propagator = make(pairs, kind="position", architecture=name)

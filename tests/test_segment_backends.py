@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architecture_cases import CASES, inputs, make
+from architecture_cases import CASES, inputs, make, needs_e3nn
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.mechanics.constraints import Constraints
@@ -24,7 +24,7 @@ BOUND = 1e-12  # of the largest component
 @pytest.fixture(autouse=True)
 def scatter(request, require, monkeypatch):
     """Calls of torch-scatter by name."""
-    if "tfn" in request.node.name:
+    if needs_e3nn(request.node.name):
         require("e3nn")
     module, called = require("torch_scatter"), dict.fromkeys(("segment_csr", "gather_csr", "scatter_add"), 0)
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from architecture_cases import needs_e3nn
 
 from fastegnn_md.errors import CheckpointError, ConfigError, DataError, TrainingError
 from fastegnn_md.papers.datasets.nbody import ChargedSystemsRecipe, charged_systems
@@ -296,7 +297,7 @@ def test_every_row_names_data_and_a_network_that_can_be_built(name, require):
     ).batch([0])
     for row in rows:
         assert row.data in DATA
-        if row.model in ("tfn", "fasttfn"):
+        if needs_e3nn(row.model):
             require("e3nn")
         build_network(row, example)
 

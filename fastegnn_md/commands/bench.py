@@ -14,7 +14,9 @@ def bench(
     context: typer.Context,
     table: Annotated[
         str,
-        typer.Argument(metavar="TABLE", help="table1, table2, table3, table7, eghn; table1-times for relative times."),
+        typer.Argument(
+            metavar="TABLE", help="table1, table2, table3, table7, eghn, gmn; table1-times for relative times."
+        ),
     ],
     budget: Annotated[
         str, typer.Option("--budget", help='Time for training, shared by the rows: "90 min", "2 h".')

@@ -6,6 +6,7 @@ from .fastegnn import FastEGNN
 from .fastrf import FastRF
 from .fastschnet import FastSchNet
 from .fasttfn import FastTFN
+from .gmn import GMN
 from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
@@ -14,12 +15,14 @@ from .reference import from_reference
 from .registry import architectures_for, available_models, build_model, hyperparameters_of
 from .rf import RF
 from .schnet import SchNet
+from .se3_transformer import SE3Transformer
 from .tfn import TFN
 from .vn_egnn import VNEGNN
 
 __all__ = [
     "EGHN",
     "EGNN",
+    "GMN",
     "GVP",
     "MPNN",
     "RF",
@@ -31,6 +34,7 @@ __all__ = [
     "FastTFN",
     "Linear",
     "ModelOutput",
+    "SE3Transformer",
     "SchNet",
     "architectures_for",
     "available_models",

@@ -14,11 +14,13 @@ from .fastegnn import FastEGNN
 from .fastrf import FastRF
 from .fastschnet import FastSchNet
 from .fasttfn import FastTFN
+from .gmn import GMN
 from .gvp import GVP
 from .linear import Linear
 from .mpnn import MPNN
 from .rf import RF
 from .schnet import SchNet
+from .se3_transformer import SE3Transformer
 from .tfn import TFN
 from .vn_egnn import VNEGNN
 
@@ -29,11 +31,13 @@ _MODELS: dict[str, type[Architecture]] = {
     "fastrf": FastRF,
     "fastschnet": FastSchNet,
     "fasttfn": FastTFN,
+    "gmn": GMN,
     "gvp": GVP,
     "linear": Linear,
     "mpnn": MPNN,
     "rf": RF,
     "schnet": SchNet,
+    "se3-transformer": SE3Transformer,
     "tfn": TFN,
     "vn-egnn": VNEGNN,
 }
@@ -69,9 +73,18 @@ def hyperparameters_of(name: str) -> tuple[str, ...]:
     ValueError
         If the name is unknown.
     """
-    if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}; available: {', '.join(available_models())}")
-    return tuple(inspect.signature(_MODELS[name]).parameters)
+    return tuple(inspect.signature(_known(name)).parameters)
+
+
+def inputs_of(name: str) -> tuple[str, ...]:
+    """Keywords that the call of an architecture takes: those of :meth:`Architecture.forward`, and further ones.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    return tuple(inspect.signature(_known(name).forward).parameters)[1:]
 
 
 def build_model(name: str, **hyperparameters: Any) -> nn.Module:
@@ -95,3 +108,9 @@ def build_model(name: str, **hyperparameters: Any) -> nn.Module:
     if unknown:
         raise ValueError(f"{name} has no hyper-parameter {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
     return _MODELS[name](**hyperparameters)
+
+
+def _known(name: str) -> type[Architecture]:
+    if name not in _MODELS:
+        raise ValueError(f"unknown model {name!r}; available: {', '.join(available_models())}")
+    return _MODELS[name]

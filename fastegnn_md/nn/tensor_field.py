@@ -101,11 +101,11 @@ class TensorFieldLayer(nn.Module):
             receiver: list[Tensor], sender: list[Tensor], difference: Tensor, attributes: Tensor
         ) -> tuple[Tensor, ...]:
             distance = safe_sqrt(difference.square().sum(1, keepdim=True))
-            harmonics = _harmonics(difference / distance.clamp(min=1e-12), highest)
+            values = harmonics(difference / distance.clamp(min=1e-12), highest)
             weights = self.radial(torch.cat([self.expansion(distance), attributes], dim=1)).split(self.sizes, dim=1)
             found: dict[int, list[Tensor]] = {target: [] for target in targets}
             for (source, degree, target), weight, coefficient in zip(self.paths, weights, coefficients, strict=True):
-                filters = torch.einsum("em,amb->eab", harmonics[degree], coefficient)
+                filters = torch.einsum("em,amb->eab", values[degree], coefficient)
                 found[target].append(weight[:, :, None] * torch.bmm(sender[degrees.index(source)], filters))
             return tuple(torch.cat(paths, dim=1) for paths in found.values())
 
@@ -120,12 +120,17 @@ class TensorFieldLayer(nn.Module):
         mixed = self.mix[str(degree)](torch.cat([*own, received], dim=1).transpose(1, 2)).transpose(1, 2)
         if self.bias is None:
             return mixed
-        if degree == 0:
-            return silu(mixed)
-        return silu(safe_sqrt(mixed.square().sum(2)) + self.bias[str(degree)])[:, :, None] * mixed
+        return norm_activated(mixed, self.bias[str(degree)] if degree else None)
 
 
-def _harmonics(direction: Tensor, highest: int) -> list[Tensor]:
+def norm_activated(features: Tensor, bias: Tensor | None) -> Tensor:
+    """η(V) for features (N, K, 1) without bias, degree 0, and η(|V| + b) V for those of a degree above, η = SiLU."""
+    if bias is None:
+        return silu(features)
+    return silu(safe_sqrt(features.square().sum(2)) + bias)[:, :, None] * features
+
+
+def harmonics(direction: Tensor, highest: int) -> list[Tensor]:
     """Spherical harmonics of degrees 0 to ``highest`` of unit vectors (E, 3), mean square 1 on the sphere."""
     from e3nn import o3
 

@@ -22,8 +22,11 @@ CASES = {
     "eghn": ("eghn", {"clusters": 3}),
     "eghn, not normalised": ("eghn", {"clusters": 3, "normalize": False, "layers": 1, "pooling_layers": 1}),
     "eghn, published": ("eghn", {"clusters": 3, "form": "published", "decoder_layers": 2}),
+    "gmn": ("gmn", {}),
     "gvp": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0}),
     "gvp without gates": ("gvp", {"vectors": 4, "gaussians": 5, "cutoff": 3.0, "vector_gate": False}),
+    "se3-transformer": ("se3-transformer", {}),
+    "se3-transformer of three degrees": ("se3-transformer", {"degrees": 3, "heads": 4, "layers": 3, "hidden": 8}),
     "tfn": ("tfn", {"gaussians": 5, "cutoff": 3.0}),
     "tfn of three degrees": ("tfn", {"degrees": 3, "gaussians": 5, "cutoff": 3.0, "layers": 3}),
     "vn-egnn": ("vn-egnn", {}),
@@ -35,6 +38,11 @@ CASES = {
     "fastschnet, published": ("fastschnet", {"gaussians": 8, "cutoff": 3.0, "form": "published"}),
     "fasttfn": ("fasttfn", {"gaussians": 8, "cutoff": 3.0}),
 }
+
+
+def needs_e3nn(name):
+    """Whether an architecture, or a case or test named after it, is made of the parts of e3nn."""
+    return "tfn" in name or "se3" in name
 
 
 def make(case, seed=0, **further):

@@ -17,6 +17,9 @@ from .graphs import FluidGraphs, GraphSet, complete_graphs, given_edges, radius_
 Splits = dict[str, GraphSet]
 _PROTEIN_RADIUS = 10.0  # Å
 _MOTIONS = {"mocap-walk": WALK, "mocap-run": RUN}
+# Bones that the published code of GMN takes for sticks, by the numbers of joints in the skeletons of the CMU database.
+_STICKS = ((0, 11), (12, 13), (2, 3), (7, 8), (17, 18), (24, 25))
+OBJECTS = ((1, 2, 0), (2, 0, 1), (3, 2, 1))  # isolated particles, sticks and hinges of the data sets of GMN
 
 
 def load_data(name: str, dropped: float, folder: Path, *, processes: int = 1, progress: bool = True) -> Splits:
@@ -116,6 +119,49 @@ def _mcomplex(complexes: int, average: int, types: int) -> Callable[[float, Path
     return load
 
 
+def object_graphs(systems: ChargedSystems) -> GraphSet:
+    """Complete graphs of free particles, sticks and hinges; the node feature is the speed, as in the code of GMN.
+
+    Edge attributes beside the length: q_i q_j, and 1 along a stick, 2 along an arm of a hinge.
+    """
+    graphs = charged_graphs(systems, 0.0)
+    graphs.h = graphs.h[:, :1]
+    system = np.repeat(np.arange(len(systems)), systems.counts)
+    starts = np.flatnonzero(np.diff(systems.bodies, prepend=-1) | np.diff(system, prepend=-1))
+    sizes = np.diff(np.append(starts, len(system)))
+    graphs.sticks, graphs.hinges = (
+        torch.from_numpy(starts[sizes == corners, None] + np.arange(corners)) for corners in (2, 3)
+    )
+    charges, body, size, joint = (
+        torch.from_numpy(one)
+        for one in (
+            systems.charges,
+            np.repeat(starts, sizes),
+            np.repeat(sizes, sizes),
+            np.arange(len(system)) == np.repeat(starts, sizes),
+        )
+    )
+
+    def attributes(nodes: torch.Tensor) -> torch.Tensor:
+        one, other = nodes
+        same = body[one] == body[other]
+        rigid = same * ((size[one] == 2) + 2 * ((size[one] == 3) & (joint[one] | joint[other])))
+        return torch.stack([charges[one] * charges[other], rigid.to(charges)], dim=1)
+
+    graphs.attributes = attributes
+    return graphs
+
+
+def _objects(isolated: int, sticks: int, hinges: int) -> Callable[[float, Path, int, bool], Splits]:
+    def load(dropped: float, folder: Path, processes: int, progress: bool) -> Splits:
+        recipe = ChargedSystemsRecipe.nbody(isolated, sticks, hinges, systems=(500, 2000, 2000))
+        name = f"objects-{isolated}-{sticks}-{hinges}.h5"
+        systems = charged_systems(recipe, folder / name, processes=processes, progress=progress)
+        return {split: object_graphs(one) for split, one in systems.items()}
+
+    return load
+
+
 def protein_graphs(steps: ProteinSteps, dropped: float) -> GraphSet:
     """Graphs of the atoms of a protein within 10 Å; node features are the speed and the partial charge."""
     systems, atoms, _ = steps.x.shape
@@ -142,7 +188,7 @@ def _water3d(dropped: float, folder: Path, processes: int, progress: bool) -> Sp
 def motion_graphs(steps: MotionSteps) -> GraphSet:
     """Joints joined along one bone and along two; the node feature is the speed.
 
-    Edge attributes beside the length: the number of bones, and 1 for one bone.
+    Edge attributes beside the length: the number of bones, and 1 for one bone. Sticks are the bones that GMN takes.
     """
     systems, joints, _ = steps.x.shape
     one = np.zeros((joints, joints), dtype=bool)
@@ -150,6 +196,7 @@ def motion_graphs(steps: MotionSteps) -> GraphSet:
     two = (one @ one) & ~one & ~np.eye(joints, dtype=bool)
     hops = torch.from_numpy(one + 2 * two)
     x, v, target = (part.reshape(-1, 3) for part in (steps.x, steps.v, steps.target))
+    sticks = np.array([pair for pair in _STICKS if max(pair) < joints and one[pair]], dtype=np.int64).reshape(-1, 2)
 
     def attributes(nodes: torch.Tensor) -> torch.Tensor:
         bones = hops[nodes[0] % joints, nodes[1] % joints]
@@ -163,6 +210,7 @@ def motion_graphs(steps: MotionSteps) -> GraphSet:
         np.full(systems, joints),
         given_edges(np.argwhere(one | two).T),
         attributes=attributes,
+        sticks=(sticks + joints * np.arange(systems)[:, None, None]).reshape(-1, 2),
     )
 
 
@@ -178,6 +226,7 @@ DATA: dict[str, Callable[[float, Path, int, bool], Splits]] = {
     "adk": _protein,
     "water-3d": _water3d,
     **{name: _motion(benchmark) for name, benchmark in _MOTIONS.items()},
+    **{f"objects-{p}-{s}-{h}": _objects(p, s, h) for p, s, h in OBJECTS},
     **{f"mcomplex-{m}-{n}-1": _mcomplex(m, n, 1) for m, n in ((3, 3), (5, 5), (5, 10), (10, 10))},
     **{f"mcomplex-{m}-{n}-5": _mcomplex(m, n, 5) for m, n in ((3, 3), (5, 5), (5, 10), (10, 10))},
 }

@@ -38,6 +38,8 @@ class Batch:
         Positions to predict.
     local_edge_index, local_edge_attr : Tensor, shape (2, E'), (E', K), optional
         Those of the edges that a network pools along.
+    sticks, hinges : Tensor of int64, shape (S, 2), (S', 3), optional
+        Nodes of the sticks and, joint first, of the hinges.
     """
 
     h: Tensor
@@ -50,13 +52,16 @@ class Batch:
     target: Tensor
     local_edge_index: Tensor | None = None
     local_edge_attr: Tensor | None = None
+    sticks: Tensor | None = None
+    hinges: Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor | int]:
         """Keywords of a network."""
         names = ("h", "x", "v", "edge_index", "edge_attr", "batch", "systems")
-        local = () if self.local_edge_index is None else ("local_edge_index", "local_edge_attr")
-        return {name: getattr(self, name) for name in names + local}
+        further = ("local_edge_index", "local_edge_attr", "sticks", "hinges")
+        given = tuple(name for name in further if getattr(self, name) is not None)
+        return {name: getattr(self, name) for name in names + given}
 
 
 class GraphSet:
@@ -77,6 +82,9 @@ class GraphSet:
     attributes : callable, optional
         Attributes of edges beside their length, given the nodes they join. The last one is not 0 for the edges along
         which networks pool.
+    sticks, hinges : array of int, shape (S, 2), (S', 3), optional
+        Nodes, among those of all systems, of the pairs at a constant distance, and of the triples of a joint and two
+        ends at constant distances from it; in the order of the systems.
     """
 
     def __init__(
@@ -90,17 +98,37 @@ class GraphSet:
         *,
         dropped: float = 0.0,
         attributes: EdgeAttributes | None = None,
+        sticks: np.ndarray | None = None,
+        hinges: np.ndarray | None = None,
     ):
         self.x, self.v, self.target, self.h = (_float32(one) for one in (x, v, target, h))
         self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64))
         self.offsets = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])
         self.edges, self.dropped, self.attributes = edges, dropped, attributes
+        self.sticks, self.hinges = _objects(sticks, 2), _objects(hinges, 3)
 
     def __len__(self) -> int:
         return len(self.counts)
 
-    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu", *, local: bool = False) -> Batch:
-        """Some systems by their numbers, in that order; with the edges along which networks pool if asked for."""
+    def batch(
+        self,
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        *,
+        local: bool = False,
+        objects: bool = False,
+    ) -> Batch:
+        """Some systems by their numbers, in that order.
+
+        Parameters
+        ----------
+        indices : sequence of int
+        device : device
+        local : bool
+            With the edges along which networks pool.
+        objects : bool
+            With sticks and hinges.
+        """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         counts = self.counts[chosen]
         system = torch.repeat_interleave(counts)
@@ -121,12 +149,24 @@ class GraphSet:
         if self.attributes is not None:
             more = self.attributes(nodes[index.cpu()]).to(x)
             attributes = torch.cat([attributes, more], dim=1)
-        if not local:
-            return Batch(h, x, v, index, attributes, system, len(chosen), target)
-        near = attributes[:, -1].nonzero()[:, 0]
-        return Batch(
-            h, x, v, index, attributes, system, len(chosen), target, index[:, near], attributes.index_select(0, near)
-        )
+        further: dict[str, Tensor] = {}
+        if local:
+            near = attributes[:, -1].nonzero()[:, 0]
+            further |= {"local_edge_index": index[:, near], "local_edge_attr": attributes.index_select(0, near)}
+        if objects:
+            for name, members in (("sticks", self.sticks), ("hinges", self.hinges)):
+                further[name] = self._of_systems(members, chosen, begin).to(device)
+        return Batch(h, x, v, index, attributes, system, len(chosen), target, **further)
+
+    def _of_systems(self, members: Tensor, chosen: Tensor, begin: Tensor) -> Tensor:
+        """Those of the objects (S, K) that are in some systems, by the nodes of a batch in which these begin there."""
+        of = torch.bucketize(members[:, 0].contiguous(), self.offsets[1:], right=True)
+        first, last = torch.searchsorted(of, chosen), torch.searchsorted(of, chosen, right=True)
+        rows = [
+            members[low:high] + (start - self.offsets[system])
+            for low, high, start, system in zip(first, last, begin, chosen, strict=True)
+        ]
+        return torch.cat(rows) if rows else members[:0]
 
     def _at(self, chosen: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x, v, target and h of some systems, ``nodes`` being where theirs lie among all."""
@@ -163,6 +203,10 @@ def with_speed(v: np.ndarray, invariant: np.ndarray) -> np.ndarray:
 
 def _float32(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _objects(members: np.ndarray | None, corners: int) -> Tensor:
+    return torch.zeros(0, corners, dtype=torch.int64) if members is None else torch.from_numpy(np.int64(members))
 
 
 def complete_graphs(x: Tensor, counts: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..._progress import progress_bar
 from ...errors import CheckpointError, TrainingError
 from ...models import ModelOutput, build_model, hyperparameters_of
+from ...models.registry import inputs_of
 from ...segments import segment_mean
 from ...training.checkpoints import read_checkpoint, write_checkpoint
 from ...training.losses import virtual_node_mmd
@@ -86,7 +87,8 @@ class RowTraining:
     ):
         self.row, self.data, self.checkpoint, self.device, self.progress = row, data, checkpoint, device, progress
         self.settings = row.settings
-        self.pools = "clusters" in hyperparameters_of(row.model)
+        takes = inputs_of(row.model)
+        self.further = {"local": "local_edge_index" in takes, "objects": "sticks" in takes}
         first = self._batch("train", [0])
         self.model = build_network(row, first).to(device)
         self.optimiser = torch.optim.Adam(
@@ -170,7 +172,7 @@ class RowTraining:
         return value
 
     def _batch(self, split: str, indices: Sequence[int]) -> Batch:
-        return self.data[split].batch(indices, self.device, local=self.pools)
+        return self.data[split].batch(indices, self.device, **self.further)
 
     def _other_terms(self, output: ModelOutput, batch: Batch) -> Tensor | float:
         if output.connectivity_loss is not None:
