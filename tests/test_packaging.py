@@ -156,7 +156,10 @@ print(json.dumps(messages))
         (
             {"e3nn"},
             "tfn",
-            [("fastegnn_md.models", "engine.build_model('tfn', node_features=1)")],
+            [
+                ("fastegnn_md.models", "engine.build_model('tfn', node_features=1)"),
+                ("fastegnn_md.models", "engine.build_model('se3-transformer', node_features=1)"),
+            ],
         ),
         (
             {"openmm"},

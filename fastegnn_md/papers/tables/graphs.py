@@ -161,12 +161,10 @@ class GraphSet:
     def _of_systems(self, members: Tensor, chosen: Tensor, begin: Tensor) -> Tensor:
         """Those of the objects (S, K) that are in some systems, by the nodes of a batch in which these begin there."""
         of = torch.bucketize(members[:, 0].contiguous(), self.offsets[1:], right=True)
-        first, last = torch.searchsorted(of, chosen), torch.searchsorted(of, chosen, right=True)
-        rows = [
-            members[low:high] + (start - self.offsets[system])
-            for low, high, start, system in zip(first, last, begin, chosen, strict=True)
-        ]
-        return torch.cat(rows) if rows else members[:0]
+        first = torch.searchsorted(of, chosen)
+        taken = torch.searchsorted(of, chosen, right=True) - first
+        rows = torch.arange(int(taken.sum())) + (first - (taken.cumsum(0) - taken)).repeat_interleave(taken)
+        return members[rows] + (begin - self.offsets[chosen]).repeat_interleave(taken)[:, None]
 
     def _at(self, chosen: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x, v, target and h of some systems, ``nodes`` being where theirs lie among all."""
