@@ -58,8 +58,10 @@ def test_what_is_lost_is_measured():
     rng = np.random.default_rng(0)
     found = Fluctuating.measured(leaking_map(oscillators(2, rng)), pairs(rng))
     assert found.unexplained == pytest.approx(LOST, rel=0.03)
-    spread = found.root[:, 0, 0] * OMEGA  # of x, in units of its thermal width
-    np.testing.assert_allclose(spread.square(), list(LOST.values()), rtol=0.03)
+    share = found.covariance[:, 0, 0] * OMEGA**2  # of x, in units of its thermal variance
+    np.testing.assert_allclose(share, list(LOST.values()), rtol=0.03)
+    halved = Fluctuating(found.base, found.numbers, 0.5 * found.covariance)
+    assert halved.unexplained == pytest.approx({one: 0.5 * lost for one, lost in found.unexplained.items()})
 
 
 def temperatures(propagator, state: State, friction: float, steps: int) -> dict[int, float]:

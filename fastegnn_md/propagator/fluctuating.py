@@ -109,6 +109,11 @@ class Fluctuating(LearnedMap):
         lost = self.root[:, 1].square().sum(dim=1)
         return dict(zip(self.numbers.tolist(), lost.tolist(), strict=True))
 
+    @property
+    def covariance(self) -> Tensor:
+        """Of the errors, shape (S, 2, 2), as it was given."""
+        return self.root @ self.root.transpose(1, 2)
+
     def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
         """What the base says: the mean."""
         return self.base.predict(state, generator=generator)
