@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -229,6 +230,28 @@ class TestPhases:
         assert second.phase == "jumping"
         assert second.account.segments >= 10
 
+    def test_surroundings_of_another_system_are_learned_too(self, tmp_path: Path) -> None:
+        first = run_of(cluster())
+        first.run(60)
+        first.freeze()
+        assert first.propagator.surroundings is not None
+        first.save_model(tmp_path / "model.safetensors")
+        wider = cluster(3)
+        wider.calc = Springs(1.4 * wider.calc.home)
+        wider.positions *= 1.4
+        second = LearningDynamics(
+            wider,
+            model=tmp_path / "model.safetensors",
+            timestep="2 fs",
+            temperature_K=KELVIN,
+            friction="5/ps",
+            learning=Learning(first=4, updates=5, batch_size=4, target=500.0, window=10),
+            rng=2,
+        )
+        second.run(80)
+        refused = second.statistics.rejected.get("surroundings", 0)
+        assert second.account.jumps > 2 * refused
+
     def test_a_saved_model_is_one_that_others_jump_with(self, tmp_path: Path) -> None:
         dynamics = run_of(cluster())
         dynamics.run(40)
@@ -305,8 +328,9 @@ class TestRestart:
         path = str(tmp_path / "run.traj")
         dynamics = run_of(cluster(), trajectory=path, restart_file=tmp_path / "run.restart", loginterval=5)
         dynamics.run(10)
-        dynamics.run(3)  # frames after the last restart file, of a run that is then killed
-        again = LearningDynamics.restart(tmp_path / "run.restart", cluster(), trajectory=path)
+        shutil.copy(tmp_path / "run.restart", tmp_path / "kept.restart")
+        dynamics.run(5)  # frames after the file, of a run that is then killed
+        again = LearningDynamics.restart(tmp_path / "kept.restart", cluster(), trajectory=path)
         assert again.nsteps == 10
         again.run(10)
         del again
@@ -315,6 +339,26 @@ class TestRestart:
         assert len(frames) == 5
         different = [np.abs(a.positions - b.positions).max() for a, b in pairwise(frames)]
         assert min(different) > 0
+
+    def test_restart_files_cost_little_and_the_last_step_is_in_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from fastegnn_md.integrators.learning import dynamics as module
+
+        clock = [0.0]
+        monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+        dynamics = run_of(cluster(), restart_file=tmp_path / "run.restart")
+        saved = []
+
+        def save(path: Any, notes: Any = None) -> None:
+            saved.append(dynamics.nsteps)
+            clock[0] += 1.0
+
+        monkeypatch.setattr(dynamics, "save_restart", save)
+        dynamics.attach(lambda: clock.__setitem__(0, clock[0] + 1.0))  # a second a step
+        dynamics.run(60)
+        assert saved[-1] == 60
+        assert 3 <= len(saved) <= 5
 
     def test_files_of_others_and_damaged_ones_are_refused(self, tmp_path: Path) -> None:
         dynamics = run_of(cluster())

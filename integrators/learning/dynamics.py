@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
 
@@ -34,6 +35,24 @@ from .words import line_of
 with naming_extras(__name__):
     from ase import Atoms
     from ase.md.md import MolecularDynamics
+
+_SHARE = 19.0  # times as long as a restart file takes nothing is written
+
+
+class Paced:
+    """Calls a function so seldom that it takes a twentieth of the time."""
+
+    def __init__(self, act: Callable[[], None]):
+        self._act = act
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Call it, if it is time."""
+        begun = time.monotonic()
+        if begun >= self._due:
+            self._act()
+            now = time.monotonic()
+            self._due = now + _SHARE * (now - begun)
 
 
 class LearningDynamics(JumpDynamics):
@@ -159,11 +178,37 @@ class LearningDynamics(JumpDynamics):
         """
         self.course.step()
 
+    def run(self, steps: int = 50, **options: Any) -> bool:
+        """Advance time by so many lags; the restart file, where there is one, is then that of the last step."""
+        done: bool = super().run(steps, **options)
+        if self.restart_file is not None:
+            self.save_restart(self.restart_file)
+        return done
+
+    def attach_restart(self, restart_file: str | Path, interval: int | None = None) -> None:
+        """Save a restart file at the end of each :meth:`run`, and every ``interval`` steps.
+
+        By default every ``loginterval`` steps, but as long as pairs are many so seldom that it costs 5 % of the time.
+
+        Raises
+        ------
+        ConfigError
+            If the interval is no positive number.
+        """
+        due = Paced(lambda: self.save_restart(restart_file)) if interval is None else None
+        every = max(1, self.loginterval) if interval is None else interval
+        if due is None:
+            super().attach_restart(restart_file, every)
+            return
+        self.restart_file, self.restart_interval = restart_file, every
+        self.attach(due, every)
+
     def freeze(self) -> None:
         """End learning: the model stays as it is, and refused jumps become segments without being learned.
 
-        The guards' own audits begin (:class:`GuardSettings`): at jumps drawn by chance the engine says how the total
-        energy changed.
+        Let it jump some hundred times first: guards know the ranges of the pairs so far, and of few pairs these are
+        narrow. The guards' own audits begin (:class:`GuardSettings`): at jumps drawn by chance the engine says how the
+        total energy changed.
 
         Raises
         ------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastegnn_md.graph import neighbour_list
 from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.file import package_version
@@ -122,7 +123,7 @@ class Learner:
         known = model.domain.limits
         limits = joined(known, JumpLimits.from_pairs(start, end))
         model.domain = replace(model.domain, limits=limits)
-        if self.initial is None or self.initial.surroundings is None:
+        if model.surroundings is None or not self._knows(model.surroundings, start):
             measured = Surroundings.measure(start, self.config.cutoff, seed=self.settings.seed)
             model.surroundings = None if measured is None else measured.to(model.dtype)
         model.provenance = Provenance.measure(start, end, [theory], package_version())
@@ -130,6 +131,13 @@ class Learner:
         model.metrics = metrics
         self.untold = 0
         return model
+
+    def _knows(self, surroundings: Surroundings, start: State) -> bool:
+        """Whether those of the first training are those of this run, too: as a rule, and not those of one learned."""
+        if self.initial is None:
+            return False
+        start = start.to(dtype=surroundings.offset.dtype)
+        return float(surroundings(start.numbers, neighbour_list(start, surroundings.shape.reach)).max()) <= 1.0
 
     @property
     def fingerprint(self) -> str:
