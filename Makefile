@@ -86,7 +86,7 @@ scatter-wheel: $(VENV)/.stamp-torch  ## build torch-scatter once per machine (mi
 
 install-scatter: scatter-wheel install-test  ## torch-scatter in .venv, built if the cache has none
 
-demo: install  ## alanine dipeptide from a trajectory to a report (at most ten minutes on two cores)
+demo: install  ## three systems beside their engines, and a report (minutes on two cores)
 	@$(BIN)/fastegnn-md demo --overwrite $(DEMO_ARGS)
 
 test: install-test  ## the whole suite, in minutes; PYTEST_ARGS='-k scatter' narrows it

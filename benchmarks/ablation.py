@@ -3,7 +3,7 @@
     python benchmarks/ablation.py bursts.h5md --folder ablation --minutes 1.0
     python benchmarks/ablation.py bursts.h5md --folder ablation --minutes 1.0 --only baseline "batch 64"
 
-``bursts.h5md`` is the store of a demo, with forces at midpoints. Every variant gets the same
+``bursts.h5md`` is the store of ``from_nothing.py``, with forces at midpoints. Every variant gets the same
 minutes of one CPU core: the time of an update is measured first and decides their number, along which the learning rate
 falls. What is there already is kept, so a run that was stopped goes on; the table is written after each variant.
 """
@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 import openmm
 import torch
+from alanine import AlanineDipeptide, Settings, learned_run
 from openmm import unit
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.data import TrajectoryPairs
-from fastegnn_md.demo import DemoSettings, learned_run
-from fastegnn_md.demo.system import AlanineDipeptide
 from fastegnn_md.training import TrainingConfig, fit, residual_loss
 from fastegnn_md.training.one_step import one_step_errors, ratios
 from fastegnn_md.training.start import untrained_propagator
@@ -65,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    system, settings = AlanineDipeptide(), DemoSettings(friction=1.0, jumps=JUMPS)
+    system, settings = AlanineDipeptide(), Settings(friction=1.0, jumps=JUMPS)
     for name in arguments.only:
         path = model_of(name, arguments).with_suffix(".json")
         if not path.exists():
@@ -79,7 +78,7 @@ def main() -> None:
 
 
 def load(store: Path, **options: Any) -> tuple[TrajectoryPairs, ...]:
-    return TrajectoryPairs(store, lag=DemoSettings.lag, **options).split(DemoSettings.split)
+    return TrajectoryPairs(store, lag=Settings.lag, **options).split(Settings.split)
 
 
 def train(name: str, arguments: argparse.Namespace) -> tuple[Propagator, dict[str, Any]]:
@@ -147,7 +146,7 @@ def seconds_per_update(pairs: TrajectoryPairs, config: TrainingConfig, updates: 
 
 
 def measure(
-    propagator: Propagator, system: AlanineDipeptide, arguments: argparse.Namespace, settings: DemoSettings
+    propagator: Propagator, system: AlanineDipeptide, arguments: argparse.Namespace, settings: Settings
 ) -> dict[str, Any]:
     """Errors on held-out bursts and a short guarded roll-out at friction 1/ps."""
     held_out = load(arguments.store, time_reversal=True)[2]

@@ -1,7 +1,7 @@
-"""How well the spread of a committee foretells its error, on the pairs of a demo that no member was trained on.
+"""How well the spread of a committee foretells its error, on pairs of alanine dipeptide that no member was trained on.
 
-    fastegnn-md demo --updates 5 --output demo-output
-    python benchmarks/committee.py demo-output --members 3 --updates 100
+    python benchmarks/from_nothing.py OUTPUT --updates 5
+    python benchmarks/committee.py OUTPUT --members 3 --updates 100
 
 Members differ in the seed of their weights and of the order of their batches.
 """
@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from alanine import Settings
 
 from fastegnn_md import Committee
 from fastegnn_md.data import TrajectoryPairs
-from fastegnn_md.demo import DemoSettings
 from fastegnn_md.propagator.config import PropagatorConfig
 from fastegnn_md.propagator.learned_map import LearnedMap
 from fastegnn_md.training import TrainingConfig, fit
@@ -27,15 +27,15 @@ from fastegnn_md.training.one_step import one_step_errors, ratios
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, help="output folder of a demo")
+    parser.add_argument("folder", type=Path, help="output folder of from_nothing.py")
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--updates", type=int, default=100, help="of each member")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    settings = DemoSettings()
-    pairs = TrajectoryPairs(arguments.demo / "bursts.h5md", lag=settings.lag, time_reversal=True)
+    settings = Settings()
+    pairs = TrajectoryPairs(arguments.folder / "bursts.h5md", lag=settings.lag, time_reversal=True)
     train, validation, held_out = pairs.split(settings.split)
     members = []
     for seed in range(arguments.members):

@@ -20,11 +20,11 @@ from typing import Any
 import MDAnalysis as mda
 import numpy as np
 import torch
+from alanine import AlanineDipeptide
 from openmm import LangevinMiddleIntegrator, LocalEnergyMinimizer, app, unit
 
 from fastegnn_md import Propagator, State
 from fastegnn_md.data import TrajectoryPairs
-from fastegnn_md.demo.system import AlanineDipeptide
 from fastegnn_md.errors import FastEGNNMDError
 from fastegnn_md.harvest import harvest
 from fastegnn_md.propagator import PropagatorConfig

@@ -1,9 +1,9 @@
-"""One-step errors of a demo's two propagators on its held-out bursts, beside predictors that learn nothing.
+"""One-step errors of what ``from_nothing.py`` trained, on its held-out bursts, beside predictors that learn nothing.
 
-    fastegnn-md demo --output demo-output
-    python benchmarks/one_step.py demo-output --output benchmarks/results/one_step_ala2.json
+    python benchmarks/from_nothing.py OUTPUT
+    python benchmarks/one_step.py OUTPUT --output benchmarks/results/one_step_ala2.json
 
-The same numbers stand in the report of the demo.
+Each as it is, and over the best of those that learn nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import dataclasses
 import json
 from pathlib import Path
 
+from alanine import Settings
+from from_nothing import KINDS
+
 from fastegnn_md import Propagator
 from fastegnn_md.data import TrajectoryPairs
-from fastegnn_md.demo import DemoSettings
-from fastegnn_md.demo.training import KINDS
 from fastegnn_md.training.one_step import one_step_errors, ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demos", type=Path, nargs="+", help="output folders of demos")
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of from_nothing.py")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
-    settings, rows = DemoSettings(), []
-    for folder in arguments.demos:
+    settings, rows = Settings(), []
+    for folder in arguments.folders:
         pairs = TrajectoryPairs(folder / "bursts.h5md", lag=settings.lag, time_reversal=True)
         held_out = pairs.split(settings.split)[2]
         for name in KINDS:

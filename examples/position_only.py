@@ -12,6 +12,8 @@ thousands of frames of one molecule at equilibrium, hidden=64, layers=4, and --u
 """
 
 import argparse
+import shutil
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,12 +38,19 @@ def adenylate_kinase(output: Path) -> tuple[mda.Universe, str]:
 
 
 def alanine_dipeptide(output: Path) -> tuple[mda.Universe, str]:
-    from fastegnn_md.demo import DemoSettings
-    from fastegnn_md.demo.system import AlanineDipeptide
+    from openmm import LangevinMiddleIntegrator, app
 
-    molecule = AlanineDipeptide()
-    molecule.write_topology(output / "ala2.pdb")
-    molecule.write_reference(output / "ala2.dcd", DemoSettings(frames=150, frame_every=500), progress=True)
+    shutil.copy(str(files("fastegnn_md") / "assets" / "ala2.pdb"), output / "ala2.pdb")
+    pdb = app.PDBFile(str(output / "ala2.pdb"))
+    system = app.ForceField("amber14-all.xml").createSystem(pdb.topology, constraints=app.HBonds)
+    integrator = LangevinMiddleIntegrator(TEMPERATURE, 10.0, 0.002)  # K, 1/ps, ps
+    integrator.setRandomNumberSeed(1)
+    simulation = app.Simulation(pdb.topology, system, integrator)
+    simulation.context.setPositions(pdb.positions)
+    simulation.minimizeEnergy()
+    simulation.reporters.append(app.DCDReporter(str(output / "ala2.dcd"), 500))
+    simulation.step(150 * 500)
+    simulation.reporters.clear()  # closes the file
     return load_universe(output / "ala2.pdb", output / "ala2.dcd"), "not element H"
 
 

@@ -12,6 +12,7 @@ EXTRA_OF: Mapping[str, str] = {
     "ase": "ase",
     "openmm": "openmm",
     "openmmtorch": "openmm-torch",
+    "tblite": "xtb",
     "lightning": "train",
     "tensorboard": "train",
     "jinja2": "report",

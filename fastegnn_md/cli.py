@@ -138,7 +138,6 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
         demo,
         """
         fastegnn-md demo --output demo-output
-        fastegnn-md demo --updates 6000 --output demo-longer
         """,
     ),
     (doctor, "fastegnn-md doctor > doctor.txt"),

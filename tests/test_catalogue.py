@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 
 import pytest
 
 from fastegnn_md import Propagator
 from fastegnn_md.cli import main
+from fastegnn_md.data import load_universe
+from fastegnn_md.data.topology import read_topology
 from fastegnn_md.errors import CheckpointError
 from fastegnn_md.propagator import catalogue
 from fastegnn_md.propagator.catalogue import Catalogue, CatalogueEntry, find_model
@@ -20,7 +21,8 @@ from fastegnn_md.propagator.limits import JumpLimits
 LARGEST = 2_000_000  # bytes
 ENTRY = {
     "system": "ethanol, isolated",
-    "start": 'ase.build.molecule("CH3CH2OH")',
+    "start": "../starts/water.xyz",
+    "run": "--calculator none",
     "engine": "no engine",
     "theory": "none",
     "classical_timestep_fs": 0.5,
@@ -53,7 +55,9 @@ def folder(tmp_path):
     informed.metrics = {"over_best_baseline": {"x": 0.1234, "v": 0.5}}
     untrained().save(path / "ethanol-free.safetensors")
     informed.save(path / "ethanol-informed.safetensors")
-    second = {**ENTRY, "temperature_K": [300, 300]}
+    second = {**ENTRY, "temperature_K": [300, 300], "start": None}
+    (tmp_path / "starts").mkdir()
+    (tmp_path / "starts" / "water.xyz").write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n", encoding="utf-8")
     write(path, {"ethanol-free": ENTRY, "ethanol-informed": second})
     return path
 
@@ -92,15 +96,81 @@ def test_every_model_loads_is_small_and_says_how_good_it_is(models):
             assert propagator.fingerprint
 
 
-def test_a_model_accepts_the_atoms_that_its_entry_builds(require, models):
-    ase = require("ase")
-    require("ase.build")
-    require("ase.io")
-    for name, entry in models.entries.items():
-        atoms = eval(entry.start, {"ase": ase, "files": files})
+def test_a_model_accepts_the_atoms_it_starts_from():
+    models = Catalogue()
+    for name in models.entries:
+        universe = load_universe(models.start(name))
         domain = Propagator.load(models.path(name)).domain
-        assert set(atoms.numbers.tolist()) <= set(domain.species)
-        assert atoms.pbc.all() if domain.periodic else not atoms.pbc.any()
+        assert set(read_topology(universe.atoms).numbers.tolist()) <= set(domain.species)
+        assert (universe.dimensions is not None) == domain.periodic
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", Catalogue().entries)
+def test_a_model_runs_from_its_own_structure_as_the_catalogue_says(require, tmp_path, capfd, name):
+    entry = Catalogue().entries[name]
+    require("openmm" if "--forcefield" in entry.run else "ase")
+    if "tblite" in entry.run:
+        require("tblite")
+    output = tmp_path / "run.xtc"
+    steps = 4 if Propagator.load(name).stochastic else 10
+    code, out, err = cli(capfd, "run", name, *entry.run.split(), "--steps", steps, "-o", output)
+    assert code == 0, err
+    assert (
+        f"{name} starts from its own structure, {Catalogue().start(name).name} at {entry.temperature_K[0]:g} K" in err
+    )
+    assert " 0 refused" in out
+    assert len(load_universe(Catalogue().start(name), output).trajectory) == steps + 1
+
+
+def test_copper_runs_as_it_stands_and_a_structure_or_temperature_that_is_given_wins(require, tmp_path, capfd):
+    require("ase")
+    model = ("run", "copper-emt", "--steps", 2)
+    assert cli(capfd, *model, "-o", tmp_path / "own.xtc")[0] == 0
+    assert cli(capfd, *model, "-o", tmp_path / "own.traj", "--temperature", 700)[0] == 0
+    hot = load_universe(tmp_path / "own.traj", tmp_path / "own.traj").trajectory[0].velocities
+    assert cli(capfd, "models", "--start", "copper-emt", tmp_path / "copper.extxyz")[0] == 0
+    small = require("ase.io").read(tmp_path / "copper.extxyz")
+    small.positions += 0.5
+    small.write(tmp_path / "moved.extxyz")
+    options = ("--temperature", 700, "-o", tmp_path / "given.traj")
+    code, _, err = cli(capfd, *model[:2], tmp_path / "moved.extxyz", *model[2:], *options)
+    assert (code, "its own structure" in err) == (0, False)
+    given = load_universe(tmp_path / "given.traj", tmp_path / "given.traj").trajectory[0]
+    assert given.positions == pytest.approx(small.positions, abs=1e-4)
+    assert given.velocities == pytest.approx(hot, rel=1e-4)
+
+
+def test_without_a_structure_the_message_says_where_one_is_to_be_had(folder, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(catalogue, "FOLDER", folder)
+    output = ("--steps", 1, "-o", tmp_path / "run.xtc")
+    for model, options, message in (
+        ("ethanol-informed", (), "comes without a structure to start from; give one of your own"),
+        (folder / "ethanol-free.safetensors", (), "START is missing"),
+        ("ethanol-free", ("--topology", folder), "give both"),
+        ("ethanol-fre", (), "did you mean 'ethanol-free'"),
+    ):
+        code, _, err = cli(capfd, "run", model, *options, *output)
+        assert (code, message in err, len(err.splitlines())) == (2, True, 1), err
+
+
+def test_the_structure_of_a_model_is_written_and_nothing_is_replaced_unasked(folder, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(catalogue, "FOLDER", folder)
+    file, there = tmp_path / "mine.xyz", (tmp_path / "starts" / "water.xyz").read_text()
+    assert cli(capfd, "models", "--start", "ethanol-free", file)[0] == 0
+    assert file.read_text() == there
+    file.write_text("mine")
+    for name, path, message in (
+        ("ethanol-free", file, "is there already"),
+        ("ethanol-free", tmp_path / "mine.pdb", "is a .xyz file"),
+        ("ethanol-informed", tmp_path / "other.xyz", "comes without a structure"),
+        ("ethanol", tmp_path / "other.xyz", "did you mean"),
+    ):
+        code, _, err = cli(capfd, "models", "--start", name, path)
+        assert (code, message in err) == (2, True), err
+    assert file.read_text() == "mine"
+    assert cli(capfd, "models", "--start", "ethanol-free", file, "--overwrite")[0] == 0
+    assert file.read_text() == there
 
 
 def test_the_catalogue_repeats_nothing_that_the_file_says():
@@ -171,7 +241,9 @@ def test_the_command_lists_what_catalogue_and_files_say(folder, monkeypatch, cap
     assert free.split() == ["ethanol-free", "5", "fs", "force-free", "300", "to", "500", *free.split()[7:]]
     assert "no engine, none, steps of 0.5 fs" in free
     assert informed.split()[1:7] == ["2", "fs", "force-start", "300", "0.123", "0.500"]
-    assert '  start    ase.build.molecule("CH3CH2OH")' in rest
+    assert "  start    water.xyz" in rest
+    assert "  run      fastegnn-md run ethanol-free --calculator none --steps 100 -o run.xtc" in rest
+    assert sum("  start  " in line for line in rest) == 1
     assert "  made by  none: the weights are random (seed 1)" in rest
     code, out, err = cli(capfd, "models", "--json")
     assert (code, err) == (0, "")
@@ -179,7 +251,7 @@ def test_the_command_lists_what_catalogue_and_files_say(folder, monkeypatch, cap
     assert [row["name"] for row in rows] == ["ethanol-free", "ethanol-informed"]
     assert rows[1]["timestep_ps"] == 0.002
     assert rows[1]["over_best_baseline"] == {"x": 0.1234, "v": 0.5}
-    assert {key: rows[0][key] for key in ENTRY} == ENTRY
+    assert {key: rows[0][key] for key in ENTRY} == {**ENTRY, "start": "water.xyz"}
 
 
 def test_the_command_works_on_what_is_shipped(capfd):

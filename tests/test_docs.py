@@ -54,13 +54,10 @@ def folder(require, tmp_path_factory):
     """topology.pdb and md.dcd, and what the commands of the README make of them."""
     for component in ("openmm", "ase", "lightning"):
         require(component)
-    from fastegnn_md.demo import DemoSettings
-    from fastegnn_md.demo.system import AlanineDipeptide
+    from peptide_files import write_trajectory
 
     path = tmp_path_factory.mktemp("readme")
-    system = AlanineDipeptide()
-    system.write_topology(path / "topology.pdb")
-    system.write_reference(path / "md.dcd", DemoSettings(frames=60, equilibration=500), progress=False)
+    write_trajectory(path / "topology.pdb", path / "md.dcd", frames=60)
     (commands,) = blocks("README.md", "console", "fastegnn-md harvest")
     commands += blocks("docs/propagator.md", "console", "--kind kick-drift")[0]
     for line in commands.replace("\\\n", " ").strip().splitlines():

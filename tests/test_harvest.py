@@ -286,12 +286,11 @@ class TestStore:
     def test_bonds_that_a_pdb_file_leaves_out_are_those_of_the_force_field(self, peptide, tmp_path):
         """OpenMM writes CONECT records for unusual residues only: 12 of 21 bonds, which nobody would notice."""
         from openmm import app
-
-        from fastegnn_md.demo.system import AlanineDipeptide
+        from peptide_files import write_topology
 
         universe, system = peptide
         path = tmp_path / "conect.pdb"
-        AlanineDipeptide().write_topology(path)
+        write_topology(path)
         partial = mda.Universe(str(path))
         assert len(partial.bonds) == 12
         partial.load_new(np.array([ts.positions.copy() for ts in universe.trajectory[:8]]))

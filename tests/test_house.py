@@ -25,7 +25,7 @@ FLOORS = (
     ("propagator", "data"),
     ("engines", "training", "report"),
     ("harvest", "integrators", "papers"),
-    ("validation", "demo"),
+    ("validation",),
     ("commands",),
     ("cli",),
 )

@@ -124,7 +124,7 @@ def test_train_harvest_and_validate_spare_inputs_and_earlier_results(cli: Any, c
     code, said = cli("validate", "copper-emt", "--reference", crystal, "-o", tmp_path / "results")
     assert (code, "is there already" in said) == (2, True)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "reference.dcd").write_text("earlier")
+    (tmp_path / "demo" / "copper.trr").write_text("earlier")
     code, said = cli("demo", "-o", tmp_path / "demo")
     assert (code, "is there already" in said) == (2, True)
     assert crystal.read_bytes() == before

@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FOLDERS = {ROOT / "fastegnn_md": Path("fastegnn_md"), ROOT / "integrators": Path("fastegnn_md/integrators")}
 # Importable name -> name on PyPI, and name on PyPI -> name on conda-forge, where they differ.
 DISTRIBUTIONS = {"yaml": "pyyaml"}
-CONDA_NAMES = {"torch": "pytorch", "vesin": "python-vesin"}
+CONDA_NAMES = {"tblite": "tblite-python", "torch": "pytorch", "vesin": "python-vesin"}
 
 
 def shipped_files() -> list[str]:

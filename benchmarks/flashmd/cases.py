@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from ase.md.velocitydistribution import thermalize_momenta
 
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.data.topology import quiet
-from fastegnn_md.demo.records import DemoSettings
-from fastegnn_md.demo.system import AlanineDipeptide
 from fastegnn_md.engines.mdanalysis import RolloutWriter
 from fastegnn_md.harvest import harvest
 from fastegnn_md.propagator.config import PropagatorConfig
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from alanine import AlanineDipeptide, Settings
 
 RANGE = (0.7, 1.5)  # Å, of a bond to hydrogen; what leaves it has broken
 FRICTION = 10.0  # 1/ps, of the half steps before and after a jump
@@ -44,8 +46,8 @@ class Case:
 
 
 def _peptide(folder: Path) -> tuple[TrajectoryPairs, ...]:
-    """Those of the demo."""
-    settings, system, store = DemoSettings(), AlanineDipeptide(), folder / "bursts.h5md"
+    """Those of ``from_nothing.py``."""
+    settings, system, store = Settings(), AlanineDipeptide(), folder / "bursts.h5md"
     if not store.exists():
         if not (folder / "reference.dcd").exists():
             system.write_reference(folder / "part.dcd", settings, progress=False)

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import OutputError
 from .inputs import Json
+from .outputs import Overwrite, claimed
 
 if TYPE_CHECKING:
     from ..propagator.catalogue import Catalogue
 
 
-def models(as_json: Json = False) -> None:
+def models(
+    context: typer.Context,
+    as_json: Json = False,
+    start: Annotated[
+        tuple[str, Path] | None,
+        typer.Option("--start", metavar="NAME FILE", help="Write the structure that comes with a model."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
     """List the trained propagators that come with the package; every MODEL can be one of these names.
 
-    Errors are those of one step on held-out pairs, over the best of three predictors that learn nothing.
+    Errors are those of one step on held-out pairs, over the best of three predictors that learn nothing. "run" are the
+    options of "fastegnn-md run" for the structure of the model.
     """
     from ..propagator.catalogue import Catalogue
 
-    described = _described(Catalogue())
+    catalogue = Catalogue()
+    if start is not None:
+        name, file = start
+        source = catalogue.start(name)
+        if file.suffix.lower() != source.suffix:
+            raise OutputError(f"the structure of {name} is a {source.suffix} file; end {file} so, as {source.name}")
+        context.with_resource(claimed([file], [source], overwrite=overwrite))
+        shutil.copyfile(source, file)
+        typer.echo(f"saved {file}: {catalogue.entries[name].system}")
+        return
+    described = _described(catalogue)
     if as_json:
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
     elif not described:
@@ -41,7 +64,8 @@ def _described(catalogue: Catalogue) -> list[dict[str, Any]]:
             "periodic": manifest.periodic,
             "over_best_baseline": manifest.metrics.get("over_best_baseline", {}),
         }
-        rows.append({"name": name} | entry.model_dump(mode="json") | file)
+        said = entry.model_dump(mode="json") | {"start": entry.start and catalogue.start(name).name}
+        rows.append({"name": name} | said | file)
     return rows
 
 
@@ -60,6 +84,9 @@ def _lines(models: list[dict[str, Any]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     for one in models:
-        lines += ["", f"{one['name']}: {one['system']}", f"  start    {one['start']}"]
+        lines += ["", f"{one['name']}: {one['system']}"]
+        if one["start"] is not None:
+            options = " ".join(filter(None, (one["run"], "--steps 100 -o run.xtc")))
+            lines += [f"  start    {one['start']}", f"  run      fastegnn-md run {one['name']} {options}"]
         lines += [f"  made by  {one['command']} (seed {one['seed']})"]
     return lines

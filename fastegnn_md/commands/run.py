@@ -16,6 +16,7 @@ from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open
 from .outputs import Overwrite, claimed
 from .replicas import replica_outputs
 from .run_openmm import run_openmm
+from .starts import own_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
 from .verdict import became, speed, tell
 
@@ -30,11 +31,17 @@ _CYCLE = 10  # classical steps between jumps, with --engine openmm
 def run(
     context: typer.Context,
     model: Model,
-    start: Annotated[Path, typer.Argument(metavar="START", help="Structure or trajectory to start from.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps; with --engine openmm of both kinds.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Trajectory to write: .xtc, .trr, .dcd, .h5md, .extxyz, .traj …")
     ],
+    start: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[START]",
+            help="Structure or trajectory to start from. Default: that of the model, if it comes with the package.",
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option("--temperature", help="K: of the thermostat, and of velocities where START has none."),
@@ -152,6 +159,8 @@ def run(
         raise ConfigError("--tau is for --engine ase: classical steps of OpenMM have no stochastic velocity rescaling")
     if friction is not None and (temperature is None or nve):
         raise ConfigError("--friction is that of the thermostat: give it with --temperature, without --nve")
+    if start is None:
+        start, temperature = own_start(model, topology, temperature)
     if spread is not None and not committee:
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
     place = Place(

@@ -29,10 +29,8 @@ class CatalogueEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     system: _Text = Field(description="what it moves, for people")
-    start: _Text = Field(
-        description="Python expression of ASE Atoms to try it on; ase.build, ase.io and importlib.resources.files are "
-        "imported where it is read"
-    )
+    start: _Text | None = Field(default=None, description="structure to try it on: a file, seen from the folder")
+    run: str = Field(default="", description="options of `fastegnn-md run` for that structure, beside steps and output")
     engine: _Text = Field(description="program that computed the forces of the training data")
     theory: _Text = Field(description="level of theory: method, force field, solvent")
     classical_timestep_fs: float = Field(gt=0, description="of the training trajectories")
@@ -95,9 +93,29 @@ class Catalogue:
             + (f"; did you mean {nearest[0]!r}?" if nearest else "; give the path of a .safetensors file")
         )
 
+    def start(self, name: str) -> Path:
+        """File of the structure that comes with a model.
+
+        Raises
+        ------
+        CheckpointError
+            If the name is unknown, or the model has none.
+        """
+        self.path(name)  # says what is wrong with a name
+        start = self.entries[name].start
+        if start is None:
+            raise CheckpointError(f"the model {name!r} comes without a structure to start from; give one of your own")
+        return (self.folder / start).resolve()
+
     def manifest(self, name: str) -> Manifest:
         """What the file of a model says about itself; raises as :meth:`path` and :func:`.checkpoint.read_manifest`."""
         return read_manifest(self.path(name))
+
+
+def is_file(model: str | Path) -> bool:
+    """Whether a model given by path or by name is a path: what is there, has a folder, or ends in ``.safetensors``."""
+    path = Path(model)
+    return path.is_file() or len(path.parts) != 1 or path.suffix == ".safetensors"
 
 
 def find_model(model: str | Path, catalogue: Catalogue | None = None) -> Path:
@@ -115,7 +133,6 @@ def find_model(model: str | Path, catalogue: Catalogue | None = None) -> Path:
     CheckpointError
         If it is neither a file nor a known name.
     """
-    path = Path(model)
-    if path.is_file() or len(path.parts) != 1 or path.suffix == ".safetensors":
-        return path  # reading it says what is wrong with it
+    if is_file(model):
+        return Path(model)  # reading it says what is wrong with it
     return (catalogue or Catalogue()).path(str(model))

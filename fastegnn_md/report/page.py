@@ -70,15 +70,15 @@ def write_report(path: str | Path, title: str, summary: str, sections: Sequence[
     write_atomically(path, text.encode())
 
 
-def new_figure(width: float = 8.0, height: float = 3.2, panels: int = 1) -> tuple[Figure, list]:
-    """A figure that needs no screen, with its axes in a row."""
+def new_figure(width: float = 8.0, height: float = 3.2, panels: int = 1, rows: int = 1) -> tuple[Figure, list]:
+    """A figure that needs no screen, with so many axes in each of its rows, row by row."""
     with naming_extras("new_figure"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, panels, squeeze=False).flat)
 
 
 def _cell(value: object) -> object:
