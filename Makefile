@@ -33,7 +33,7 @@ new_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear 
 	$(PYTHON) -m pip -q --disable-pip-version-check --python $(BIN)/python install pip; } || { rm -rf $(VENV); exit 1; }
 
 .PHONY: help install install-test install-dev install-scatter install-openmm-torch scatter-wheel demo test \
-	test-fast test-openmm-torch lint type examples wheel clean distclean
+	test-fast test-openmm-torch lint type examples docs docs-links notebooks wheel clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
@@ -121,12 +121,23 @@ examples: install  ## run every script of examples/
 	@for script in examples/*.py; do echo "==> $$script"; \
 		$(BIN)/python "$$script" --output "examples-output/$$(basename "$$script" .py)"; done
 
+docs: install-test  ## the documentation site, docs/_build/html/index.html; a warning or a typing error is an error
+	@$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs fastegnn_md integrators examples
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+docs-links: install-test  ## look whether links of the docs to other sites lead somewhere; needs a network
+	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
+
+notebooks: install-test  ## execute the tutorials and keep what they print
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/execute.py
+
 wheel: install-test  ## a wheel in dist/
 	@$(PIP) wheel -q --no-deps --no-build-isolation -w dist .
 	@ls dist/*.whl
 
 clean:  ## what was built; .venv stays
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@rm -rf build dist docs/_build docs/reference/written *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## the environments too
