@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+from docutils import nodes
 from numpydoc.docscrape import NumpyDocString
 from pydantic import BaseModel
 from sphinx.application import Sphinx
@@ -141,8 +142,15 @@ def _bars(app: Sphinx, what: str, name: str, value: object, options: object, lin
                 indent = own
 
 
+def _no_way_back(app: Sphinx, tree: nodes.document, page: str) -> None:
+    """Citations of docstrings would link back to places that numpydoc writes for LaTeX alone."""
+    for citation in tree.findall(nodes.citation):
+        citation["backrefs"] = []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Extension of Sphinx."""
     app.connect("builder-inited", _write, priority=100)
     app.connect("autodoc-process-docstring", _bars, priority=900)  # after numpydoc
+    app.connect("doctree-resolved", _no_way_back)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
