@@ -27,6 +27,7 @@ myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 4
 
 autodoc_typehints = "none"  # docstrings have them
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autosummary_generate = False  # a page for each face, see _ext/written.py
 numpydoc_show_class_members = False
