@@ -121,6 +121,9 @@ def _write(app: Sphinx) -> None:
     pages = {f"{face}.rst": face_page(face, homes) for face in FACES}
     pages |= {"command-line.md": command_line_page(), "configuration.md": configuration_page()}
     FOLDER.mkdir(parents=True, exist_ok=True)
+    for former in FOLDER.iterdir():
+        if former.name not in pages:
+            former.unlink()
     for name, text in pages.items():
         file = FOLDER / name
         if not file.exists() or file.read_text(encoding="utf-8") != text:
