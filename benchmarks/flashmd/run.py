@@ -15,9 +15,10 @@ rescaling of energies; constraints, where there are any, are projected onto by A
 command that was stopped goes on with the next file.
 
 What is unfair: FlashMD is made for large and diverse data and hours of a GPU; "theirs" has the size of ours in place of
-its default of 17.7 million weights. It takes several times as long for an update, so that it sees fewer pairs. We start from a linear predictor fitted beforehand and are equivariant, FlashMD learns both. It is told no bonds;
-we are. Its rate is raised to what a short training needs, ours is the default. CPU seconds hold the whole training but
-not the reading of its data.
+its default of 17.7 million weights. It takes several times as long for an update, so that it sees fewer pairs. We start
+from a linear predictor fitted beforehand and are equivariant, FlashMD learns both. It is told no bonds; we are. Its
+rate is raised to what a short training needs, ours is the default. CPU seconds hold the whole training but not the
+reading of its data.
 """
 
 from __future__ import annotations
