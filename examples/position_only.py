@@ -38,14 +38,15 @@ def adenylate_kinase(output: Path) -> tuple[mda.Universe, str]:
 
 
 def alanine_dipeptide(output: Path) -> tuple[mda.Universe, str]:
-    from openmm import LangevinMiddleIntegrator, app
+    from openmm import LangevinMiddleIntegrator, Platform, app
 
     shutil.copy(str(files("fastegnn_md") / "assets" / "ala2.pdb"), output / "ala2.pdb")
     pdb = app.PDBFile(str(output / "ala2.pdb"))
     system = app.ForceField("amber14-all.xml").createSystem(pdb.topology, constraints=app.HBonds)
     integrator = LangevinMiddleIntegrator(TEMPERATURE, 10.0, 0.002)  # K, 1/ps, ps
     integrator.setRandomNumberSeed(1)
-    simulation = app.Simulation(pdb.topology, system, integrator)
+    platform = Platform.getPlatformByName("Reference")  # the fastest for 22 atoms
+    simulation = app.Simulation(pdb.topology, system, integrator, platform)
     simulation.context.setPositions(pdb.positions)
     simulation.minimizeEnergy()
     simulation.reporters.append(app.DCDReporter(str(output / "ala2.dcd"), 500))

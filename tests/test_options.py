@@ -17,6 +17,7 @@ from fastegnn_md.integrators import (
     Langevin,
     LearnedDynamics,
     LearnedIntegrator,
+    LearningDynamics,
     Schedule,
     VelocityRescaling,
 )
@@ -89,11 +90,11 @@ def test_what_goes_together_goes_together_in_both(kind, options):
     in_openmm(StandIn(**kind), **options)
 
 
-@pytest.mark.parametrize("made", [LearnedDynamics, LearnedIntegrator])
+@pytest.mark.parametrize("made", [LearnedDynamics, LearningDynamics, LearnedIntegrator])
 def test_constructors_are_small(made):
     parameters = inspect.signature(made.__init__).parameters
     options = [name for name in parameters if name not in ("self", "misplaced")]  # the latter is for errors
-    assert len(options) <= 14
+    assert len(options) <= 15  # system, map, bath (four), five values, and ASE's own five
     assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
