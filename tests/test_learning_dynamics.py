@@ -360,6 +360,16 @@ class TestRestart:
         assert saved[-1] == 60
         assert 3 <= len(saved) <= 5
 
+        monkeypatch.undo()
+        dynamics.save_restart(tmp_path / "run.restart")
+        monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+        again = LearningDynamics.restart(tmp_path / "run.restart", cluster())
+        del saved[:]
+        monkeypatch.setattr(again, "save_restart", save)
+        again.attach(lambda: clock.__setitem__(0, clock[0] + 1.0))
+        again.run(60)
+        assert 3 <= len(saved) <= 5  # as before the restart
+
     def test_files_of_others_and_damaged_ones_are_refused(self, tmp_path: Path) -> None:
         dynamics = run_of(cluster())
         dynamics.run(40)

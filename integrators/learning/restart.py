@@ -158,7 +158,9 @@ def _load(
     if logfile:
         made.attach_logfile(logfile, header=False)
     if restart_file is not None:
-        made.attach_restart(restart_file, options["restart_interval"])
+        interval = restart_value(options, "restart_interval", int, least=1)
+        # What was left to the dynamics stays so: an interval by default is one that costs little.
+        made.attach_restart(restart_file, None if interval == max(1, made.loginterval) else interval)
     return made
 
 
