@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -115,9 +117,22 @@ def resume(
 ) -> Kind:
     """Read what :func:`save` wrote; see :meth:`JumpDynamics.restart`."""
     arrays, header = load_restart(path)
-    before = BeforeRestart(atoms)
-    try:
+    with put_back_on_error(path, atoms):
         return _resume(kind, path, arrays, header, atoms, propagator, classical, trajectory, logfile, restart_file)
+
+
+@contextmanager
+def put_back_on_error(path: str | Path, atoms: Atoms) -> Iterator[None]:
+    """Leave atoms as they were where a restart fails, and say of a file with broken content that it is damaged.
+
+    Raises
+    ------
+    CheckpointError
+        If what is done inside misses a value, or finds one it cannot use.
+    """
+    before = _Before(atoms)
+    try:
+        yield
     except FastEGNNMDError:
         before.restore(atoms)
         raise
@@ -131,7 +146,7 @@ def resume(
         raise
 
 
-class BeforeRestart:
+class _Before:
     """What a restart changes of atoms, to be put back if it fails."""
 
     def __init__(self, atoms: Atoms):
@@ -139,7 +154,6 @@ class BeforeRestart:
         self._lengths = [getattr(constraint, "bondlengths", None) for constraint in atoms.constraints]
 
     def restore(self, atoms: Atoms) -> None:
-        """Put it back."""
         atoms.cell[:] = self._copy.cell
         atoms.arrays.pop("momenta", None)
         atoms.arrays.update(self._copy.arrays)

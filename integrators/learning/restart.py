@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from fastegnn_md.engines.ase.trajectory import check_frames, truncate_trajectory
-from fastegnn_md.errors import CheckpointError, ConfigError, FastEGNNMDError, brief
+from fastegnn_md.errors import CheckpointError, ConfigError
 from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.propagator.base import load as load_model
 from fastegnn_md.propagator.config import PropagatorConfig
 
 from ..ase.description import described_thermostat, restored_thermostat
-from ..ase.restart import BeforeRestart, atoms_arrays, check_same_atoms, frames_before, set_atoms
+from ..ase.restart import atoms_arrays, check_same_atoms, frames_before, put_back_on_error, set_atoms
 from ..guards import GuardSettings
 from ..restart_file import generator_state, load_restart, restart_value, restore_generator, save_restart
 from ..statistics import JumpStatistics
@@ -100,20 +100,8 @@ def load_run(
         raise CheckpointError(f"the restart file {path} is of other dynamics; continue it with the class that wrote it")
     if unknown := sorted(set(changed) - set(_CHANGEABLE)):
         raise ConfigError(f"{', '.join(unknown)} cannot be changed at a restart; {', '.join(_CHANGEABLE)} can be")
-    before = BeforeRestart(atoms)
-    try:
+    with put_back_on_error(path, atoms):
         return _load(kind, path, arrays, header, atoms, trajectory, logfile, restart_file, changed)
-    except FastEGNNMDError:
-        before.restore(atoms)
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        before.restore(atoms)
-        raise CheckpointError(
-            f"the restart file {path} lacks or garbles {brief(error, quoted=False)}; it is damaged"
-        ) from error
-    except BaseException:
-        before.restore(atoms)
-        raise
 
 
 def _load(
