@@ -255,3 +255,28 @@ def springs():
             self.results = {"energy": float(energy(np.array(r))) * kJ / mol, "forces": np.array([pull, -pull])}
 
     return Wells()
+
+
+def test_bursts_at_a_temperature_answer_the_forces_of_a_harvest(require):
+    require("openmm")
+    from openmm import app
+
+    from fastegnn_md.harvest.bursts import Start
+    from fastegnn_md.harvest.langevin import LangevinRecipe
+    from fastegnn_md.harvest.openmm import openmm_recipe
+
+    pdb = app.PDBFile(str(Path(__file__).parents[1] / "fastegnn_md" / "assets" / "ala2.pdb"))
+    system = app.ForceField("amber14-all.xml").createSystem(pdb.topology)
+    x = 10.0 * np.array(pdb.positions._value)
+    engine = openmm_recipe(
+        system,
+        numbers=np.array([atom.element.atomic_number for atom in pdb.topology.atoms()]),
+        masses=np.array([system.getParticleMass(k)._value for k in range(len(x))]),
+        timestep=0.001,
+        midpoint=None,
+        first=Start(x, np.zeros_like(x), None),
+        platform="Reference",
+    )
+    ours = LangevinRecipe(engine, 300.0, 1.0).build().forces(x, None)
+    np.testing.assert_allclose(ours, engine.build().forces(x, None), rtol=1e-5)
+    assert np.abs(ours).max() > 1.0

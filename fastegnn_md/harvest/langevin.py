@@ -21,6 +21,7 @@ from .bursts import Burst, Start
 from .openmm import OpenMMRecipe
 
 _NM = 10.0  # Å
+_FORCE = units.KJ_PER_MOL / _NM  # amu Å/ps² per kJ/mol/nm
 _REFERENCE = threading.Lock()  # the platform has one random generator for all Contexts of a process
 
 
@@ -141,8 +142,14 @@ class OpenMMLangevin:
             return Burst.failed(n_frames, len(start.positions), None, error, False)
 
     def forces(self, x: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
-        """Not asked for here."""
-        raise NotImplementedError
+        """Forces at positions (N, 3) in Å; units and failures as :meth:`BurstRunner.forces`."""
+        try:
+            with self._alone:
+                self._context.setPositions(x / _NM)
+                found = self._context.getState(forces=True).getForces(asNumpy=True)._value
+        except self._exception:
+            return np.full(x.shape, np.nan)
+        return (found * _FORCE).astype(np.float32)
 
     def reset(self) -> None:
         """Nothing is kept between bursts."""
