@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(
     code, _, err = cli(capsys, "learn", start, "-o", tmp_path / "run.traj", *change)
     assert code == 2
     assert words in err
+    assert not (tmp_path / "run.traj").exists()
+
+
+def test_what_the_page_needs_is_missed_before_the_run(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, err = cli(capsys, *command(start, tmp_path / "run.traj", "--time", "0.4 ps"))
+    assert code == 2
+    assert "fastegnn-md[report]" in err
     assert not (tmp_path / "run.traj").exists()
 
 

@@ -225,6 +225,7 @@ class TestPhases:
             learning=QUICK,
             rng=2,
         )
+        assert "Springs" in load(tmp_path / "model.safetensors").provenance.theory
         assert second.course.lag == pytest.approx(0.008)
         second.run(12)
         assert second.phase == "jumping"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._extras import naming_extras
 from ..errors import ConfigError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals, restart_of
@@ -94,6 +95,10 @@ def learn(
     not seen is below the target. Some jumps, drawn by chance, are audited by the engine. At the end the model stands in
     OUTPUT.safetensors and the course of the run in OUTPUT.html.
     """
+    with naming_extras("fastegnn-md learn"):  # named here, before minutes of work
+        import ase  # noqa: F401
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
     import numpy as np
 
     from .._progress import progress_bar

@@ -208,10 +208,14 @@ class Course:
         """Let a copy of the model jump, with guards that know all pairs so far."""
         self.present.clear()
         self.newest.clear()
-        about = {"engine": "ASE", **about_calculator(self.atoms.calc, self.atoms)}
-        self.propagator = self.learner.publish(about, self._metrics())
+        self.propagator = self._published()
         self.use(dataclasses.replace(self.options.guard, audits=0.0) if guard is None else guard)
         self.audit_share = self._affordable()
+
+    def _published(self) -> Propagator:
+        """The model as it is now, with what its file says of its origin and errors."""
+        about = {"engine": "ASE", **about_calculator(self.atoms.calc, self.atoms)}
+        return self.learner.publish(about, self._metrics())
 
     def use(self, guard: GuardSettings) -> None:
         """Jump with the propagator there is."""
@@ -255,7 +259,7 @@ class Course:
         """See :meth:`LearningDynamics.save_model`."""
         if self.phase == LEARNING and self.learner.model is not None:
             untold = self.learner.untold
-            self.learner.publish({}, self._metrics()).save(path)
+            self._published().save(path)
             self.learner.untold = untold
         elif self.propagator is not None:
             self.propagator.save(path)
