@@ -33,7 +33,7 @@ new_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear 
 	$(PYTHON) -m pip -q --disable-pip-version-check --python $(BIN)/python install pip; } || { rm -rf $(VENV); exit 1; }
 
 .PHONY: help install install-test install-dev install-scatter install-openmm-torch scatter-wheel demo test \
-	test-fast test-openmm-torch lint type examples docs docs-links notebooks wheel clean distclean
+	test-fast test-openmm-torch lint type examples docs docs-look docs-links notebooks wheel clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
@@ -125,6 +125,9 @@ docs: install-test  ## the documentation site, docs/_build/html/index.html; a wa
 	@$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs fastegnn_md integrators examples
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+docs-look: docs  ## the pages of the site in headless Chromium: no overflow, no broken picture, the search works
+	@$(BIN)/python docs/look.py docs/_build/html
 
 docs-links: install-test  ## look whether links of the docs to other sites lead somewhere; needs a network
 	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links

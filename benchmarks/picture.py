@@ -26,10 +26,10 @@ THEMES = {
 # System -> engine and system in words, where they stand beside the points: shift in points, alignment.
 LABELS = {
     ("ala2-vacuum", 22): ("amber14 (OpenMM)", "alanine dipeptide, vacuum", (12, 0), "left"),
-    ("ala2-gbn2", 22): ("amber14 + GB (OpenMM)", "alanine dipeptide, implicit water", (12, 0), "left"),
-    ("ethanol-xtb", 9): ("GFN2-xTB", "ethanol", (12, 14), "left"),
-    ("copper-emt", 108): ("EMT (ASE)", "copper, 108 atoms", (-12, 0), "right"),
-    ("copper-emt", 2048): ("EMT (ASE)", "copper, 2,048 atoms", (10, 28), "right"),
+    ("ala2-gbn2", 22): ("amber14 + GB (OpenMM)", "alanine dipeptide, implicit water", (12, 8), "left"),
+    ("ethanol-xtb", 9): ("GFN2-xTB", "ethanol", (-12, 0), "right"),
+    ("copper-emt", 108): ("EMT (ASE)", "copper, 108 atoms", (12, -5), "left"),
+    ("copper-emt", 2048): ("EMT (ASE)", "copper, 2,048 atoms", (-12, 8), "right"),
 }
 
 
@@ -52,7 +52,7 @@ def points(results: Path = RESULTS) -> list[Point]:
 def draw(found: list[Point], theme: str) -> Figure:
     """The picture for a theme."""
     background, text, faint, better, worse = THEMES[theme]
-    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.6, 4.0), layout="constrained")
     axes = figure.add_subplot(facecolor=background)
     axes.set(xscale="log", yscale="log", xlim=(0.006, 600), ylim=(0.003, 100))
     axes.axhspan(1, 100, color=better, alpha=0.07, linewidth=0)
@@ -62,7 +62,9 @@ def draw(found: list[Point], theme: str) -> Figure:
         axes.annotate(
             words, (500, 1), (0, shift), textcoords="offset points", color=text, ha="right", va=up, style="italic"
         )
-    axes.annotate("1 ×: a jump costs what it saves", (0.008, 1), (0, 6), textcoords="offset points", color=text)
+    axes.annotate(
+        "1 ×: a jump costs what it saves", (0.008, 1), (0, -6), textcoords="offset points", color=text, va="top"
+    )
     for system, (engine, words, (right, up), side) in LABELS.items():
         (point,) = (point for point in found if (point.model, point.atoms) == system)
         x, gain = point.force_call_ms, point.gain

@@ -67,6 +67,25 @@ def test_the_picture_shows_the_results(picture, theme):
     assert [picture.Point(**point) for point in json.loads(description.text)] == picture.points()
 
 
+def test_no_label_of_the_picture_covers_another_or_a_point(picture):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = picture.draw(picture.points(), "light")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,) = figure.axes
+    renderer = canvas.get_renderer()
+    marks = [(text.get_text(), text.get_window_extent(renderer)) for text in axes.texts]
+    marks += [("point", line.get_window_extent(renderer)) for line in axes.lines if line.get_marker() == "o"]
+    marks += [("1 ×", line.get_window_extent(renderer)) for line in axes.lines if line.get_marker() != "o"]
+    assert len(marks) == 19
+    for text, box in marks[: len(axes.texts)]:
+        assert axes.bbox.contains(box.x0, box.y0), text
+        assert axes.bbox.contains(box.x1, box.y1), text
+    touching = {(a, b) for i, (a, one) in enumerate(marks) for b, two in marks[:i] if one.overlaps(two)}
+    assert touching <= {("1 ×", "point")}
+
+
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
