@@ -1,7 +1,7 @@
 """Look at the pages of a folder in headless Chromium: `make docs-look`, or `python docs/look.py FOLDER` for reports.
 
-Each page is opened at 400 and 1,400 pixels, light and dark. A page fails if it is wider than its window, if a picture does
-not load, or if a script of it fails. In the documentation site, the search must also find what it is asked for.
+Each page is opened at 400 and 1,400 pixels, light and dark. A page fails if it is wider than its window, if a picture
+does not load, or if a script of it fails. In the documentation site, the search must also find what it is asked for.
 With ``--pictures FOLDER`` each view is kept as a PNG, to be looked at by a person.
 """
 
