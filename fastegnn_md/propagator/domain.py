@@ -118,7 +118,14 @@ class Domain:
             raise CompatibilityError("pbc is mixed; a propagator takes systems periodic in all directions or in none")
         if state.periodic != self.periodic:
             here, there = ("periodic", "isolated") if state.periodic else ("isolated", "periodic")
-            raise CompatibilityError(f"the system is {here} but this propagator was trained on {there} systems")
+            remedy = (
+                "where the box only was the file's set atoms.pbc = False, else take a model of periodic systems"
+                if state.periodic
+                else "give the cell of the system and make it periodic, or take a model of isolated systems"
+            )
+            raise CompatibilityError(
+                f"the system is {here} but this propagator was trained on {there} systems: {remedy}"
+            )
         if self.bonds and state.bonds is None:
             raise CompatibilityError("this propagator was trained with bonds; give the bonds of the system")
 
@@ -127,7 +134,9 @@ class Domain:
         if number not in self.masses:
             known = ", ".join(map(str, self.species))
             return CompatibilityError(
-                f"atom {atom} has atomic number {number}; this propagator was trained on the elements {known}"
+                f"atom {atom} has atomic number {number}; this propagator was trained on the elements {known}: take a "
+                "model that knows it ('fastegnn-md models' lists those of the package), or train one on bursts of "
+                "systems that have it ('fastegnn-md harvest', then 'train')"
             )
         lightest, heaviest = self.masses[number]
         return CompatibilityError(
