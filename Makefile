@@ -74,7 +74,7 @@ install-test: $(VENV)/.stamp-test  ## ... and what the tests need; torch-scatter
 	[ -z "$$wheel" ] || $(BIN)/python -c 'from importlib.metadata import version; version("torch-scatter")' 2>/dev/null \
 		|| { echo "==> $$(basename "$$wheel") from the cache"; $(PIP) install -q --no-deps "$$wheel"; }
 
-install-dev: $(VENV)/.stamp-dev  ## ... and ruff, mypy, pre-commit
+install-dev: $(VENV)/.stamp-dev  ## ... and ruff, mypy, pyright, build, twine, pre-commit
 
 scatter-wheel: $(VENV)/.stamp-torch  ## build torch-scatter once per machine (minutes; PyPI has the source only)
 	@folder=$(wheel_folder); if ls "$$folder"/torch_scatter-*.whl >/dev/null 2>&1; then exit 0; fi; \
@@ -114,8 +114,9 @@ lint: install-dev  ## ruff: rules and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-type: install-dev  ## mypy
+type: install-dev  ## mypy, and pyright's word that the type of every public name is known
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/known_types.py
 
 examples: install  ## run every script of examples/
 	@for script in examples/*.py; do echo "==> $$script"; \

@@ -144,7 +144,9 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
 )
 
 # Plain help: it is written for terminals, logs and pipes alike.
-app = typer.Typer(name=_PROGRAM, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(
+    name=_PROGRAM, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 for _command, _examples in _COMMANDS:
     _lines = textwrap.indent(textwrap.dedent(_examples).strip(), "  ")
     # \b keeps click from joining the lines

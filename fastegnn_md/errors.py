@@ -89,6 +89,9 @@ class NotFiniteError(StateError):
         Index of the first such atom; None for what is not of atoms, and where nobody knows.
     """
 
+    field: str
+    atom: int | None
+
     def __init__(self, message: str, field: str = "", atom: int | None = None):
         super().__init__(message)
         self.field, self.atom = field, atom

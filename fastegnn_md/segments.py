@@ -132,10 +132,13 @@ class Segments:
         As :func:`segment_sum`.
     """
 
+    index: Tensor
+    size: int
+
     def __init__(self, index: Tensor, size: int, backend: str | None = None):
         _check_shapes(index, index)
         self.index, self.size = index, size
-        self.backend = "native" if torch.compiler.is_compiling() else _resolved(backend)
+        self.backend: str = "native" if torch.compiler.is_compiling() else _resolved(backend)
         _check_range(index, size, self.backend)
         self._rows = _rows_of(index, size) if self.backend == "torch_scatter" else None
         self._counts: Tensor | None = None

@@ -110,6 +110,12 @@ class Place:
         If all steps are done.
     """
 
+    restart: Path | None
+    settings: dict[str, Any]
+    steps: int
+    step: Any
+    continues: bool
+
     def __init__(self, restart: Path | None, output: Path, steps: int, settings: dict[str, Any]):
         self.restart, self.settings, self.steps = restart, settings, steps
         self.step = 0
@@ -149,7 +155,7 @@ class Keeper:
     """
 
     def __init__(self, place: Place, output: Path, writer: RolloutWriter, save: Callable[[Path, dict[str, Any]], None]):
-        self.path = restart_of(output)
+        self.path: Path = restart_of(output)
         self._place, self._writer, self._save = place, writer, save
         self._due = time.monotonic() + _EVERY
 

@@ -37,7 +37,7 @@ class UnfrozenFramesWarning(UserWarning):
     """Frames come from a run that was still learning, so they are no sample of one ensemble."""
 
 
-def ase_format(path: str | os.PathLike) -> str | None:
+def ase_format(path: str | os.PathLike[str]) -> str | None:
     """ASE's name for the format of a file that is ASE's business; None where it is MDAnalysis'.
 
     Formats with one suffix are told apart by what is in them: a .xyz file is extended if its second line has a cell or
@@ -59,7 +59,7 @@ def ase_format(path: str | os.PathLike) -> str | None:
 
 
 def ase_universe(
-    topology: str | os.PathLike, trajectories: Sequence[str | os.PathLike] = (), *, dt: float | None = None
+    topology: str | os.PathLike[str], trajectories: Sequence[str | os.PathLike[str]] = (), *, dt: float | None = None
 ) -> mda.Universe:
     """A universe of files of which one at least is ASE's business.
 
@@ -97,12 +97,12 @@ def ase_universe(
     return universe
 
 
-def file_constraints(path: str | os.PathLike) -> list[Any]:
+def file_constraints(path: str | os.PathLike[str]) -> list[Any]:
     """Constraints of ASE that the first frame of a file has; none where the format knows none."""
     return list(_read(path, "0")[0].constraints) if ase_format(path) else []
 
 
-def file_labels(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray | None]:
+def file_labels(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray | None]:
     """What the first frame of a file of ASE says of charge and spin, and its initial magnetic moments (N,)."""
     if not ase_format(path):
         return {}, None
@@ -165,7 +165,7 @@ def _head(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read(path: str | os.PathLike, index: str = ":") -> list[Atoms]:
+def _read(path: str | os.PathLike[str], index: str = ":") -> list[Atoms]:
     with naming_extras(f"reading {path}"):
         from ase.io import read
     try:
@@ -195,7 +195,7 @@ def _topology(atoms: Atoms) -> mda.Universe:
 
 
 def _check_atoms(
-    universe: mda.Universe, topology: str | os.PathLike, path: str | os.PathLike, frames: list[Atoms]
+    universe: mda.Universe, topology: str | os.PathLike[str], path: str | os.PathLike[str], frames: list[Atoms]
 ) -> None:
     n = len(universe.atoms)
     known = getattr(universe.atoms, "elements", None)
@@ -224,7 +224,7 @@ def _check_atoms(
             raise DataError(f"only one of frames 0 and {index} of {str(path)!r} is periodic")
 
 
-def _reader(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None) -> FileFrames:
+def _reader(files: list[tuple[str | os.PathLike[str], list[Atoms]]], dt: float | None) -> FileFrames:
     from ase import units as ase_units
 
     picosecond = 1000.0 * ase_units.fs
@@ -253,7 +253,7 @@ def _reader(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None
     )
 
 
-def _warn_of_unfrozen(files: list[tuple[str | os.PathLike, list[Atoms]]]) -> None:
+def _warn_of_unfrozen(files: list[tuple[str | os.PathLike[str], list[Atoms]]]) -> None:
     for path, frames in files:
         phases = [str(atoms.info[PHASE]) for atoms in frames if PHASE in atoms.info]
         early = sum(phase != FROZEN for phase in phases)
@@ -266,7 +266,7 @@ def _warn_of_unfrozen(files: list[tuple[str | os.PathLike, list[Atoms]]]) -> Non
             )
 
 
-def _times(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None, picosecond: float) -> Any:
+def _times(files: list[tuple[str | os.PathLike[str], list[Atoms]]], dt: float | None, picosecond: float) -> Any:
     """Times of all frames, ps; None where a file does not say them."""
     times: list[float] = []
     for path, frames in files:
@@ -280,7 +280,7 @@ def _times(files: list[tuple[str | os.PathLike, list[Atoms]]], dt: float | None,
     return np.array(times)
 
 
-def _described_step(path: str | os.PathLike, picosecond: float) -> float | None:
+def _described_step(path: str | os.PathLike[str], picosecond: float) -> float | None:
     """Time between the frames of a .traj file by the dynamics that wrote it, ps; None where it does not say."""
     if ase_format(path) != "traj":
         return None
@@ -296,7 +296,7 @@ def _described_step(path: str | os.PathLike, picosecond: float) -> float | None:
     return step if np.isfinite(step) and step > 0 else None
 
 
-def _described_friction(files: list[tuple[str | os.PathLike, list[Atoms]]], picosecond: float) -> float | None:
+def _described_friction(files: list[tuple[str | os.PathLike[str], list[Atoms]]], picosecond: float) -> float | None:
     """Largest friction of the Langevin dynamics of ASE that wrote .traj files, 1/ps; 0 of velocity Verlet."""
     found = []
     for path, _ in files:
@@ -310,7 +310,7 @@ def _described_friction(files: list[tuple[str | os.PathLike, list[Atoms]]], pico
     return max(found)
 
 
-def _description(path: str | os.PathLike) -> dict[str, Any]:
+def _description(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the header of a .traj file says."""
     from ase.io.trajectory import TrajectoryReader
 

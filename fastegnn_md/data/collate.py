@@ -27,9 +27,11 @@ class Identity:
 
     def __init__(self, store: Store, type_names: np.ndarray | None, *, bonds: bool, charges: bool):
         topology = store.topology
-        self.numbers = torch.from_numpy(topology.numbers.astype(np.int64))
-        self.masses = torch.from_numpy(topology.masses.astype(np.float32))
-        self.charges = self.bonds = self.types = None
+        self.numbers: Tensor = torch.from_numpy(topology.numbers.astype(np.int64))
+        self.masses: Tensor = torch.from_numpy(topology.masses.astype(np.float32))
+        self.charges: Tensor | None = None
+        self.bonds: Tensor | None = None
+        self.types: Tensor | None = None
         if charges and topology.charges is not None:
             self.charges = torch.from_numpy(topology.charges.astype(np.float32))
         if bonds and topology.bonds is not None:
@@ -69,6 +71,8 @@ class StateReader:
     ends : bool
         Whether all states of a run carry forces, or the first one alone.
     """
+
+    stores: Sequence[Store]
 
     def __init__(
         self,

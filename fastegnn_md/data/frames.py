@@ -137,7 +137,16 @@ def read_frame(atoms: mda.AtomGroup, index: int) -> Frame:
 
 
 # What readers of MDAnalysis raise on damaged files.
-READ_ERRORS = (OSError, EOFError, StopIteration, ValueError, LookupError, TypeError, NoDataError, RuntimeError)
+READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    StopIteration,
+    ValueError,
+    LookupError,
+    TypeError,
+    NoDataError,
+    RuntimeError,
+)
 
 
 def unreadable(reader: Any, index: int, error: BaseException) -> DataError:

@@ -40,13 +40,13 @@ class InternalCoordinates:
     def __init__(self, topology: Topology):
         if topology.n_atoms < 2:
             raise DataError("one atom alone has no internal coordinates; select a molecule")
-        self.quadruples = _torsions(topology)
+        self.quadruples: np.ndarray = _torsions(topology)
         heavy = np.flatnonzero(topology.numbers > 1)
         if len(heavy) < 2:
             heavy = np.arange(topology.n_atoms)
         chosen = heavy[np.unique(np.linspace(0, len(heavy) - 1, min(_MOST_ATOMS, len(heavy))).round().astype(int))]
         first, second = np.triu_indices(len(chosen), 1)
-        self.pairs = np.stack([chosen[first], chosen[second]], axis=1)
+        self.pairs: np.ndarray = np.stack([chosen[first], chosen[second]], axis=1)
 
     def angles(self, positions: np.ndarray) -> np.ndarray:
         """Torsions in radians, shape (n_frames, T), of positions (n_frames, N, 3) in Å."""

@@ -22,6 +22,7 @@ from .collate import NEIGHBOURS, Midpoint, StateReader, Velocities
 from .noise import NoiseFloorWarning, noise_floor
 from .sources import Source, check_stored_velocities, friction_of, open_stores
 from .split import frames_per_lag, split_windows
+from .store import Store
 from .windows import Windows
 
 
@@ -108,7 +109,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         *,
         lag: float | str,
         select: str = "all",
-        store: str | os.PathLike | None = None,
+        store: str | os.PathLike[str] | None = None,
         velocities: Velocities = "stored",
         dt: float | None = None,
         stride: int = 1,
@@ -122,12 +123,12 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             raise DataError(f"velocities are {velocities!r}; expected one of {', '.join(map(repr, NEIGHBOURS))}")
         if time_reversal and velocities == "forward":
             raise DataError("time_reversal needs velocities of the time of the frame, forward differences are not")
-        self.lag = _ps(lag)
+        self.lag: float = _ps(lag)
         self.velocities = velocities
         self.time_reversal = time_reversal
         self.steps = 1
         self._with_middles = False
-        self.stores = open_stores(
+        self.stores: tuple[Store, ...] = open_stores(
             source,
             store,
             need_velocities=velocities == "stored",
@@ -138,7 +139,7 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             isolated=isolated,
             progress=progress,
         )
-        self.lag_frames = tuple(frames_per_lag(self.lag, one.dt) for one in self.stores)
+        self.lag_frames: tuple[int, ...] = tuple(frames_per_lag(self.lag, one.dt) for one in self.stores)
         self._describe()
         self._windows = Windows([one.segments for one in self.stores], self.lag_frames, NEIGHBOURS[velocities])
         if not len(self):
@@ -150,24 +151,24 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
             )
         if velocities == "stored":
             check_stored_velocities(self.stores)
-        self.friction = friction_of(source, friction)
+        self.friction: float | None = friction_of(source, friction)
         self._warn_of_noise()
 
     def _describe(self) -> None:
         stores = self.stores
         if len({one.periodic for one in stores}) > 1:
             raise DataError("some sources have a cell and some have not; train on one kind at a time")
-        self.periodic = stores[0].periodic
-        self.has_velocities = self.velocities != "none"
-        self.has_forces = all(one.has_forces for one in stores)
-        self.has_bonds = all(one.topology.bonds is not None for one in stores)
-        self.n_atoms = max(one.n_atoms for one in stores)
-        self.numbers = np.concatenate([one.topology.numbers for one in stores])
-        self.masses = np.concatenate([one.topology.masses for one in stores])
-        self.has_midpoint_forces = self.velocities == "stored" and all(
+        self.periodic: bool = stores[0].periodic
+        self.has_velocities: bool = self.velocities != "none"
+        self.has_forces: bool = all(one.has_forces for one in stores)
+        self.has_bonds: bool = all(one.topology.bonds is not None for one in stores)
+        self.n_atoms: int = max(one.n_atoms for one in stores)
+        self.numbers: np.ndarray = np.concatenate([one.topology.numbers for one in stores])
+        self.masses: np.ndarray = np.concatenate([one.topology.masses for one in stores])
+        self.has_midpoint_forces: bool = self.velocities == "stored" and all(
             one.midpoint is not None and math.isclose(one.midpoint, self.lag, rel_tol=1e-6) for one in stores
         )
-        self.has_middle_frames = (
+        self.has_middle_frames: bool = (
             self.velocities == "stored" and self.has_forces and all(frames % 2 == 0 for frames in self.lag_frames)
         )
         self._reader = self._new_reader()

@@ -16,7 +16,7 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="fastegnn_md-"))
+        self.folder: Path = Path(tempfile.mkdtemp(prefix="fastegnn_md-"))
         self._owner = os.getpid()
         _LIVING[self.folder] = self
         weakref.finalize(self, _remove, self.folder, self._owner)

@@ -21,11 +21,11 @@ from .trajectory import write_trajectory
 
 _LOOKED_AT = 30  # frames
 
-Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike
+Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike[str]
 
 
 def open_stores(
-    source: Source | Sequence[Source], store: str | os.PathLike | None, *, need_velocities: bool, **options: Any
+    source: Source | Sequence[Source], store: str | os.PathLike[str] | None, *, need_velocities: bool, **options: Any
 ) -> tuple[Store, ...]:
     """The stores of one or more sources; those that are temporary keep their folder alive.
 

@@ -85,8 +85,11 @@ class Store:
         If the file is missing, truncated, foreign, incomplete, or of a newer format.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    n_frames: int
+    n_atoms: int
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path: Path = Path(path)
         self._maps: dict[str, np.ndarray] = {}
         self._folder: Scratch | None = None
         if not self.path.is_file():
@@ -124,18 +127,18 @@ class Store:
                 raise DataError(f"{name} of store {str(self.path)!r} are larger than the file; write the store again")
         types = group["types"][...].astype(str) if "types" in group else None
         identity = {name: group[name][...] for name in IDENTITY if name in group}
-        self.topology = Topology(types=types, **identity)
-        self.segments = group["segments"][...]
-        self.dt = float(group.attrs["dt"])
-        self.kind = str(group.attrs["kind"])
-        self.content = str(group.attrs["content"])
-        self.cell_varies = bool(group.attrs["cell_varies"])
-        self.midpoint = float(group.attrs["midpoint"]) if "midpoint" in group.attrs else None
+        self.topology: Topology = Topology(types=types, **identity)
+        self.segments: Any = group["segments"][...]
+        self.dt: float = float(group.attrs["dt"])
+        self.kind: str = str(group.attrs["kind"])
+        self.content: str = str(group.attrs["content"])
+        self.cell_varies: bool = bool(group.attrs["cell_varies"])
+        self.midpoint: float | None = float(group.attrs["midpoint"]) if "midpoint" in group.attrs else None
         self.provenance: dict[str, Any] = json.loads(group.attrs["provenance"])
         times = file[DATASETS["positions"][0]].parent["time"]
         if times.nbytes > size:
             raise DataError(f"times of store {str(self.path)!r} are larger than the file; write the store again")
-        self.times = times[...]
+        self.times: Any = times[...]
         self._layout: dict[str, tuple[int, tuple[int, ...]]] = {}
         for name, (path, _, dtype) in DATASETS.items():
             if path not in file:

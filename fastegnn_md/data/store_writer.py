@@ -57,7 +57,7 @@ class StoreWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         topology: Topology,
         n_frames: int,
         *,
@@ -68,12 +68,12 @@ class StoreWriter:
         provenance: Mapping[str, Any],
         midpoint: float | None = None,
     ):
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.topology = topology
         self.n_frames = n_frames
         self.kind = kind
         self.midpoint = midpoint
-        self.provenance = dict(provenance)
+        self.provenance: dict[str, Any] = dict(provenance)
         n = topology.n_atoms
         self._shapes: dict[str, tuple[int, ...]] = {"positions": (n_frames, n, 3)}
         if velocities:

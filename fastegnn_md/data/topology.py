@@ -96,7 +96,7 @@ class Topology:
 
 
 def load_universe(
-    topology: str | os.PathLike, *trajectories: str | os.PathLike, **reader_options: object
+    topology: str | os.PathLike[str], *trajectories: str | os.PathLike[str], **reader_options: object
 ) -> mda.Universe:
     """Open a topology and its trajectories with MDAnalysis, or with ASE what only ASE reads whole.
 

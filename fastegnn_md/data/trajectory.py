@@ -25,7 +25,7 @@ from .xdr import check_reader
 
 def write_trajectory(
     atoms: mda.AtomGroup,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     stride: int = 1,
     dt: float | None = None,

@@ -16,6 +16,9 @@ class JumpFound(Exception):
     distance : float, Å
     """
 
+    atom: int
+    distance: float
+
     def __init__(self, atom: int, distance: float):
         super().__init__(f"atom {atom} moved {distance:g} Å")
         self.atom, self.distance = atom, distance

@@ -24,6 +24,9 @@ class Windows:
         Lags that a run spans.
     """
 
+    ranges: list[np.ndarray]
+    steps: int
+
     def __init__(
         self,
         ranges: Sequence[np.ndarray],

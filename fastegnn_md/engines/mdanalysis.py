@@ -143,19 +143,21 @@ class RolloutWriter:
         If neither MDAnalysis nor ASE writes many frames in this format.
     """
 
+    n_frames: int
+
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         atoms: mda.AtomGroup | None = None,
         *,
         forces: bool = False,
         dt: float | None = None,
         after: Written | None = None,
     ):
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.forces = forces
         self.n_frames = 0 if after is None else after.frames
-        self.format = self.path.suffix[1:].upper()
+        self.format: str = self.path.suffix[1:].upper()
         self._group, self._after = atoms, after
         self._file: FrameFile | None = None
         self._first: tuple[State, float, dict[str, str]] | None = None  # held back until the second tells the time step

@@ -48,6 +48,9 @@ class BondDistance:
         Number of atoms N that indices refer to.
     """
 
+    bonds: Tensor
+    atoms: int
+
     def __init__(self, bonds: Tensor, atoms: int):
         self.bonds, self.atoms = bonds, atoms
         # A path from a to b is kept as the one number a * atoms + b: sorting numbers is much cheaper than sorting rows.

@@ -64,7 +64,7 @@ class FixedNeighbours:
         i, j = (one.flatten() for one in torch.meshgrid(atom, atom, indexing="ij"))
         i, j = i[i != j], j[i != j]
         start = size * torch.arange(state.n_systems, device=device)[:, None]
-        self.pairs = torch.stack([(start + i).flatten(), (start + j).flatten()])
+        self.pairs: Tensor = torch.stack([(start + i).flatten(), (start + j).flatten()])
         self._room: int | None = None
         if self.pairs.shape[1] > _WHOLE or size > _WHOLE_SIZE:
             near = self._distances(state.positions, state.cell)[1] < cutoff

@@ -87,6 +87,9 @@ class NeighbourSearch:
         On the first call, if ``vesin_torch`` is asked for and not installed.
     """
 
+    cutoff: float
+    skin: float
+
     def __init__(self, cutoff: float, skin: float = 0.0, backend: str = "auto"):
         if backend != "auto" and backend not in BACKENDS:
             raise GraphError(f"unknown neighbour list {backend!r}; available: {', '.join(BACKENDS)}")

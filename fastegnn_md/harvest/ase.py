@@ -112,7 +112,7 @@ class ASERunner:
         calculator = new_calculator(recipe.factory)
         self._calculator = CheckedCalculator(calculator)
         atoms = _atoms(recipe.numbers, recipe.masses, Start(np.zeros((len(recipe.numbers), 3)), np.zeros(0), None))
-        self.about = about_calculator(calculator, atoms)
+        self.about: dict[str, Any] = about_calculator(calculator, atoms)
         self._constraints = []
         if len(recipe.pairs):
             self._constraints = [FixBondLengths(recipe.pairs, bondlengths=recipe.lengths)]

@@ -44,7 +44,7 @@ class EnginePairs(TrajectoryPairs):
         self.has_middle_frames = False  # not for exams
         self._propagator = propagator
         self._asked: dict[int, Tensor] = {}
-        self.indices = list(indices)
+        self.indices: list[int] = list(indices)
         if propagator.wants_forces is not None:
             self.indices = [index for index in self.indices if self._ask(index, atoms)]
 

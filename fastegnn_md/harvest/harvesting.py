@@ -46,7 +46,7 @@ def harvest(
     universe: mda.Universe | mda.AtomGroup,
     engine: System | Callable[[], Any],
     *,
-    store: str | os.PathLike,
+    store: str | os.PathLike[str],
     burst: float | str = "24 fs",
     interval: float | str = "8 fs",
     timestep: float | str = "0.5 fs",

@@ -33,8 +33,8 @@ class Ledger:
         Made with the first call.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path: Path = Path(path)
 
     def write(self, seconds: float) -> None:
         """Count a call.
@@ -88,7 +88,10 @@ class CountedFactory:
         Of the :class:`Ledger`.
     """
 
-    def __init__(self, factory: Callable[[], Any], path: str | os.PathLike):
+    func: Callable[[], Any]
+    args: tuple[()]
+
+    def __init__(self, factory: Callable[[], Any], path: str | os.PathLike[str]):
         # As functools.partial has them, by which a harvest tells factories apart.
         self.func, self.args = factory, ()
         self.keywords: dict[str, Any] = {}
@@ -117,7 +120,9 @@ class CountedCalculator(Calculator):
     ledger : Ledger
     """
 
-    implemented_properties = ["energy", "forces"]  # noqa: RUF012  (as ASE declares it)
+    counted: Any
+
+    implemented_properties: list[str] = ["energy", "forces"]  # noqa: RUF012  (as ASE declares it)
 
     def __init__(self, counted: Any, ledger: Ledger):
         super().__init__()
@@ -132,7 +137,7 @@ class CountedCalculator(Calculator):
             energy = self.counted.get_potential_energy(self.atoms)
         finally:
             self._ledger.write(time.perf_counter() - begun)
-        self.results = {"energy": energy, "forces": forces}
+        self.results: dict[str, Any] = {"energy": energy, "forces": forces}
 
     def reset(self) -> None:
         """See ASE; resets what is counted too."""

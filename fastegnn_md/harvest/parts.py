@@ -43,14 +43,14 @@ class Finished:
         self, store: Path, fingerprint: str, n_bursts: int, n_frames: int, n_atoms: int, *, midpoint: bool, cells: bool
     ):
         self.store = store
-        self.folder = store.with_name(f"{store.name}.parts")
-        self.path = self.folder / f"{fingerprint[:16]}.bursts"
+        self.folder: Path = store.with_name(f"{store.name}.parts")
+        self.path: Path = self.folder / f"{fingerprint[:16]}.bursts"
         vector = ("<f4", (n_frames, n_atoms, 3))
         fields: list[tuple] = [("index", "<i8"), ("time", "<f8"), ("kinetic", "<f8"), ("energies", "<f8", (n_frames,))]
         fields += [(name, *vector) for name in _VECTORS[: 5 if midpoint else 3]]
         fields += [("cell", "<f8", (3, 3))] if cells else []
         fields += [("error", "S200"), ("checksum", "<u4")]
-        self.kind = np.dtype(fields)
+        self.kind: np.dtype = np.dtype(fields)
         self._n_bursts = n_bursts
         self._rows: dict[int, int] = {}  # burst -> row of the file
         self._handle, self._size, self._synced = -1, 0, time.monotonic()

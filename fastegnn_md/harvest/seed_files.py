@@ -35,9 +35,11 @@ class SeedFolder:
         Names for the topology.
     """
 
+    path: Path
+
     def __init__(self, path: Path, group: AtomGroup):
         self.path, self._group = path, group
-        self.ledger = Ledger(path / "burst-seconds")
+        self.ledger: Ledger = Ledger(path / "burst-seconds")
 
     @contextmanager
     def claimed(self, settings: dict[str, Any]) -> Iterator[None]:

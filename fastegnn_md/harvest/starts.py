@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data.frames import Frame, check_velocities, file_has_times, read_frame
-from ..data.topology import join_bonds, read_topology
+from ..data.topology import Topology, join_bonds, read_topology
 from ..data.unwrap import make_whole, spanning_tree
 from ..data.xdr import check_reader
 from ..errors import DataError, Remedy
@@ -52,13 +52,13 @@ class StartingPoints:
         self, atoms: mda.AtomGroup, frames: slice | Sequence[int] | None, temperature: float | None, seed: int
     ):
         self.atoms = atoms
-        self.topology = read_topology(atoms)
+        self.topology: Topology = read_topology(atoms)
         self._temperature, self._seed = temperature, seed
         check_reader(atoms.universe.trajectory)
         n = atoms.universe.trajectory.n_frames
         chosen = range(n)[frames] if isinstance(frames, slice) else (range(n) if frames is None else frames)
         try:
-            self.frames = [int(frame) for frame in chosen]
+            self.frames: list[int] = [int(frame) for frame in chosen]
         except (TypeError, ValueError) as error:
             raise DataError(f"frames is {frames!r}; expected a slice, or numbers of frames") from error
         if not self.frames:
@@ -69,12 +69,12 @@ class StartingPoints:
         if len(set(self.frames)) != len(self.frames):
             raise DataError("frames holds a frame twice; each would run the same burst")
         self._has_times = file_has_times(atoms.universe.trajectory)
-        self.first = read_frame(atoms, self.frames[0])
+        self.first: Frame = read_frame(atoms, self.frames[0])
         if temperature is None and self.first.velocities is None:
             raise DataError(Remedy("the trajectory has no velocities; draw them: ", *_DRAW))
         if temperature is None and self.first.velocities is not None:
             check_velocities(self.first.velocities, self.topology.masses)
-        self.periodic = self.first.cell is not None
+        self.periodic: bool = self.first.cell is not None
         self._tree: np.ndarray | None = None
 
     def adopt(self, recipe: BurstRecipe) -> None:

@@ -65,6 +65,9 @@ class EGHN(Architecture):
         If a width or number is below 1, the form is unknown, or the paper's form is given several decoder layers.
     """
 
+    edge_features: int
+    published: bool
+
     isolated_only = True
 
     def __init__(
@@ -88,10 +91,14 @@ class EGHN(Architecture):
         if form == "published" and not normalize:
             raise ValueError("normalize=False is for form 'paper'; the published networks are normalised")
         self.edge_features, self.published = edge_features, form == "published"
-        self.embedding = nn.Linear(node_features, hidden)
-        self.score = nn.Sequential(nn.Linear(hidden, 8 * hidden), nn.Tanh(), nn.Linear(8 * hidden, clusters))
+        self.embedding: nn.Linear = nn.Linear(node_features, hidden)
+        self.score: nn.Sequential = nn.Sequential(
+            nn.Linear(hidden, 8 * hidden), nn.Tanh(), nn.Linear(8 * hidden, clusters)
+        )
         self.low: nn.Module
         self.high: nn.Module
+        self.pool: nn.ModuleList
+        self.up: nn.ModuleList
         if self.published:
             low, high = (
                 EGNN(node_features=hidden, edge_features=width, hidden=hidden, layers=layers, form=form)

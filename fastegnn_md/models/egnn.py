@@ -62,6 +62,9 @@ class EGNN(Architecture):
         If a width or number is below 1, the form is unknown, or options exclude each other.
     """
 
+    edge_features: int
+    vector_channels: int
+
     def __init__(
         self,
         *,
@@ -84,9 +87,9 @@ class EGNN(Architecture):
         if vector_channels and (average_neighbours is None or tanh or normalize):
             raise ValueError("vector_channels needs average_neighbours and excludes tanh and normalize")
         self.edge_features, self.vector_channels = edge_features, vector_channels
-        self.positions_move = not vector_channels
-        self.embedding = nn.Linear(node_features, hidden)
-        self.layers = nn.ModuleList(
+        self.positions_move: bool = not vector_channels
+        self.embedding: nn.Linear = nn.Linear(node_features, hidden)
+        self.layers: nn.ModuleList = nn.ModuleList(
             EGNNLayer(
                 edge_features=edge_features,
                 hidden=hidden,
@@ -99,7 +102,7 @@ class EGNN(Architecture):
             )
             for _ in range(layers)
         )
-        self.readout = MLP(hidden, hidden, 2 * vector_channels) if vector_channels else None
+        self.readout: MLP | None = MLP(hidden, hidden, 2 * vector_channels) if vector_channels else None
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
@@ -121,6 +124,10 @@ class EGNN(Architecture):
 class EGNNLayer(nn.Module):
     """One layer; parameters as in :class:`EGNN`."""
 
+    published: bool
+    normalize: bool
+    average_neighbours: float | None
+
     def __init__(
         self,
         *,
@@ -135,14 +142,16 @@ class EGNNLayer(nn.Module):
     ):
         super().__init__()
         self.published, self.normalize, self.average_neighbours = published, normalize, average_neighbours
-        self.edge = EdgeMessage(hidden, 1 + edge_features + 3 * vector_channels, attention=attention)  # φe
-        self.node = MLP(2 * hidden, hidden, hidden)  # φh
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1 + edge_features + 3 * vector_channels, attention=attention)  # φe
+        self.node: MLP = MLP(2 * hidden, hidden, hidden)  # φh
         self.vectors: VectorChannels | None = None
         if vector_channels:
             self.vectors = VectorChannels(hidden, vector_channels, virtual_geometry=False)
             return
-        self.coordinate = MLP(hidden, hidden, 1) if published else CoordinateHead(hidden, tanh=tanh)  # φx
-        self.velocity = MLP(hidden, hidden, 1)  # φv
+        self.coordinate: MLP | CoordinateHead = (
+            MLP(hidden, hidden, 1) if published else CoordinateHead(hidden, tanh=tanh)
+        )  # φx
+        self.velocity: MLP = MLP(hidden, hidden, 1)  # φv
 
     def forward(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Layer of the paper: returns h (N, H) and x (N, 3)."""

@@ -49,6 +49,9 @@ class FastNetwork(Architecture):
         If a width or number is below 1, the form is unknown, or the rate is not a share.
     """
 
+    edge_dropping: float
+    virtual_geometry: bool
+
     edge_features: int
     layers: nn.ModuleList
 
@@ -69,8 +72,8 @@ class FastNetwork(Architecture):
         if not 0.0 <= edge_dropping <= 1.0:
             raise ValueError(f"edge_dropping is {edge_dropping}; expected a share from 0 to 1")
         self.edge_features, self.edge_dropping, self.virtual_geometry = edge_features, edge_dropping, virtual_geometry
-        self.embedding = nn.Linear(node_features, hidden)
-        self.virtual_features = nn.Parameter(torch.randn(virtual_nodes, hidden))
+        self.embedding: nn.Linear = nn.Linear(node_features, hidden)
+        self.virtual_features: nn.Parameter = nn.Parameter(torch.randn(virtual_nodes, hidden))
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
@@ -223,7 +226,7 @@ class PullNetwork(FastNetwork):
             form=form,
             virtual_geometry=virtual_geometry,
         )
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             PullLayer(
                 self.make_pull(hidden, edge_features, gaussians, cutoff),
                 edge_features,
@@ -259,10 +262,10 @@ class PullLayer(FastLayer):
     ):
         super().__init__()
         self.pull = pull
-        self.edge = EdgeMessage(hidden, 1 + edge_features)  # φ1
-        self.virtual = VirtualNodes(hidden, virtual_nodes, squared=squared, geometry=geometry)
-        self.node = MLP(heard_width(hidden, virtual_nodes), hidden, hidden)  # φh
-        self.coordinate_virtual = CoordinateHead(hidden) if geometry else None  # φxv
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1 + edge_features)  # φ1
+        self.virtual: VirtualNodes = VirtualNodes(hidden, virtual_nodes, squared=squared, geometry=geometry)
+        self.node: MLP = MLP(heard_width(hidden, virtual_nodes), hidden, hidden)  # φh
+        self.coordinate_virtual: CoordinateHead | None = CoordinateHead(hidden) if geometry else None  # φxv
 
     def real(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """See :meth:`FastLayer.real`."""

@@ -75,6 +75,9 @@ class FastEGNN(FastNetwork):
         If a value is out of range or options exclude each other.
     """
 
+    vector_channels: int
+    positions_move: bool
+
     gravity: tuple[float, ...] | None
     shape: Shape | None  # of a network that the C++ library knows
 
@@ -111,7 +114,7 @@ class FastEGNN(FastNetwork):
         self.vector_channels, self.positions_move = vector_channels, not vector_channels
         # Numbers, not a buffer: converting a model to float64 must not keep a value rounded to float32.
         self.gravity = None if gravity is None else tuple(float(component) for component in gravity)
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             FastEGNNLayer(
                 edge_features=edge_features,
                 hidden=hidden,
@@ -128,7 +131,7 @@ class FastEGNN(FastNetwork):
             )
             for _ in range(layers)
         )
-        self.readout = MLP(hidden, hidden, 2 * vector_channels) if vector_channels else None
+        self.readout: MLP | None = MLP(hidden, hidden, 2 * vector_channels) if vector_channels else None
         self.shape: Shape | None = None
         if ordered and not (attention or tanh or normalize or gravity is not None):
             self.shape = Shape(
@@ -170,6 +173,9 @@ class FastEGNN(FastNetwork):
 class FastEGNNLayer(FastLayer):
     """One layer, Eqs. 3-9; parameters as in :class:`FastEGNN`."""
 
+    normalize: bool
+    average_neighbours: float | None
+
     def __init__(
         self,
         *,
@@ -188,8 +194,8 @@ class FastEGNNLayer(FastLayer):
     ):
         super().__init__()
         self.normalize, self.average_neighbours, self._direction = normalize, average_neighbours, gravity
-        self.edge = EdgeMessage(hidden, 1 + edge_features + 3 * vector_channels, attention=attention)  # φ1
-        self.virtual = VirtualNodes(
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1 + edge_features + 3 * vector_channels, attention=attention)  # φ1
+        self.virtual: VirtualNodes = VirtualNodes(
             hidden,
             virtual_nodes,
             squared=squared,
@@ -198,15 +204,17 @@ class FastEGNNLayer(FastLayer):
             attention=attention,
             tanh=tanh,
         )  # φ2, φZ, φS
-        self.node = MLP(heard_width(hidden, virtual_nodes, ordered=ordered), hidden, hidden)  # φh
+        self.node: MLP = MLP(heard_width(hidden, virtual_nodes, ordered=ordered), hidden, hidden)  # φh
         self.vectors: VectorChannels | None = None
         if vector_channels:
             self.vectors = VectorChannels(hidden, vector_channels, virtual_geometry=virtual_geometry)
             return
-        self.coordinate = CoordinateHead(hidden, tanh=tanh)  # φx
-        self.coordinate_virtual = CoordinateHead(hidden, tanh=tanh) if virtual_geometry else None  # φxv
-        self.velocity = MLP(hidden, hidden, 1)  # φv
-        self.gravity = None if gravity is None else MLP(hidden, hidden, 1)  # φg
+        self.coordinate: CoordinateHead = CoordinateHead(hidden, tanh=tanh)  # φx
+        self.coordinate_virtual: CoordinateHead | None = (
+            CoordinateHead(hidden, tanh=tanh) if virtual_geometry else None
+        )  # φxv
+        self.velocity: MLP = MLP(hidden, hidden, 1)  # φv
+        self.gravity: MLP | None = None if gravity is None else MLP(hidden, hidden, 1)  # φg
 
     def real(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Eq. 3 and the terms of Eq. 6 without virtual nodes; see :meth:`FastLayer.real`."""

@@ -59,7 +59,7 @@ class FastRF(FastNetwork):
             form=form,
             virtual_geometry=virtual_geometry,
         )
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             FastRFLayer(edge_features, hidden, virtual_nodes, squared=form == "paper", geometry=virtual_geometry)
             for _ in range(layers)
         )
@@ -70,12 +70,14 @@ class FastRFLayer(FastLayer):
 
     def __init__(self, edge_features: int, hidden: int, virtual_nodes: int, *, squared: bool, geometry: bool):
         super().__init__()
-        self.edge = EdgeMessage(hidden, 1 + edge_features)
-        self.virtual = VirtualNodes(hidden, virtual_nodes, squared=squared, geometry=geometry, features=False)
-        self.node = None
-        self.coordinate = CoordinateHead(hidden)
-        self.coordinate_virtual = CoordinateHead(hidden) if geometry else None
-        self.velocity = MLP(1, hidden, 1)
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1 + edge_features)
+        self.virtual: VirtualNodes = VirtualNodes(
+            hidden, virtual_nodes, squared=squared, geometry=geometry, features=False
+        )
+        self.node: None = None
+        self.coordinate: CoordinateHead = CoordinateHead(hidden)
+        self.coordinate_virtual: CoordinateHead | None = CoordinateHead(hidden) if geometry else None
+        self.velocity: MLP = MLP(1, hidden, 1)
 
     def real(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """See :meth:`FastLayer.real`."""

@@ -55,7 +55,7 @@ class TensorFieldPull(nn.Module):
 
     def __init__(self, hidden: int, edge_features: int, gaussians: int, cutoff: float):
         super().__init__()
-        self.field = TensorFieldLayer(
+        self.field: TensorFieldLayer = TensorFieldLayer(
             {0: hidden, 1: 1},
             {1: 1},
             edge_features=edge_features,

@@ -61,9 +61,9 @@ class GMN(Architecture):
     def __init__(self, *, node_features: int, edge_features: int = 0, hidden: int = 64, layers: int = 4):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden, layers=layers)
-        self.edge_features = edge_features
-        self.embedding = nn.Linear(node_features, hidden)
-        self.layers = nn.ModuleList(GMNLayer(edge_features, hidden) for _ in range(layers))
+        self.edge_features: int = edge_features
+        self.embedding: nn.Linear = nn.Linear(node_features, hidden)
+        self.layers: nn.ModuleList = nn.ModuleList(GMNLayer(edge_features, hidden) for _ in range(layers))
 
     def forward(
         self,
@@ -128,14 +128,14 @@ class GMNLayer(nn.Module):
 
     def __init__(self, edge_features: int, hidden: int):
         super().__init__()
-        self.edge = EdgeMessage(hidden, 1 + edge_features)  # φ1
-        self.coordinate = CoordinateHead(hidden)  # φx
-        self.node = MLP(2 * hidden, hidden, hidden)  # φh
-        self.velocity = MLP(hidden, hidden, 1)  # ψ
-        self.spin = MLP(hidden, hidden, 1)  # ψ of angular velocities
-        self.body = MLP(hidden, hidden, hidden)  # to the features of an object
-        self.stick = MLP(1, hidden, 1)  # φ of sticks
-        self.hinge = MLP(9, hidden, 3)  # φ of hinges
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1 + edge_features)  # φ1
+        self.coordinate: CoordinateHead = CoordinateHead(hidden)  # φx
+        self.node: MLP = MLP(2 * hidden, hidden, hidden)  # φh
+        self.velocity: MLP = MLP(hidden, hidden, 1)  # ψ
+        self.spin: MLP = MLP(hidden, hidden, 1)  # ψ of angular velocities
+        self.body: MLP = MLP(hidden, hidden, hidden)  # to the features of an object
+        self.stick: MLP = MLP(1, hidden, 1)  # φ of sticks
+        self.hinge: MLP = MLP(9, hidden, 3)  # φ of hinges
 
     def forward(
         self, h: Tensor, x: Tensor, v: Tensor, edges: Edges, sticks: Tensor | None, hinges: Tensor | None

@@ -74,14 +74,16 @@ class GVP(Architecture):
     ):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden, vectors=vectors)
-        self.edge_features = edge_features
-        self.expansion = Gaussians(gaussians, cutoff)
+        self.edge_features: int = edge_features
+        self.expansion: Gaussians = Gaussians(gaussians, cutoff)
         width, edge = (hidden, vectors), (gaussians + edge_features, 1)
-        self.node_embedding = Perceptron((node_features, 1), width, gate=vector_gate, active=False)
-        self.edge_embedding = Perceptron(edge, (_EDGE_SCALARS, _EDGE_VECTORS), gate=vector_gate, active=False)
-        self.layers = nn.ModuleList(GVPLayer(width, vector_gate) for _ in range(layers))
-        self.norm = PairNorm(hidden)
-        self.readout = Perceptron(width, width, gate=vector_gate)
+        self.node_embedding: Perceptron = Perceptron((node_features, 1), width, gate=vector_gate, active=False)
+        self.edge_embedding: Perceptron = Perceptron(
+            edge, (_EDGE_SCALARS, _EDGE_VECTORS), gate=vector_gate, active=False
+        )
+        self.layers: nn.ModuleList = nn.ModuleList(GVPLayer(width, vector_gate) for _ in range(layers))
+        self.norm: PairNorm = PairNorm(hidden)
+        self.readout: Perceptron = Perceptron(width, width, gate=vector_gate)
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
@@ -117,10 +119,10 @@ class Perceptron(nn.Module):
         super().__init__()
         between = max(inputs[1], outputs[1])
         self.active = active
-        self.inner = nn.Linear(inputs[1], between, bias=False)  # W_h
-        self.outer = nn.Linear(between, outputs[1], bias=False)  # W_μ
-        self.scalar = nn.Linear(inputs[0] + between, outputs[0])  # W_m
-        self.gate = nn.Linear(outputs[0], outputs[1]) if gate else None  # W_g
+        self.inner: nn.Linear = nn.Linear(inputs[1], between, bias=False)  # W_h
+        self.outer: nn.Linear = nn.Linear(between, outputs[1], bias=False)  # W_μ
+        self.scalar: nn.Linear = nn.Linear(inputs[0] + between, outputs[0])  # W_m
+        self.gate: nn.Linear | None = nn.Linear(outputs[0], outputs[1]) if gate else None  # W_g
 
     def forward(self, pair: Pair) -> Pair:
         """Map scalars (M, s) and vectors (M, v, 3)."""
@@ -142,13 +144,15 @@ class GVPLayer(nn.Module):
         super().__init__()
         both = (2 * width[0] + _EDGE_SCALARS, 2 * width[1] + _EDGE_VECTORS)
         wide = (4 * width[0], 2 * width[1])
-        self.message = nn.Sequential(
+        self.message: nn.Sequential = nn.Sequential(
             Perceptron(both, width, gate=gate),
             Perceptron(width, width, gate=gate),
             Perceptron(width, width, gate=gate, active=False),
         )
-        self.norms = nn.ModuleList(PairNorm(width[0]) for _ in range(2))
-        self.node = nn.Sequential(Perceptron(width, wide, gate=gate), Perceptron(wide, width, gate=gate, active=False))
+        self.norms: nn.ModuleList = nn.ModuleList(PairNorm(width[0]) for _ in range(2))
+        self.node: nn.Sequential = nn.Sequential(
+            Perceptron(width, wide, gate=gate), Perceptron(wide, width, gate=gate, active=False)
+        )
 
     def forward(self, nodes: Pair, x: Tensor, edges: Edges, expansion: Gaussians, embedding: Perceptron) -> Pair:
         """Return the new channels of the nodes."""
@@ -178,7 +182,7 @@ class PairNorm(nn.Module):
 
     def __init__(self, scalars: int):
         super().__init__()
-        self.scalars = nn.LayerNorm(scalars)
+        self.scalars: nn.LayerNorm = nn.LayerNorm(scalars)
 
     def forward(self, pair: Pair) -> Pair:
         """Normalise scalars (M, s) and vectors (M, v, 3)."""

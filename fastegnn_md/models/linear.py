@@ -22,7 +22,7 @@ class Linear(Architecture):
 
     def __init__(self) -> None:
         super().__init__()
-        self.time = nn.Parameter(torch.ones(1))
+        self.time: nn.Parameter = nn.Parameter(torch.ones(1))
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments

@@ -49,10 +49,10 @@ class MPNN(Architecture):
     def __init__(self, *, node_features: int, edge_features: int = 0, hidden: int = 64, layers: int = 4):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden)
-        self.edge_features = edge_features
-        self.embedding = nn.Linear(node_features + 6, hidden)
-        self.layers = nn.ModuleList(MPNNLayer(edge_features, hidden) for _ in range(layers))
-        self.readout = MLP(hidden, hidden, 3)  # φd
+        self.edge_features: int = edge_features
+        self.embedding: nn.Linear = nn.Linear(node_features + 6, hidden)
+        self.layers: nn.ModuleList = nn.ModuleList(MPNNLayer(edge_features, hidden) for _ in range(layers))
+        self.readout: MLP = MLP(hidden, hidden, 3)  # φd
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
@@ -70,8 +70,8 @@ class MPNNLayer(nn.Module):
 
     def __init__(self, edge_features: int, hidden: int):
         super().__init__()
-        self.edge = EdgeMessage(hidden, edge_features)  # φe
-        self.node = MLP(2 * hidden, hidden, hidden)  # φh
+        self.edge: EdgeMessage = EdgeMessage(hidden, edge_features)  # φe
+        self.node: MLP = MLP(2 * hidden, hidden, hidden)  # φh
 
     def forward(self, h: Tensor, x: Tensor, edges: Edges) -> Tensor:
         """Return the new node features (N, hidden)."""

@@ -40,8 +40,8 @@ class RF(Architecture):
     def __init__(self, *, edge_features: int = 0, hidden: int = 64, layers: int = 4):
         super().__init__()
         at_least_one(hidden=hidden)
-        self.edge_features = edge_features
-        self.layers = nn.ModuleList(RFLayer(edge_features, hidden) for _ in range(layers))
+        self.edge_features: int = edge_features
+        self.layers: nn.ModuleList = nn.ModuleList(RFLayer(edge_features, hidden) for _ in range(layers))
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
@@ -59,8 +59,8 @@ class RFLayer(nn.Module):
 
     def __init__(self, edge_features: int, hidden: int):
         super().__init__()
-        self.radial = CoordinateHead(1 + edge_features, hidden=hidden, tanh=True)  # φ
-        self.velocity = MLP(1, hidden, 1)  # φv
+        self.radial: CoordinateHead = CoordinateHead(1 + edge_features, hidden=hidden, tanh=True)  # φ
+        self.velocity: MLP = MLP(1, hidden, 1)  # φv
 
     def forward(self, x: Tensor, v: Tensor, speed: Tensor, edges: Edges) -> Tensor:
         """Return the new positions (N, 3); speed (N, 1) is |v|."""

@@ -59,10 +59,10 @@ class SchNet(Architecture):
     ):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden, filters=filters)
-        self.edge_features = edge_features
-        self.embedding = nn.Linear(node_features, hidden)
-        self.pulls = nn.ModuleList(FilterPull(hidden, gaussians, cutoff) for _ in range(layers))
-        self.interactions = nn.ModuleList(
+        self.edge_features: int = edge_features
+        self.embedding: nn.Linear = nn.Linear(node_features, hidden)
+        self.pulls: nn.ModuleList = nn.ModuleList(FilterPull(hidden, gaussians, cutoff) for _ in range(layers))
+        self.interactions: nn.ModuleList = nn.ModuleList(
             Interaction(hidden, filters=filters, gaussians=gaussians, edge_features=edge_features, cutoff=cutoff)
             for _ in range(layers)
         )

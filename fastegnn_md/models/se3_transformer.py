@@ -65,13 +65,13 @@ class SE3Transformer(Architecture):
             raise ValueError(f"degrees is {degrees}; expected at least 2, for scalars and vectors")
         if hidden % heads:
             raise ValueError(f"heads is {heads}; expected a divisor of hidden={hidden}")
-        self.edge_features = edge_features
-        self.scalars = nn.Linear(node_features, hidden)
-        self.vectors = nn.Linear(1, hidden, bias=False)
+        self.edge_features: int = edge_features
+        self.scalars: nn.Linear = nn.Linear(node_features, hidden)
+        self.vectors: nn.Linear = nn.Linear(1, hidden, bias=False)
         inner = dict.fromkeys(range(degrees), hidden)
         widths = [{0: hidden, 1: hidden}, *[inner] * (layers - 1), {0: hidden, 1: 1}]
-        self.highest = max(max(widths[k]) + max(widths[k + 1]) for k in range(layers))
-        self.layers = nn.ModuleList(
+        self.highest: int = max(max(widths[k]) + max(widths[k + 1]) for k in range(layers))
+        self.layers: nn.ModuleList = nn.ModuleList(
             EquivariantAttention(
                 widths[k],
                 widths[k + 1],

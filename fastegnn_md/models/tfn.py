@@ -63,12 +63,12 @@ class TFN(Architecture):
         at_least_one(node_features=node_features, hidden=hidden, layers=layers)
         if degrees < 2:
             raise ValueError(f"degrees is {degrees}; expected at least 2, for scalars and vectors")
-        self.edge_features = edge_features
-        self.scalars = nn.Linear(node_features, hidden)
-        self.vectors = nn.Linear(1, hidden, bias=False)
+        self.edge_features: int = edge_features
+        self.scalars: nn.Linear = nn.Linear(node_features, hidden)
+        self.vectors: nn.Linear = nn.Linear(1, hidden, bias=False)
         inner = dict.fromkeys(range(degrees), hidden)
         widths = [{0: hidden, 1: hidden}, *[inner] * (layers - 1), {0: hidden, 1: 1}]
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             TensorFieldLayer(
                 widths[k],
                 widths[k + 1],

@@ -48,6 +48,9 @@ class VNEGNN(Architecture):
         If a width or number is below 1.
     """
 
+    edge_features: int
+    virtual_nodes: int
+
     isolated_only = True
     handed = True
 
@@ -63,9 +66,9 @@ class VNEGNN(Architecture):
         super().__init__()
         at_least_one(node_features=node_features, hidden=hidden, virtual_nodes=virtual_nodes)
         self.edge_features, self.virtual_nodes = edge_features, virtual_nodes
-        self.embedding = nn.Linear(node_features, hidden)
-        self.virtual_features = nn.Parameter(torch.randn(virtual_nodes, hidden))
-        self.layers = nn.ModuleList(VNEGNNLayer(edge_features, hidden) for _ in range(layers))
+        self.embedding: nn.Linear = nn.Linear(node_features, hidden)
+        self.virtual_features: nn.Parameter = nn.Parameter(torch.randn(virtual_nodes, hidden))
+        self.layers: nn.ModuleList = nn.ModuleList(VNEGNNLayer(edge_features, hidden) for _ in range(layers))
 
     def predict(
         self, h: Tensor, x: Tensor, v: Tensor, vectors: Tensor | None, edges: Edges, systems: Segments
@@ -88,11 +91,14 @@ class VNEGNN(Architecture):
 class VNEGNNLayer(nn.Module):
     """One layer; parameters as in :class:`VNEGNN`."""
 
+    to_virtual: _Spokes
+    to_atoms: _Spokes
+
     def __init__(self, edge_features: int, hidden: int):
         super().__init__()
-        self.edge = EdgeMessage(hidden, 1 + edge_features)
-        self.coordinate = CoordinateHead(hidden)
-        self.node = MLP(2 * hidden, hidden, hidden)
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1 + edge_features)
+        self.coordinate: CoordinateHead = CoordinateHead(hidden)
+        self.node: MLP = MLP(2 * hidden, hidden, hidden)
         self.to_virtual, self.to_atoms = _Spokes(hidden), _Spokes(hidden)
 
     def forward(
@@ -115,9 +121,9 @@ class _Spokes(nn.Module):
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.edge = EdgeMessage(hidden, 1)
-        self.coordinate = CoordinateHead(hidden)
-        self.feature = MLP(2 * hidden, hidden, hidden)
+        self.edge: EdgeMessage = EdgeMessage(hidden, 1)
+        self.coordinate: CoordinateHead = CoordinateHead(hidden)
+        self.feature: MLP = MLP(2 * hidden, hidden, hidden)
 
     def forward(self, h: Tensor, x: Tensor, z: Tensor, s: Tensor, systems: Segments) -> tuple[Tensor, Tensor]:
         displacement = x[:, None] - systems.spread(z)

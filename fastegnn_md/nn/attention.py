@@ -33,8 +33,8 @@ class EdgeGeometry:
     def __init__(self, edges: Edges, highest: int):
         direction = edges.direction
         assert direction is not None  # positions do not move in these networks
-        self.invariants = torch.cat([safe_sqrt(direction[1]), edges.attributes], dim=1)
-        self.harmonics = torch.cat(harmonics(direction[0], highest), dim=1)
+        self.invariants: Tensor = torch.cat([safe_sqrt(direction[1]), edges.attributes], dim=1)
+        self.harmonics: Tensor = torch.cat(harmonics(direction[0], highest), dim=1)
 
 
 class EquivariantKernel(nn.Module):
@@ -57,11 +57,14 @@ class EquivariantKernel(nn.Module):
         If e3nn is not installed.
     """
 
+    channels: dict[int, int]
+    outputs: dict[int, int]
+
     def __init__(self, channels: dict[int, int], outputs: dict[int, int], invariants: int):
         super().__init__()
         with naming_extras("an SE(3)-Transformer"):
             from e3nn import o3
-        self.paths = {
+        self.paths: dict[int, list[tuple[int, int]]] = {
             target: [
                 (source, degree) for source in channels for degree in range(abs(source - target), source + target + 1)
             ]
@@ -77,10 +80,10 @@ class EquivariantKernel(nn.Module):
             for target, paths in self.paths.items()
         }
         self.channels, self.outputs = channels, outputs
-        self.sizes = [
+        self.sizes: list[int] = [
             outputs[target] * sum(channels[source] for source, _ in paths) for target, paths in self.paths.items()
         ]
-        self.radial = nn.Sequential(
+        self.radial: nn.Sequential = nn.Sequential(
             nn.Linear(invariants, _RADIAL),
             nn.LayerNorm(_RADIAL),
             nn.ReLU(),
@@ -148,19 +151,19 @@ class EquivariantAttention(nn.Module):
     ):
         super().__init__()
         self.heads = heads
-        self.keys = EquivariantKernel(channels, dict.fromkeys(channels, hidden), 1 + edge_features)
-        self.values = EquivariantKernel(channels, dict.fromkeys(outputs, hidden), 1 + edge_features)
-        self.queries = nn.ModuleDict(
+        self.keys: EquivariantKernel = EquivariantKernel(channels, dict.fromkeys(channels, hidden), 1 + edge_features)
+        self.values: EquivariantKernel = EquivariantKernel(channels, dict.fromkeys(outputs, hidden), 1 + edge_features)
+        self.queries: nn.ModuleDict = nn.ModuleDict(
             {str(degree): nn.Linear(count, hidden, bias=False) for degree, count in channels.items()}
         )
-        self.mix = nn.ModuleDict(
+        self.mix: nn.ModuleDict = nn.ModuleDict(
             {
                 str(degree): nn.Linear(hidden + channels.get(degree, 0), count, bias=degree == 0)
                 for degree, count in outputs.items()
             }
         )
         biases = {str(degree): nn.Parameter(torch.zeros(count)) for degree, count in outputs.items() if degree}
-        self.bias = nn.ParameterDict(biases) if active else None
+        self.bias: nn.ParameterDict | None = nn.ParameterDict(biases) if active else None
 
     def forward(self, features: Features, geometry: EdgeGeometry, edges: Edges) -> Features:
         """Map the features of the nodes, those of all degrees in ``channels``."""

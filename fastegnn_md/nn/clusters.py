@@ -32,12 +32,14 @@ class Clusters:
         System of each cluster; clusters are numbered system by system.
     """
 
+    shares: Tensor
+
     def __init__(self, scores: Tensor, systems: Segments):
         self.shares, self._systems = scores.softmax(1), systems
-        self.count = scores.shape[1]
+        self.count: int = scores.shape[1]
         self._weight = systems.sum(self.shares).clamp(min=_LEAST_WEIGHT).view(-1, 1)
         index = torch.arange(systems.size, device=scores.device).repeat_interleave(self.count)
-        self.segments = Segments(index, systems.size)
+        self.segments: Segments = Segments(index, systems.size)
 
     def pool(self, values: Tensor) -> Tensor:
         """Means of node values (N, k) in each cluster, Σ_i s_ip value_i / Σ_i s_ip, shape (B P, k)."""

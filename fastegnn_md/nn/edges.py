@@ -56,6 +56,9 @@ class Edges:
         x_i - x_j where they do not.
     """
 
+    index: Tensor
+    attributes: Tensor
+
     def __init__(
         self,
         index: Tensor,
@@ -71,8 +74,8 @@ class Edges:
             index, attributes = index[:, order], attributes[order]
             vector, weight = (None if one is None else one[order] for one in (vector, weight))
         self.index, self.attributes = index, attributes
-        self.weight = [] if weight is None else [weight[:, None]]
-        self.receivers = Segments(index[0], x.shape[0])
+        self.weight: list[Tensor] = [] if weight is None else [weight[:, None]]
+        self.receivers: Segments = Segments(index[0], x.shape[0])
         self.shift: list[Tensor] = []
         self.vector: Tensor | None = None
         self._direction: tuple[Tensor, Tensor] | None = None

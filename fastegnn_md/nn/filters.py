@@ -33,6 +33,9 @@ class Gaussians(nn.Module):
         If there are fewer than 2, or the cutoff is not positive.
     """
 
+    count: int
+    cutoff: float
+
     def __init__(self, count: int, cutoff: float):
         super().__init__()
         if count < 2 or cutoff <= 0:
@@ -61,9 +64,9 @@ class FilterPull(nn.Module):
 
     def __init__(self, hidden: int, gaussians: int, cutoff: float):
         super().__init__()
-        self.expansion = Gaussians(gaussians, cutoff)
-        self.sizes = [gaussians, hidden, hidden]
-        self.weights = nn.Linear(sum(self.sizes), 1)
+        self.expansion: Gaussians = Gaussians(gaussians, cutoff)
+        self.sizes: list[int] = [gaussians, hidden, hidden]
+        self.weights: nn.Linear = nn.Linear(sum(self.sizes), 1)
         nn.init.xavier_uniform_(self.weights.weight, gain=COORDINATE_GAIN)
 
     def forward(self, h: Tensor, x: Tensor, v: Tensor, edges: Edges) -> Tensor:
@@ -102,12 +105,14 @@ class Interaction(nn.Module):
     def __init__(self, hidden: int, *, filters: int, gaussians: int, edge_features: int, cutoff: float):
         super().__init__()
         self.cutoff = cutoff
-        self.expansion = Gaussians(gaussians, cutoff)
-        self.filter = nn.Sequential(
+        self.expansion: Gaussians = Gaussians(gaussians, cutoff)
+        self.filter: nn.Sequential = nn.Sequential(
             nn.Linear(gaussians + edge_features, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
         )
-        self.inward = nn.Linear(hidden, filters, bias=False)
-        self.outward = nn.Sequential(nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden))
+        self.inward: nn.Linear = nn.Linear(hidden, filters, bias=False)
+        self.outward: nn.Sequential = nn.Sequential(
+            nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden)
+        )
 
     def forward(self, h: Tensor, x: Tensor, edges: Edges) -> Tensor:
         """Return the new node features, shape (N, hidden)."""

@@ -39,15 +39,18 @@ class EMMP(nn.Module):
         Divide ẐᵀẐ by ‖ẐᵀẐ‖_F.
     """
 
+    channels: int
+    normalize: bool
+
     def __init__(self, hidden: int, channels: int, edge_features: int, *, normalize: bool = True):
         super().__init__()
         self.channels, self.normalize = channels, normalize
-        self.edge = EdgeMessage(hidden, (2 * channels) ** 2 + edge_features)
-        self.matrix = nn.Linear(hidden, 2 * channels * channels)
+        self.edge: EdgeMessage = EdgeMessage(hidden, (2 * channels) ** 2 + edge_features)
+        self.matrix: nn.Linear = nn.Linear(hidden, 2 * channels * channels)
         # Sums over many neighbours: an untrained network starts near the identity, as with a coordinate head.
         nn.init.xavier_uniform_(self.matrix.weight, gain=COORDINATE_GAIN)
         nn.init.zeros_(self.matrix.bias)
-        self.node = MLP(hidden + 2 * channels * channels, hidden, hidden)
+        self.node: MLP = MLP(hidden + 2 * channels * channels, hidden, hidden)
 
     def forward(self, h: Tensor, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Return the new h (N, hidden) and Σ_j M_ij (N, K, 3), for vectors Z_i - Z̄ (N, K, 3)."""
@@ -83,9 +86,9 @@ class SenderMatrices(nn.Module):
     def __init__(self, hidden: int, channels: int, edge_features: int):
         super().__init__()
         self.channels = channels
-        self.edge = EdgeMessage(hidden, channels**2 + edge_features)
-        self.matrix = MLP(hidden, hidden, channels**2)
-        self.node = MLP(2 * hidden, hidden, hidden)
+        self.edge: EdgeMessage = EdgeMessage(hidden, channels**2 + edge_features)
+        self.matrix: MLP = MLP(hidden, hidden, channels**2)
+        self.node: MLP = MLP(2 * hidden, hidden, hidden)
 
     def forward(self, h: Tensor, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Return the new h (N, hidden) and the new vectors (N, K, 3)."""
@@ -122,12 +125,16 @@ class NodeMatrix(nn.Module):
         Divide ZᵀZ by ‖ZᵀZ‖_F.
     """
 
+    channels: int
+    outputs: int
+    normalize: bool
+
     def __init__(self, inputs: int, hidden: int, channels: int, outputs: int = 1, *, normalize: bool = True):
         super().__init__()
         self.channels, self.outputs, self.normalize = channels, outputs, normalize
-        self.inward = MLP(channels**2 + inputs, hidden, hidden)
-        self.vector = MLP(hidden, hidden, channels * outputs)
-        self.scalar = MLP(hidden, hidden, hidden)
+        self.inward: MLP = MLP(channels**2 + inputs, hidden, hidden)
+        self.vector: MLP = MLP(hidden, hidden, channels * outputs)
+        self.scalar: MLP = MLP(hidden, hidden, hidden)
 
     def forward(self, vectors: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, K, 3) and (N, inputs) to (N, L, 3) and (N, hidden)."""

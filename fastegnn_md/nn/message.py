@@ -24,10 +24,10 @@ class EdgeMessage(nn.Module):
 
     def __init__(self, hidden: int, edge_features: int, *, attention: bool = False):
         super().__init__()
-        self.sizes = [hidden, hidden, edge_features]
-        self.first = nn.Linear(sum(self.sizes), hidden)
-        self.second = nn.Linear(hidden, hidden)
-        self.attention = Attention(hidden) if attention else None
+        self.sizes: list[int] = [hidden, hidden, edge_features]
+        self.first: nn.Linear = nn.Linear(sum(self.sizes), hidden)
+        self.second: nn.Linear = nn.Linear(hidden, hidden)
+        self.attention: Attention | None = Attention(hidden) if attention else None
 
     def at_nodes(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """What receivers and senders add to the first layer: its products with node features (N, hidden), once each."""

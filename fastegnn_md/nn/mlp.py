@@ -28,8 +28,8 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, bias: bool = True):
         super().__init__()
-        self.first = nn.Linear(inputs, hidden)
-        self.second = nn.Linear(hidden, outputs, bias=bias)
+        self.first: nn.Linear = nn.Linear(inputs, hidden)
+        self.second: nn.Linear = nn.Linear(hidden, outputs, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.gate = nn.Linear(hidden, 1)
+        self.gate: nn.Linear = nn.Linear(hidden, 1)
 
     def forward(self, message: Tensor) -> Tensor:
         """Gate messages of shape (..., hidden)."""

@@ -68,7 +68,7 @@ class TensorFieldLayer(nn.Module):
         super().__init__()
         with naming_extras("a tensor field network"):
             from e3nn import o3
-        self.paths = [
+        self.paths: list[tuple[int, int, int]] = [
             (source, degree, target)
             for target in outputs
             for source in channels
@@ -78,18 +78,18 @@ class TensorFieldLayer(nn.Module):
         self._coefficients = [
             o3.wigner_3j(*path, dtype=torch.float64, device="cpu") * (2 * path[2] + 1) ** 0.5 for path in self.paths
         ]
-        self.sizes = [channels[source] for source, _, _ in self.paths]
-        self.expansion = Gaussians(gaussians, cutoff)
-        self.radial = MLP(gaussians + edge_features, hidden, sum(self.sizes))
+        self.sizes: list[int] = [channels[source] for source, _, _ in self.paths]
+        self.expansion: Gaussians = Gaussians(gaussians, cutoff)
+        self.radial: MLP = MLP(gaussians + edge_features, hidden, sum(self.sizes))
         incoming = {
             target: channels.get(target, 0) + sum(channels[path[0]] for path in self.paths if path[2] == target)
             for target in outputs
         }
-        self.mix = nn.ModuleDict(
+        self.mix: nn.ModuleDict = nn.ModuleDict(
             {str(degree): nn.Linear(incoming[degree], count, bias=degree == 0) for degree, count in outputs.items()}
         )
         biases = {str(degree): nn.Parameter(torch.zeros(count)) for degree, count in outputs.items() if degree}
-        self.bias = nn.ParameterDict(biases) if active else None
+        self.bias: nn.ParameterDict | None = nn.ParameterDict(biases) if active else None
 
     def forward(self, features: Features, x: Tensor, edges: Edges) -> Features:
         """Map the features of the nodes, those of all degrees in ``channels``."""

@@ -37,9 +37,9 @@ class VectorChannels(nn.Module):
         super().__init__()
         self.channels = channels
         # Without bias: a message that the cutoff envelope has brought to zero must carry nothing.
-        self.edge = _head(nn.Linear(hidden, 2 * channels, bias=False), _EDGE_STD)
-        self.virtual = _head(nn.Linear(hidden, channels), _NODE_STD) if virtual_geometry else None
-        self.mix = MLP(hidden, hidden, channels * channels)
+        self.edge: nn.Linear = _head(nn.Linear(hidden, 2 * channels, bias=False), _EDGE_STD)
+        self.virtual: nn.Linear | None = _head(nn.Linear(hidden, channels), _NODE_STD) if virtual_geometry else None
+        self.mix: MLP = MLP(hidden, hidden, channels * channels)
         _head(self.mix.second, _NODE_STD)
 
     @staticmethod

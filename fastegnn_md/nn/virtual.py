@@ -40,6 +40,10 @@ class VirtualNodes(nn.Module):
         Options of the published code.
     """
 
+    channels: int
+    squared: bool
+    ordered: bool
+
     def __init__(
         self,
         hidden: int,
@@ -54,12 +58,12 @@ class VirtualNodes(nn.Module):
     ):
         super().__init__()
         self.channels, self.squared, self.ordered = channels, squared, ordered
-        self.sizes = [hidden, hidden, 1, channels if ordered else 1] if geometry else [hidden, hidden]
-        self.first = nn.Linear(sum(self.sizes), hidden)
-        self.second = nn.Linear(hidden, hidden)
-        self.attention = Attention(hidden) if attention else None
-        self.coordinate = CoordinateHead(hidden, tanh=tanh) if geometry else None  # φZ
-        self.feature = MLP(2 * hidden, hidden, hidden) if features else None  # φS
+        self.sizes: list[int] = [hidden, hidden, 1, channels if ordered else 1] if geometry else [hidden, hidden]
+        self.first: nn.Linear = nn.Linear(sum(self.sizes), hidden)
+        self.second: nn.Linear = nn.Linear(hidden, hidden)
+        self.attention: Attention | None = Attention(hidden) if attention else None
+        self.coordinate: CoordinateHead | None = CoordinateHead(hidden, tanh=tanh) if geometry else None  # φZ
+        self.feature: MLP | None = MLP(2 * hidden, hidden, hidden) if features else None  # φS
 
     def messages(self, h: Tensor, x: Tensor, z: Tensor | None, s: Tensor, systems: Segments) -> VirtualMessage:
         """Messages of every atom with every virtual node of its system.

@@ -40,7 +40,7 @@ class EnergyPropagator(Propagator):
         super().__init__(config, timestep, domain, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)  # noqa: TID251 - nn.Module initialisers take no generator
-            self.head = MLP(config.hidden, config.hidden, 1)
+            self.head: MLP = MLP(config.hidden, config.hidden, 1)
         self.register_buffer("force_scale", torch.ones(len(self.species)))
         self.register_buffer("energy_unit", torch.ones(()))
 

@@ -62,6 +62,9 @@ class Propagator(LearnedMap):
         Kinds of a configuration that this class serves.
     """
 
+    config: PropagatorConfig
+    timestep: float
+    domain: Domain
     kinds: ClassVar[tuple[str, ...]] = ()
     _species_index: Tensor
 
@@ -73,7 +76,7 @@ class Propagator(LearnedMap):
                 "propagators with Propagator.build"
             )
         self.config, self.timestep, self.domain = config, timestep, domain
-        self.species = domain.species
+        self.species: tuple[int, ...] = domain.species
         self.fingerprint = ""
         self.provenance: Provenance | None = None
         self.surroundings: Surroundings | None = None
@@ -83,15 +86,12 @@ class Propagator(LearnedMap):
         self._compiled: CompiledMove | None = None
         self._recorder: Recorder | None = None
         self.metrics: dict[str, Any] = {}
-        self.linear = LinearPredictor(len(self.species), timestep)
+        self.linear: LinearPredictor = LinearPredictor(len(self.species), timestep)
         with torch.random.fork_rng(devices=[]):  # the initial weights are the seed's, the caller's RNG stays as it is
             torch.manual_seed(seed)  # noqa: TID251 - nn.Module initialisers take no generator
-            self.network = build_network(
-                config,
-                domain,
-                node_features=len(self.species) + 1 + self._more_features,
-                edge_features=self._edge_features,
-            )
+            width = len(self.species) + 1 + self._more_features
+            made = build_network(config, domain, node_features=width, edge_features=self._edge_features)
+            self.network: torch.nn.Module = made
         index = torch.full((max(self.species) + 1,), -1, dtype=torch.int64)
         index[list(self.species)] = torch.arange(len(self.species))
         self.register_buffer("_species_index", index, persistent=False)
@@ -353,7 +353,7 @@ class Propagator(LearnedMap):
         """An untrained propagator of the class that its kind asks for; parameters are those of the class."""
         return _CLASSES[config.kind](config, timestep, domain, seed=seed)
 
-    def __init_subclass__(cls, **keywords: Any):
+    def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         _CLASSES.update(dict.fromkeys(cls.kinds, cls))
 

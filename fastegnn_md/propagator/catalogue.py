@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
@@ -26,7 +26,7 @@ _Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 class CatalogueEntry(BaseModel):
     """What the catalogue says of one model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     system: _Text = Field(description="what it moves, for people")
     start: _Text | None = Field(default=None, description="structure to try it on: a file, seen from the folder")
@@ -66,10 +66,11 @@ class Catalogue:
     """
 
     def __init__(self, folder: str | Path | None = None):
-        self.folder = FOLDER if folder is None else Path(folder)
+        self.folder: Path = FOLDER if folder is None else Path(folder)
         path = self.folder / "catalogue.json"
         try:
-            self.entries = TypeAdapter(dict[_Name, CatalogueEntry]).validate_json(path.read_bytes())
+            found = TypeAdapter(dict[_Name, CatalogueEntry]).validate_json(path.read_bytes())
+            self.entries: dict[str, CatalogueEntry] = found
         except OSError as error:
             raise CheckpointError(f"cannot read the catalogue of models {path}: {error.strerror or error}") from error
         except ValidationError as error:

@@ -18,11 +18,13 @@ from ..errors import CompatibilityError, ConfigError
 from ..state import State
 from ..units import format_time
 from .base import Propagator
-from .domain import MASS_TOLERANCE
+from .config import PropagatorConfig
+from .domain import MASS_TOLERANCE, Domain
 from .draws import Generators
 from .learned_map import LearnedMap
 from .limits import JumpLimits
 from .prediction import Prediction, Spread, Trust
+from .provenance import Provenance
 
 
 class Committee(LearnedMap):
@@ -58,6 +60,9 @@ class Committee(LearnedMap):
         If members differ in what they must share.
     """
 
+    timestep: float
+    species: tuple[int, ...]
+
     members: Sequence[Propagator]
     has_spread = True
 
@@ -76,11 +81,11 @@ class Committee(LearnedMap):
             )
         first = members[0]
         self.timestep, self.species = first.timestep, first.species
-        self.config = max(members, key=lambda one: one.config.cutoff).config
-        self.domain = dataclasses.replace(first.domain, limits=_common_limits([one.limits for one in members]))
-        self.provenance = first.provenance
-        self.audited = all(one.audited for one in members)
-        self.fingerprint = ",".join(dict.fromkeys(one.fingerprint for one in members))
+        self.config: PropagatorConfig = max(members, key=lambda one: one.config.cutoff).config
+        self.domain: Domain = dataclasses.replace(first.domain, limits=_common_limits([one.limits for one in members]))
+        self.provenance: Provenance | None = first.provenance
+        self.audited: bool = all(one.audited for one in members)
+        self.fingerprint: str = ",".join(dict.fromkeys(one.fingerprint for one in members))
         self.members = nn.ModuleList(members)  # type: ignore[assignment]  # a sequence of its own kind
 
     @classmethod

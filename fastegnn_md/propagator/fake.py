@@ -70,6 +70,15 @@ class FakePropagator(LearnedMap):
         How often it was asked.
     """
 
+    move: Callable[..., State | tuple[Tensor, Tensor]]
+    timestep: float
+    fingerprint: str
+    reversible: bool
+    volume_preserving: bool
+    audited: bool
+    random: bool
+    calls: int
+
     def __init__(
         self,
         move: Callable[..., State | tuple[Tensor, Tensor]],
@@ -86,11 +95,11 @@ class FakePropagator(LearnedMap):
     ):
         super().__init__()
         self.move, self.timestep, self.fingerprint = move, timestep, fingerprint
-        self.config = PropagatorConfig(kind=kind, cutoff=cutoff)
+        self.config: PropagatorConfig = PropagatorConfig(kind=kind, cutoff=cutoff)
         self.reversible, self.volume_preserving = reversible, volume_preserving
         self.audited, self.random = audited, random
         self._any_boundary = domain is None
-        self.domain = permissive_domain() if domain is None else domain
+        self.domain: Domain = permissive_domain() if domain is None else domain
         self.calls = 0
 
     @property

@@ -11,9 +11,12 @@ from ..errors import ConfigError, DataError
 from ..mechanics.motion import centre_of_mass
 from ..state import State
 from ..units import BOLTZMANN
+from .config import PropagatorConfig
+from .domain import Domain
 from .draws import Generators, normal
 from .learned_map import LearnedMap
 from .prediction import Prediction, Trust
+from .provenance import Provenance
 
 
 class Fluctuating(LearnedMap):
@@ -44,6 +47,13 @@ class Fluctuating(LearnedMap):
     ConfigError
         If the base redraws velocities, or the covariance is not one.
     """
+
+    config: PropagatorConfig
+    timestep: float
+    domain: Domain
+    fingerprint: str
+    provenance: Provenance | None
+    audited: bool
 
     numbers: Tensor
     root: Tensor

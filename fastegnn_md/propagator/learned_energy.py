@@ -47,7 +47,7 @@ class LearnedEnergy:
         self._cutoff, self._radial, self._unit = config.cutoff, config.radial_functions, float(unit)
         known = propagator.surroundings
         self._lists = _Lists(config.cutoff) if propagator.periodic else None
-        self.halves = None
+        self.halves: Halves | None = None
         if propagator.periodic:
             return
         self.halves = Halves(

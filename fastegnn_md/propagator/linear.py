@@ -98,7 +98,7 @@ class LeastSquares:
     def __init__(self, species: int, timestep: float, *, velocities: bool, forces: bool):
         self.timestep = timestep
         # Columns of the coefficients (a, b, c, d) that belong to the inputs in use: of Δq, and of v′ two further on.
-        self.used = [column for column, wanted in enumerate((velocities, velocities and forces)) if wanted]
+        self.used: list[int] = [column for column, wanted in enumerate((velocities, velocities and forces)) if wanted]
         size = len(self.used)
         self._matrix = torch.zeros(species, size, size, dtype=torch.float64)
         self._vector = torch.zeros(species, size, 2, dtype=torch.float64)

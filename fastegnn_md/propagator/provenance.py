@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class SystemKind(BaseModel):
         for periodic systems.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     formula: str
     bonds: str | None = None
@@ -69,7 +69,7 @@ class HeldDistances(BaseModel):
         Share of these distances that do not change.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     elements: tuple[int, int]
     apart: int
@@ -109,7 +109,7 @@ class Provenance(BaseModel):
         Version of this package, and the commit where it was installed from one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     systems: tuple[SystemKind, ...] = ()
     held_distances: tuple[HeldDistances, ...] = ()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._extras import naming_extras
 from .._files import write_atomically
@@ -70,7 +70,7 @@ def write_report(path: str | Path, title: str, summary: str, sections: Sequence[
     write_atomically(path, text.encode())
 
 
-def new_figure(width: float = 8.0, height: float = 3.2, panels: int = 1, rows: int = 1) -> tuple[Figure, list]:
+def new_figure(width: float = 8.0, height: float = 3.2, panels: int = 1, rows: int = 1) -> tuple[Figure, list[Any]]:
     """A figure that needs no screen, with so many axes in each of its rows, row by row."""
     with naming_extras("new_figure"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Batch:
     """Start and ends of some pairs or runs. Not a tuple or dataclass, which Lightning would take apart and rebuild."""
 
+    start: State
+    ends: tuple[State, ...]
+
     __slots__ = ("ends", "start")
 
     def __init__(self, start: State, *ends: State):

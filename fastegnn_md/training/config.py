@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -108,7 +108,7 @@ class TrainingConfig(Settings):
         If a key is unknown or a value is out of range.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     propagator: PropagatorConfig = PropagatorConfig.model_validate({})
     updates: int = Field(default=1200, ge=1, le=_MOST)

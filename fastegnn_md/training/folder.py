@@ -41,9 +41,9 @@ class TrainingFolder:
         if output.suffix != ".safetensors":
             raise ConfigError(f"the model file {output} must end in .safetensors")
         self.output = output
-        self.folder = output.with_suffix(".training")
-        self.checkpoint = self.folder / "checkpoint.safetensors"
-        self.history = self.folder / "history.csv"
+        self.folder: Path = output.with_suffix(".training")
+        self.checkpoint: Path = self.folder / "checkpoint.safetensors"
+        self.history: Path = self.folder / "history.csv"
         self.identity = identity
 
     def open(self, resume: bool, writes: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -82,6 +82,10 @@ class PropagatorModule(LightningModule):
         Of a stochastic map: what :func:`~fastegnn_md.training.drawn.drawn_report` said at the last validation.
     """
 
+    validation_pairs: TrajectoryPairs
+    chosen: list[int]
+    progress: Progress
+
     def __init__(
         self,
         propagator: Propagator,
@@ -93,20 +97,21 @@ class PropagatorModule(LightningModule):
     ):
         super().__init__()
         self.propagator = propagator
-        self.average = copy.deepcopy(propagator).requires_grad_(False)
+        self.average: Propagator = copy.deepcopy(propagator).requires_grad_(False)
         self.config = config
         wanted = config.propagator.wants_forces
         needs = {"forces": wanted == "start" or config.force_updates > 0, "midpoint": wanted == "midpoint"}
         train, validation = (pairs_for(config.propagator, one) for one in (train, validation))
-        self.train_pairs = train.sequences(config.unroll).lean(**needs)
+        self.train_pairs: TrajectoryPairs = train.sequences(config.unroll).lean(**needs)
         self.validation_pairs, self.chosen = validation.lean(**needs), chosen
-        self.validation_runs = self.validation_pairs.sequences(config.unroll)
+        self.validation_runs: TrajectoryPairs = self.validation_pairs.sequences(config.unroll)
         self.baselines = baselines
         self.on_update: Callable[[PropagatorModule], None] = lambda module: None
         self.on_validated: Callable[[PropagatorModule, dict[str, float]], None] = lambda module, learned: None
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.recent_loss = self.last_loss = math.nan
+        self.recent_loss: float = math.nan
+        self.last_loss: float = math.nan
         self._equal_sizes = len({store.n_atoms for store in train.stores}) == 1
         self._losses: list[float] = []
         self._optimizer_state: dict[str, Tensor] = {}

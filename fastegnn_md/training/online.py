@@ -42,15 +42,18 @@ class OnlineTrainer:
     updates : int
     """
 
+    propagator: Propagator
+    config: TrainingConfig
+
     def __init__(self, propagator: Propagator, config: TrainingConfig):
         self.propagator, self.config = propagator.train(), config
-        self.average = copy.deepcopy(propagator).requires_grad_(False).eval()
+        self.average: Propagator = copy.deepcopy(propagator).requires_grad_(False).eval()
         self._block = WeightBlock(propagator)
         self._following = MovingAverage(self.average, propagator)
         self._optimizer = torch.optim.Adam(
             [self._block.values], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.updates = 0
+        self.updates: int = 0
         self._skipped = 0
 
     @property

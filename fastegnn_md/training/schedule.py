@@ -57,6 +57,10 @@ class BatchOrder:
         Seed of the orders.
     """
 
+    n_pairs: int
+    batch_size: int
+    seed: int
+
     def __init__(self, n_pairs: int, batch_size: int, seed: int):
         self.n_pairs, self.batch_size, self.seed = n_pairs, batch_size, seed
         self._epoch = -1
@@ -93,6 +97,13 @@ class UpdateSampler(Sampler[list[int]]):
     rank, world : int
         This process takes every ``world``-th pair of a batch, beginning with ``rank``.
     """
+
+    order: BatchOrder
+    position: Callable[[], int]
+    validate_every: int
+    updates: int
+    rank: int
+    world: int
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class WeightBlock:
         self._weights = list(self._named.values())
         self._sizes = [-(-weight.numel() // _ALIGNED) * _ALIGNED for weight in self._weights]
         first = self._weights[0]
-        self.values = nn.Parameter(first.new_zeros(sum(self._sizes)))
+        self.values: nn.Parameter = nn.Parameter(first.new_zeros(sum(self._sizes)))
         self._gradient = torch.zeros_like(self.values, requires_grad=False)
         self._gradients = self._views(self._gradient)
         with torch.no_grad():

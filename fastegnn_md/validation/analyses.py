@@ -33,7 +33,7 @@ class _SeveralRuns(AnalysisBase):
         every: list[Any] = list(runs) if isinstance(runs, list | tuple) else [runs]
         if not every:
             raise DataError("there is no trajectory to analyse")
-        self.groups = [static(one.atoms) for one in every]
+        self.groups: list[Any] = [static(one.atoms) for one in every]
         if len({len(group) for group in self.groups}) > 1:
             raise DataError(f"the runs have {[len(group) for group in self.groups]} atoms; give the same atoms of each")
         super().__init__(self.groups[0].universe.trajectory, verbose=verbose)
@@ -181,6 +181,11 @@ class Kinetics(TorsionBasins):
     MissingDependencyError
         If deeptime is not installed.
     """
+
+    lag: float
+    clusters: int
+    centres: np.ndarray | None
+    processes: int
 
     def __init__(
         self,

@@ -53,6 +53,13 @@ class JumpDynamics(ReadOnce, MolecularDynamics):
         If ``rng`` or the interval is none.
     """
 
+    propagator: LearnedMap
+    loginterval: int
+    rng: np.random.Generator
+    seed: int | None
+    restart_interval: int
+    trajectory: Path
+
     def __init__(
         self,
         atoms: Atoms,
@@ -61,14 +68,14 @@ class JumpDynamics(ReadOnce, MolecularDynamics):
         rng: np.random.Generator | int | None,
         timestep: float,
         trajectory: Any,
-        logfile: IO | str | Path | None,
+        logfile: IO[str] | str | Path | None,
         loginterval: int,
         restart_file: str | Path | None,
     ):
         self.propagator, self.loginterval = propagator, loginterval
         self.restart_file: str | Path | None = None
         self.restart_interval = max(1, loginterval)
-        self.begun = False  # whether observers have seen step 0
+        self.begun: bool = False  # whether observers have seen step 0
         self.rng, self.seed = as_generator(rng)
         # Only now: the base class removes an earlier trajectory of that name.
         super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval)
@@ -115,7 +122,7 @@ class JumpDynamics(ReadOnce, MolecularDynamics):
         """Description for trajectory headers."""
         return {**super().todict(), "seed": self.seed, "training-data": self.propagator.fingerprint}
 
-    def attach_logfile(self, logfile: IO | str | Path, header: bool = True) -> None:
+    def attach_logfile(self, logfile: IO[str] | str | Path, header: bool = True) -> None:
         """Write time, energies and temperature to a file (or ``"-"``) every ``loginterval`` steps."""
         target = str(logfile) if isinstance(logfile, Path) else logfile
         self.attach(self.closelater(JumpLogger(self, self.atoms, target, header=header)), self.loginterval)
@@ -164,7 +171,7 @@ class JumpDynamics(ReadOnce, MolecularDynamics):
         *,
         classical: Any = None,
         trajectory: str | Path | None = None,
-        logfile: IO | str | Path | None = None,
+        logfile: IO[str] | str | Path | None = None,
         restart_file: str | Path | None = None,
     ) -> Self:
         """Continue a simulation as if it had never stopped (bit for bit on the CPU).
@@ -214,7 +221,7 @@ class JumpLogger(MDLogger):
 
     def __call__(self) -> None:
         """Write a line."""
-        self.fmt = f"{self._columns} {self.atoms.get_volume():12.3f}\n" if self._volumes else f"{self._columns}\n"
+        self.fmt: str = f"{self._columns} {self.atoms.get_volume():12.3f}\n" if self._volumes else f"{self._columns}\n"
         super().__call__()
 
     def _potential_energy(self) -> float:

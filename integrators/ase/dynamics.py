@@ -23,6 +23,7 @@ from ..heat import change_friction, change_temperature
 from ..options import guarded_step
 from ..schedule import Schedule, schedule_of
 from ..statistics import JumpStatistics
+from ..step import GuardedStep
 from ..thermostats import Thermostat
 from .base import JumpDynamics, check_atoms
 from .classical import bath_of, change_engine, check_classical, check_engine, random_state, restore_random_state
@@ -125,19 +126,19 @@ class LearnedDynamics(JumpDynamics):
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
         rng: np.random.Generator | int | None = None,
         trajectory: Any = None,
-        logfile: IO | str | Path | None = None,
+        logfile: IO[str] | str | Path | None = None,
         loginterval: int = 1,
         restart_file: str | Path | None = None,
     ):
         propagator = propagator_of(propagator, "LearnedDynamics(atoms, propagator, temperature_K=…, …)", misplaced)
         check_atoms(atoms)
-        self.schedule = schedule_of(schedule)
-        self.classical = self.schedule.engine
+        self.schedule: Schedule = schedule_of(schedule)
+        self.classical: Any = self.schedule.engine
         bath = None
         if self.classical is not None:
             check_classical(self.classical, atoms)
             bath = bath_of(self.classical)
-        self.guarded = guarded_step(
+        self.guarded: GuardedStep = guarded_step(
             propagator,
             thermostat=thermostat,
             temperature=temperature_K,
@@ -150,10 +151,10 @@ class LearnedDynamics(JumpDynamics):
         if self.schedule.hybrid and atoms.calc is None:
             raise CompatibilityError(Remedy("classical steps need forces; ", *ATTACH))
         self.log_energy = False
-        self.volume = None if barostat is None else AtomsVolume(atoms, barostat)
+        self.volume: AtomsVolume | None = None if barostat is None else AtomsVolume(atoms, barostat)
         if self.volume is not None:
             check_bath(self.guarded.bath_temperature, self.classical)
-        self.jump = AtomsJump(atoms, self.guarded, bonds)
+        self.jump: AtomsJump = AtomsJump(atoms, self.guarded, bonds)
         self._replacement = 0 if bath is None else self.schedule.replacement_steps(self.guarded.timestep, bath.timestep)
         self._pending, self._time = 0, 0.0
         assert self.guarded.substep is not None  # set when it was made

@@ -39,7 +39,7 @@ class LearnedEnsemble:
     """
 
     def __init__(self, dynamics: Sequence[LearnedDynamics]):
-        self.dynamics = list(dynamics)
+        self.dynamics: list[LearnedDynamics] = list(dynamics)
         if not self.dynamics:
             raise ConfigError("an ensemble of no dynamics; give at least one LearnedDynamics")
         atoms = {id(one.atoms) for one in self.dynamics}

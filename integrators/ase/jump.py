@@ -73,6 +73,9 @@ class AtomsJump:
         If a constraint cannot be combined with jumps.
     """
 
+    atoms: Atoms
+    guarded: GuardedStep
+
     def __init__(
         self,
         atoms: Atoms,
@@ -80,7 +83,7 @@ class AtomsJump:
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
     ):
         self.atoms, self.guarded = atoms, guarded
-        self.bonds = None if bonds is None else bond_array(bonds)
+        self.bonds: np.ndarray | None = None if bonds is None else bond_array(bonds)
         self.waiting: PreparedJump | None = None  # of the step that comes next
         self._same = SameAtoms(atoms, self.bonds)
         self._checked: Constraints | None = None

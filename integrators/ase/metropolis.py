@@ -87,19 +87,19 @@ class MetropolizedDynamics(JumpDynamics):
         rng: np.random.Generator | int | None = None,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
         trajectory: Any = None,
-        logfile: IO | str | Path | None = None,
+        logfile: IO[str] | str | Path | None = None,
         loginterval: int = 1,
         restart_file: str | Path | None = None,
     ):
         call = "MetropolizedDynamics(atoms, propagator, temperature_K=…)"
         propagator = propagator_of(propagator, call, misplaced)
         check_atoms(atoms)
-        self.metropolis = MetropolisStep(
+        self.metropolis: MetropolisStep = MetropolisStep(
             propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
         )
         if atoms.calc is None:
             raise CompatibilityError(Remedy("the Metropolis test needs energies; ", *ATTACH))
-        self.bonds = None if bonds is None else bond_array(bonds)
+        self.bonds: np.ndarray | None = None if bonds is None else bond_array(bonds)
         self._same = SameAtoms(atoms, self.bonds)
         self.metropolis.check(self._same.constraints())
         state = self._same.read()

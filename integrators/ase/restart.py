@@ -112,7 +112,7 @@ def resume(
     propagator: LearnedMap,
     classical: Any,
     trajectory: str | Path | None,
-    logfile: IO | str | Path | None,
+    logfile: IO[str] | str | Path | None,
     restart_file: str | Path | None,
 ) -> Kind:
     """Read what :func:`save` wrote; see :meth:`JumpDynamics.restart`."""
@@ -171,7 +171,7 @@ def _resume(
     propagator: LearnedMap,
     classical: Any,
     trajectory: str | Path | None,
-    logfile: IO | str | Path | None,
+    logfile: IO[str] | str | Path | None,
     restart_file: str | Path | None,
 ) -> Kind:
     # All is read and checked before anything is set.

@@ -50,6 +50,10 @@ class AtomsVolume:
         If a constraint does not let atoms be scaled.
     """
 
+    atoms: Atoms
+    barostat: MonteCarloBarostat
+    moves: VolumeMoves
+
     def __init__(self, atoms: Atoms, barostat: MonteCarloBarostat):
         if not isinstance(barostat, MonteCarloBarostat):
             raise ConfigError(f"barostat is {barostat!r}; expected MonteCarloBarostat('1 bar')")

@@ -30,12 +30,14 @@ from ..guards import GuardSettings
 from ..options import guarded_step
 from ..statistics import JumpStatistics
 from ..step import GuardedStep
+from ..thermostats import Thermostat
 from .account import AUDIT, FROZEN, JUMP, JUMPING, LEARNING, REFUSED, SEGMENT, Account
 from .engine import LoggedEngine
 from .exams import FEWEST, PREDICTORS, RunningError
 from .learner import Learner
 from .options import Options
 from .segments import Segments, steps_of
+from .settings import Learning
 
 with naming_extras(__name__):
     from ase import Atoms, units
@@ -71,20 +73,33 @@ class Course:
     error : RunningError
     """
 
+    atoms: Atoms
+    options: Options
+    rng: np.random.Generator
+    lag: float
+    learning: Learning
+    thermostat: Thermostat | None
+    account: Account
+    error: RunningError
+    present: RunningError
+    newest: RunningError
+    phase: str
+
     def __init__(self, atoms: Atoms, options: Options, initial: Propagator | None, rng: np.random.Generator):
         self.atoms, self.options, self.rng = atoms, options, rng
         self.lag, self.learning, self.thermostat = options.lag, options.learning, options.thermostat
-        self.engine = LoggedEngine(atoms)
+        self.engine: LoggedEngine = LoggedEngine(atoms)
         steps = steps_of(options.lag, options.timestep, options.config)
-        self.segments = Segments(options.lag, steps, options.config, self.engine.forces)
+        self.segments: Segments = Segments(options.lag, steps, options.config, self.engine.forces)
         self._same = SameAtoms(atoms, options.bonds)
         state = self._same.read()
         self._same.constraints()
-        self.learner = Learner(options.learning, options.config, options.lag, state, initial)
+        self.learner: Learner = Learner(options.learning, options.config, options.lag, state, initial)
         self.account, self.error = Account(), RunningError(options.learning.window)
         self.phase, self.propagator = LEARNING, initial
-        self.audits, self.audit_share = Audits(options.learning.audits), _SHARES[0]
-        self.in_a_row = 0  # jumps since one was refused
+        self.audits: Audits = Audits(options.learning.audits)
+        self.audit_share: float = _SHARES[0]
+        self.in_a_row: int = 0  # jumps since one was refused
         # On the last pairs of the jumping phase: of the model that jumps, and of what would take its place.
         self.present, self.newest = (RunningError(options.learning.renew) for _ in range(2))
         self._change = math.nan  # of the total energy over the last jump that was audited, kT

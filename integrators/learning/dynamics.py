@@ -113,6 +113,10 @@ class LearningDynamics(JumpDynamics):
         If the atoms have a constraint other than FixAtoms, FixCom and FixBondLengths.
     """
 
+    course: Course
+    restart_file: str | Path
+    restart_interval: int
+
     def __init__(
         self,
         atoms: Atoms,
@@ -128,7 +132,7 @@ class LearningDynamics(JumpDynamics):
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
         rng: np.random.Generator | int | None = None,
         trajectory: Any = None,
-        logfile: IO | str | Path | None = None,
+        logfile: IO[str] | str | Path | None = None,
         loginterval: int = 1,
         restart_file: str | Path | None = None,
     ):
@@ -329,7 +333,7 @@ class LearningDynamics(JumpDynamics):
         atoms: Atoms,
         *,
         trajectory: str | Path | None = None,
-        logfile: IO | str | Path | None = None,
+        logfile: IO[str] | str | Path | None = None,
         restart_file: str | Path | None = None,
         **changed: Any,
     ) -> Self:

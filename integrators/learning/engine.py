@@ -33,6 +33,8 @@ class LoggedEngine:
         With a calculator. Cell and labels are read at each call.
     """
 
+    calls: int
+
     def __init__(self, atoms: Atoms):
         self.atoms = atoms
         self._copy: Atoms | None = None

@@ -47,6 +47,11 @@ class Learner:
         A trained model to go on from; not modified.
     """
 
+    settings: Learning
+    config: PropagatorConfig
+    lag: float
+    initial: Propagator | None
+
     def __init__(
         self,
         settings: Learning,
@@ -56,10 +61,10 @@ class Learner:
         initial: Propagator | None = None,
     ):
         self.settings, self.config, self.lag, self.initial = settings, config, lag, initial
-        self.rng = np.random.default_rng(settings.seed)
-        self.memory = Memory(system, settings.memory)
+        self.rng: np.random.Generator = np.random.default_rng(settings.seed)
+        self.memory: Memory = Memory(system, settings.memory)
         self.trainer: OnlineTrainer | None = None
-        self.untold = 0  # pairs since the last publication
+        self.untold: int = 0  # pairs since the last publication
         if initial is not None:
             self.trainer = self._trainer(copy.deepcopy(initial).cpu().requires_grad_(True))
 

@@ -40,7 +40,7 @@ class Memory:
     """
 
     def __init__(self, system: State, room: int):
-        self.system = system.to(dtype=torch.float32)
+        self.system: State = system.to(dtype=torch.float32)
         self.room = room
         self._arrays: dict[str, np.ndarray] = {}
         self._count = 0

@@ -42,7 +42,7 @@ class SimulationEnsemble:
     """
 
     def __init__(self, simulations: Sequence[LearnedSimulation]):
-        self.simulations = list(simulations)
+        self.simulations: list[LearnedSimulation] = list(simulations)
         if not self.simulations:
             raise ConfigError("an ensemble of no simulations; give at least one LearnedSimulation")
         if len({id(one) for one in self.simulations}) < len(self.simulations):

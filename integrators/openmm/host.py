@@ -59,6 +59,9 @@ class Host:
         As they were read.
     """
 
+    positions: np.ndarray
+    velocities: np.ndarray
+
     def __init__(self, system: openmm.System, part: JumpSystem, groups: set[int], leap: Leap | None = None):
         n = part.n_particles
         masses = np.array([system.getParticleMass(i)._value for i in range(n)])

@@ -107,6 +107,11 @@ class LearnedIntegrator(Ahead, ReadOnce, openmm.CompoundIntegrator):
     >>> simulation = LearnedSimulation(topology, system, both)  # doctest: +SKIP
     """
 
+    propagator: LearnedMap
+    jump_seconds: float
+    classical_seconds: float
+    classical_steps_taken: int
+
     def __init__(
         self,
         propagator: LearnedMap | str | Path,
@@ -125,7 +130,7 @@ class LearnedIntegrator(Ahead, ReadOnce, openmm.CompoundIntegrator):
         if isinstance(second, LearnedMap):
             misplaced = (second, *misplaced)
         propagator = propagator_of(propagator, "LearnedIntegrator(propagator, temperature=…, friction=…)", misplaced)
-        self.schedule = schedule_of(schedule)
+        self.schedule: Schedule = schedule_of(schedule)
         self._options = {
             "thermostat": thermostat,
             "temperature": temperature,

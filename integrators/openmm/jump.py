@@ -48,6 +48,9 @@ class ContextJump:
         Makes leap-frog steps, see :class:`~.host.Host`.
     """
 
+    guarded: GuardedStep
+    group: int
+
     def __init__(
         self,
         guarded: GuardedStep,

@@ -75,6 +75,10 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
         If an option is out of range.
     """
 
+    propagator: LearnedMap
+    group: int
+    jump_seconds: float
+
     def __init__(
         self,
         propagator: LearnedMap | str | Path,

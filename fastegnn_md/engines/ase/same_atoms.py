@@ -28,6 +28,9 @@ class SameAtoms:
     bonds : array of int, shape (M, 2), optional
     """
 
+    atoms: Atoms
+    bonds: np.ndarray | None
+
     def __init__(self, atoms: Atoms, bonds: np.ndarray | None = None):
         self.atoms, self.bonds = atoms, bonds
         self._identity: tuple[bytes | None, ...] = ()

@@ -70,7 +70,13 @@ class LearnedStepper:
         If the propagator redraws velocities and no temperature is given.
     """
 
-    implemented_properties = ("displacements", "new_positions", "new_velocities")
+    bonds: Sequence[Sequence[int]] | np.ndarray | None
+    types: Sequence[int] | np.ndarray | None
+    temperature_K: float | None
+    rng: np.random.Generator
+    seed: int | None
+
+    implemented_properties: tuple[str, ...] = ("displacements", "new_positions", "new_velocities")
     name = "learnedstepper"
 
     def __init__(

@@ -83,7 +83,7 @@ class OpenMMCalculator(Calculator):
             import ase  # noqa: F401
             import openmm
         super().__init__()
-        self.system = copy.deepcopy(system)
+        self.system: Any = copy.deepcopy(system)
         n = self.system.getNumParticles()
         sites = [i for i in range(n) if self.system.isVirtualSite(i)]
         if sites:
@@ -91,11 +91,11 @@ class OpenMMCalculator(Calculator):
                 f"particle {sites[0]} of the System is a virtual site ({len(sites)} in all), and ASE moves every atom "
                 "by its force; use a force field without virtual sites (TIP3P instead of TIP4P)"
             )
-        self.masses = np.array([self.system.getParticleMass(i)._value for i in range(n)])
-        self.numbers = None if topology is None else _numbers(topology, n)
-        self.unusual_forces = unusual_forces(self.system, topology)
+        self.masses: np.ndarray = np.array([self.system.getParticleMass(i)._value for i in range(n)])
+        self.numbers: np.ndarray | None = None if topology is None else _numbers(topology, n)
+        self.unusual_forces: tuple[str, ...] = unusual_forces(self.system, topology)
         self.platform = platform_named(openmm, platform)
-        self.properties = dict(properties or {})
+        self.properties: dict[str, str] = dict(properties or {})
         if self.platform is None and self.properties:
             raise ConfigError("properties belong to a platform; give platform as well")
         if self.platform is not None:
@@ -186,7 +186,7 @@ class OpenMMCalculator(Calculator):
             raise StateError(f"the force on atom {atom} is not finite; look for atoms that lie on each other")
         if not np.isfinite(energy):
             raise StateError(f"the energy is {energy}; look for atoms that lie on each other")
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": forces}
 
     def _check(self, atoms: Atoms) -> None:
         n = len(self.masses)

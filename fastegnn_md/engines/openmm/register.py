@@ -72,10 +72,13 @@ class Register:
         What the last jump raised. The force never raises: OpenMM would leave the particles displaced by τ v.
     """
 
+    tau: float
+    sigma: float
+
     def __init__(self, jump: Jump, forces: bool, flight: float, platform: str):
         self._jump, self._forces, self._flight = jump, forces, flight
         self.tau, self.sigma = _NARROW if platform in _DOUBLE else _WIDE
-        self.token = next(_TOKENS)
+        self.token: int = next(_TOKENS)
         self.error: BaseException | None = None
         self._stored: dict[int, Tensor] = {}
         self._result: tuple[Tensor, Tensor] | None = None

@@ -25,6 +25,9 @@ class NativeFunction:
         Of its arguments.
     """
 
+    name: str
+    arguments: tuple[Any, ...]
+
     def __init__(self, name: str, *arguments: Any):
         self.name, self.arguments = name, arguments
         self._found: tuple[ctypes.CDLL, Callable[..., int]] | None = None

@@ -57,12 +57,19 @@ class _Back(ctypes.Structure):
 class Plan:
     """Where weights are within one buffer; a call of the library for each task."""
 
+    shape: Shape
+    dtype: torch.dtype
+    library: ctypes.CDLL
+    weights: Any
+    transposes: Any
+    parameters: Any
+
     def __init__(self, made: ctypes.CDLL, shape: Shape, dtype: torch.dtype):
         self.shape, self.dtype, self.library = shape, dtype, made
         made.fastegnn_plan.restype = ctypes.c_void_p
         made.fastegnn_values.restype = ctypes.c_int64
         sizes = (ctypes.c_int64 * 9)(*map(int, shape[:8]), int(shape.energy))
-        self.handle = ctypes.c_void_p(
+        self.handle: ctypes.c_void_p = ctypes.c_void_p(
             made.fastegnn_plan(sizes, ctypes.c_double(shape.neighbours), int(dtype == torch.float64))
         )
         answer(0 if self.handle else -1)

@@ -86,6 +86,9 @@ class Energies:
         If shapes do not fit.
     """
 
+    plan: Plan
+    systems: int
+
     def __init__(
         self,
         plan: Plan,

@@ -50,6 +50,8 @@ class Halves:
         Surroundings of training.
     """
 
+    plan: Plan
+
     def __init__(
         self,
         plan: Plan,

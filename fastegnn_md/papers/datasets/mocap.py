@@ -47,7 +47,7 @@ class Skeleton:
     degrees: bool
 
 
-def read_skeleton(path: str | os.PathLike) -> Skeleton:
+def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
     """Read an ``.asf`` file.
 
     Raises
@@ -83,7 +83,7 @@ def read_skeleton(path: str | os.PathLike) -> Skeleton:
     return Skeleton(tuple(order), edges.reshape(-1, 2), tuple(ordered), path, not radians)
 
 
-def read_motion(path: str | os.PathLike, skeleton: Skeleton) -> np.ndarray:
+def read_motion(path: str | os.PathLike[str], skeleton: Skeleton) -> np.ndarray:
     """Positions of the joints in every frame of an ``.amc`` file, in the unit of the skeleton.
 
     The end of a bone lies at p = p_parent + M l d with M = M_parent C R C⁻¹: d and l its direction and length at rest,

@@ -60,7 +60,7 @@ class MotionSteps:
     bones: np.ndarray
 
 
-def motion_files(folder: str | os.PathLike, benchmark: MotionBenchmark) -> list[Path]:
+def motion_files(folder: str | os.PathLike[str], benchmark: MotionBenchmark) -> list[Path]:
     """The ``.amc`` files of the trials of a benchmark, by name.
 
     Raises
@@ -79,7 +79,9 @@ def motion_files(folder: str | os.PathLike, benchmark: MotionBenchmark) -> list[
     return motions
 
 
-def motion_steps(folder: str | os.PathLike, benchmark: MotionBenchmark, *, seed: int = 43) -> dict[str, MotionSteps]:
+def motion_steps(
+    folder: str | os.PathLike[str], benchmark: MotionBenchmark, *, seed: int = 43
+) -> dict[str, MotionSteps]:
     """Starts of the trials of one subject.
 
     The published split numbers trials in an order that it does not keep; here they are shuffled with the seed.

@@ -45,7 +45,7 @@ class ProteinSteps:
     charges: np.ndarray
 
 
-def adk_equilibrium(folder: str | os.PathLike | None = None) -> mda.Universe:
+def adk_equilibrium(folder: str | os.PathLike[str] | None = None) -> mda.Universe:
     """The AdK equilibrium trajectory, where MDAnalysisData keeps it.
 
     Parameters

@@ -61,9 +61,14 @@ class Water3D:
         If the file is missing, damaged or of another layout, or a trajectory is too short.
     """
 
+    path: Path
+    ahead: int
+    turned: bool
+    seed: int
+
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         ahead: int = 20,
         starts: int = 15,
@@ -93,7 +98,7 @@ class Water3D:
             ) from error
         if not counts:
             raise DataError(f"{self.path} holds no trajectory; convert it again")
-        self.counts = np.array(counts)
+        self.counts: np.ndarray = np.array(counts)
 
     def _check(self, file: h5py.File, name: str) -> tuple[int, int]:
         """Number of particles and last frame to start from."""

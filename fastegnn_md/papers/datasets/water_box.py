@@ -63,8 +63,8 @@ class WaterBox:
 
 
 def write_water_box(
-    topology: str | os.PathLike,
-    trajectory: str | os.PathLike,
+    topology: str | os.PathLike[str],
+    trajectory: str | os.PathLike[str],
     box: WaterBox | None = None,
     *,
     platform: str | None = None,

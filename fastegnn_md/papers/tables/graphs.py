@@ -87,6 +87,16 @@ class GraphSet:
         ends at constant distances from it; in the order of the systems.
     """
 
+    x: Tensor
+    v: Tensor
+    target: Tensor
+    h: Tensor
+    dropped: float
+    sticks: Tensor
+    hinges: Tensor
+    edges: EdgeRule
+    attributes: EdgeAttributes | None
+
     def __init__(
         self,
         x: np.ndarray,
@@ -102,8 +112,8 @@ class GraphSet:
         hinges: np.ndarray | None = None,
     ):
         self.x, self.v, self.target, self.h = (_float32(one) for one in (x, v, target, h))
-        self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64))
-        self.offsets = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])
+        self.counts: Tensor = torch.from_numpy(np.asarray(counts, dtype=np.int64))
+        self.offsets: Tensor = torch.cat([self.counts.new_zeros(1), self.counts.cumsum(0)])
         self.edges, self.dropped, self.attributes = edges, dropped, attributes
         self.sticks, self.hinges = _objects(sticks, 2), _objects(hinges, 3)
 

@@ -24,7 +24,7 @@ from ...training.checkpoints import read_checkpoint, write_checkpoint
 from ...training.losses import virtual_node_mmd
 from ...training.schedule import BatchOrder, draw_generator
 from .graphs import Batch, GraphSet
-from .rows import Row
+from .rows import Row, Settings
 
 _SAVE_EVERY = 60.0  # s
 _EVALUATION_NODES = 20_000
@@ -76,6 +76,14 @@ class RowTraining:
         If the checkpoint is damaged, or of a row with other settings.
     """
 
+    row: Row
+    data: Mapping[str, GraphSet]
+    checkpoint: Path
+    device: str
+    progress: bool
+    update: int
+    seconds: float
+
     def __init__(
         self,
         row: Row,
@@ -86,15 +94,15 @@ class RowTraining:
         progress: bool = True,
     ):
         self.row, self.data, self.checkpoint, self.device, self.progress = row, data, checkpoint, device, progress
-        self.settings = row.settings
+        self.settings: Settings = row.settings
         takes = inputs_of(row.model)
-        self.further = {"local": "local_edge_index" in takes, "objects": "sticks" in takes}
+        self.further: dict[str, bool] = {"local": "local_edge_index" in takes, "objects": "sticks" in takes}
         first = self._batch("train", [0])
-        self.model = build_network(row, first).to(device)
-        self.optimiser = torch.optim.Adam(
+        self.model: nn.Module = build_network(row, first).to(device)
+        self.optimiser: torch.optim.Adam = torch.optim.Adam(
             self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
-        self.order = BatchOrder(len(data["train"]), self.settings.batch_size, self.settings.seed)
+        self.order: BatchOrder = BatchOrder(len(data["train"]), self.settings.batch_size, self.settings.seed)
         self.update, self.seconds = 0, 0.0
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, Tensor] = {}

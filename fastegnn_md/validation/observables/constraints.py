@@ -85,6 +85,9 @@ class ConstraintViolation(FrameAnalysis):
         Of |d / d₀ − 1| over the pairs.
     """
 
+    pairs: np.ndarray
+    lengths: np.ndarray
+
     def __init__(self, atoms: AtomGroup, pairs: np.ndarray, lengths: np.ndarray, *, verbose: bool = False):
         super().__init__(atoms, verbose=verbose)
         self.pairs, self.lengths = np.asarray(pairs, dtype=np.int64), np.asarray(lengths)

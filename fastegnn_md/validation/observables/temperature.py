@@ -50,7 +50,9 @@ class ElementTemperatures(FrameAnalysis):
 
     def __init__(self, atoms: AtomGroup, bonds: np.ndarray | None = None, *, verbose: bool = False):
         super().__init__(atoms, verbose=verbose)
-        self.bonds = np.empty((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds, dtype=np.int64)
+        self.bonds: np.ndarray = (
+            np.empty((0, 2), dtype=np.int64) if bonds is None else np.asarray(bonds, dtype=np.int64)
+        )
         with quiet():
             topology = read_topology(atoms)
         self._masses = topology.masses

@@ -70,6 +70,10 @@ class TorsionComponents(TorsionFeatures):
     results.model : deeptime.decomposition.TransferOperatorModel
     """
 
+    lag: int
+    dimension: int
+    model: Any
+
     def __init__(
         self,
         groups: Sequence[AtomGroup],

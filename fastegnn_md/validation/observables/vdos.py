@@ -51,6 +51,8 @@ class VelocityDensityOfStates(FrameAnalysis):
         If frames lack velocities, are not evenly spaced, or are fewer than eight.
     """
 
+    segment: float | None
+
     def __init__(
         self, atoms: AtomGroup, velocities: str = "stored", segment: float | None = None, *, verbose: bool = False
     ):

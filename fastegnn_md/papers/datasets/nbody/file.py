@@ -18,7 +18,7 @@ _ARRAYS = ("x", "v", "target", "charges", "bodies", "counts")
 Splits = dict[str, dict[str, np.ndarray]]
 
 
-def write_charged_systems(path: str | os.PathLike, recipe: str, splits: Splits) -> None:
+def write_charged_systems(path: str | os.PathLike[str], recipe: str, splits: Splits) -> None:
     """Write the arrays of each split in one go: a file that is there is whole.
 
     Raises
@@ -39,7 +39,7 @@ def write_charged_systems(path: str | os.PathLike, recipe: str, splits: Splits) 
         raise DataError(f"cannot write {str(path)!r}: {error}; choose another folder or free some space") from error
 
 
-def read_charged_systems(path: str | os.PathLike, recipe: str) -> Splits:
+def read_charged_systems(path: str | os.PathLike[str], recipe: str) -> Splits:
     """Read what :func:`write_charged_systems` wrote for the same recipe.
 
     Raises

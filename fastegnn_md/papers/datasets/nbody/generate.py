@@ -107,7 +107,11 @@ class ChargedSystems:
 
 
 def charged_systems(
-    recipe: ChargedSystemsRecipe, path: str | os.PathLike | None = None, *, processes: int = 1, progress: bool = True
+    recipe: ChargedSystemsRecipe,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    processes: int = 1,
+    progress: bool = True,
 ) -> dict[str, ChargedSystems]:
     """Simulate a data set, or read it where it was simulated before.
 
