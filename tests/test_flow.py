@@ -21,6 +21,8 @@ from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.graph.environments import environments
 from fastegnn_md.propagator import Domain, FlowPropagator, PropagatorConfig, permissive_domain
 from fastegnn_md.propagator.alignment import aligned
+from fastegnn_md.propagator.catalogue import Catalogue
+from fastegnn_md.propagator.handedness import handedness, volumes
 from fastegnn_md.propagator.molecules import Molecules
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.drawn import drawn_report
@@ -163,11 +165,12 @@ class TestAlignment:
 
 
 class TestField:
-    @pytest.mark.parametrize("handed", [False, True])
-    def test_turns_and_reflects_with_both_positions(self, handed):
+    @pytest.mark.parametrize("handedness", [False, True])
+    @pytest.mark.parametrize("reflected", [False, True])
+    def test_turns_and_reflects_with_both_positions(self, reflected, handedness):
         state = State.concatenate([molecule("CH3CH2OH"), molecule("H2O")])
-        propagator, turn = flow(state), rotation()
-        if handed:
+        propagator, turn = flow(state, handedness=handedness), rotation()
+        if reflected:
             turn = -turn
         u = 0.4 * torch.randn(state.n_atoms, 3, generator=seeded(1), dtype=torch.float64)
         turned = state.replace(positions=state.positions @ turn + 4.0)
@@ -204,6 +207,77 @@ class TestField:
 
         assert (field(cutoff - 1e-4) - field(cutoff + 1e-4)).abs().max() < 1e-2 * field(cutoff).abs().max()
         assert (field(cutoff - 1e-6) - field(cutoff + 1e-6)).abs().max() < 1e-4 * field(cutoff).abs().max()
+
+
+class TestHandedness:
+    def test_is_one_where_a_centre_stands_as_it_stood_and_turns_its_sign_with_the_centre(self):
+        x = molecule("CH3CH2OH").positions
+        found = Molecules.of(molecule("CH3CH2OH")).tetrahedra
+        present = volumes(x, found)
+        assert len(found) == 2
+        assert (present.abs() > 0.7).all()
+        scalars, _ = handedness(x, found, present)
+        assert (scalars[found[:, 0], 0] > 0.4).all()
+        assert (scalars.nonzero()[:, 0].unique() == found[:, 0].sort().values).all()
+        swapped = x.clone()
+        swapped[found[0, 1:3]] = x[found[0, 1:3].flip(0)]
+        turned = handedness(swapped, found, present)[0][found[:, 0], 0]
+        assert float(turned[0]) == pytest.approx(-float(scalars[found[0, 0], 0]), rel=1e-9)
+        assert float(turned[1]) > 0.4
+
+    def test_points_along_the_gradient_and_does_so_in_mirror_images(self):
+        state = State.concatenate([molecule("CH3CH2OH"), molecule("C2H6", seed=2)])
+        found = Molecules.of(state).tetrahedra
+        present = volumes(state.positions, found)
+        y = state.positions + 0.5 * torch.randn(state.n_atoms, 3, generator=seeded(1), dtype=torch.float64)
+        free = y.clone().requires_grad_()
+        (volumes(free, found) * present).sum().backward()
+        scalars, vectors = handedness(y, found, present)
+        assert torch.allclose(vectors, free.grad, atol=1e-10)
+        turn = -rotation()
+        there = handedness(y @ turn, found, volumes(state.positions @ turn, found))
+        assert torch.allclose(there[0], scalars, atol=1e-10)
+        assert torch.allclose(there[1], vectors @ turn, atol=1e-10)
+
+    @pytest.mark.parametrize("bonds", [True, False])
+    def test_is_nothing_without_four_neighbours(self, bonds):
+        state = molecule("H2O") if bonds else molecule("CH4")
+        found = Molecules.of(state, bonds=bonds).tetrahedra
+        scalars, vectors = handedness(state.positions, found, volumes(state.positions, found))
+        assert not scalars.any()
+        assert not vectors.any()
+        propagator = flow(state, use_bonds=bonds)
+        assert propagator.displacements(state, seeded(1)).isfinite().all()
+
+    def test_frames_say_where_neighbours_lie(self):
+        state = molecule("CH3CH2OH")
+        frames = Molecules.of(state).frames(state.positions, state.numbers)
+        assert frames.shape == (9, 3, 3)
+        oxygen = int((state.numbers == 8).nonzero()[0])
+        partners = [int(a + b) - oxygen for a, b in state.bonds if oxygen in (int(a), int(b))]
+        towards = [(state.positions[k] - state.positions[oxygen]) for k in partners]
+        mean = sum(int(state.numbers[k]) * one / one.norm() for k, one in zip(partners, towards, strict=True))
+        assert torch.allclose(frames[oxygen, 0], mean / sum(int(state.numbers[k]) for k in partners), atol=1e-12)
+
+    def test_reaches_the_field(self):
+        """The same distances and displacements beside mirrored neighbours: only handedness tells."""
+        state, mirror = molecule("CH3CH2OH"), torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+        propagator = flow(state)
+        place = propagator._place(state)
+        u, var = torch.zeros(9, 3, dtype=torch.float64), torch.ones(9, 1, dtype=torch.float64)
+        with torch.no_grad():
+            here = propagator._network(place, u, var, 0.5 * var)
+            for name, other in (("volumes", -place.sides.volumes), ("frames", place.sides.frames * mirror)):
+                there = propagator._network(
+                    place._replace(sides=place.sides._replace(**{name: other})), u, var, 0.5 * var
+                )
+                assert (here - there).abs().max() > 1e-4
+
+    def test_is_not_asked_of_models_of_before(self):
+        config = Catalogue().manifest("ala2-obc-10ps").config  # of format 5
+        assert not config.handedness
+        assert config.vector_channels == 5
+        assert not load("ala2-obc-100ps").config.handedness
 
 
 class TestDraws:
@@ -304,6 +378,11 @@ class TestRefusals:
     def test_sampling_steps_of_other_kinds(self):
         with pytest.raises(ConfigError, match="sampling_steps is an option of kind 'flow'"):
             PropagatorConfig(kind="position", sampling_steps=3)
+
+    def test_handedness_without_room_for_it(self):
+        with pytest.raises(ConfigError, match="handedness needs 5 or more"):
+            PropagatorConfig(kind="flow", vector_channels=4)
+        assert PropagatorConfig(kind="flow", vector_channels=4, handedness=False).vector_channels == 4
 
     def test_a_periodic_system(self):
         universe = trajectory(50, seed=0)

@@ -25,14 +25,18 @@ def stereocentres(numbers: Tensor, bonds: Tensor) -> Tensor:
     Tensor of int64, shape (C, 5)
         The atom and its four neighbours.
     """
+    found = tetrahedra(bonds, len(numbers))
+    keys = environments(numbers, bonds)[found[:, 1:]].sort(dim=1).values
+    return found[(keys[:, 1:] != keys[:, :-1]).all(dim=1)]
+
+
+def tetrahedra(bonds: Tensor, atoms: int) -> Tensor:
+    """Atoms with four bonded neighbours, and these, shape (T, 5), of ``atoms`` atoms with bonds (M, 2)."""
     both = torch.cat([bonds, bonds.flip(1)])
     both = both[both[:, 0].argsort(stable=True)]
-    degree = torch.bincount(both[:, 0], minlength=len(numbers))
+    degree = torch.bincount(both[:, 0], minlength=atoms)
     centres = (degree == 4).nonzero()[:, 0]
-    neighbours = both[degree[both[:, 0]] == 4, 1].view(-1, 4)
-    keys = environments(numbers, bonds)[neighbours].sort(dim=1).values
-    differ = (keys[:, 1:] != keys[:, :-1]).all(dim=1)
-    return torch.cat([centres[:, None], neighbours], dim=1)[differ]
+    return torch.cat([centres[:, None], both[degree[both[:, 0]] == 4, 1].view(-1, 4)], dim=1)
 
 
 def signed_volumes(positions: Tensor, centres: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ def signed_volumes(positions: Tensor, centres: Tensor) -> Tensor:
     ----------
     positions : Tensor, shape (..., N, 3), Å
     centres : Tensor of int64, shape (C, 5)
-        Of :func:`stereocentres`.
+        Of :func:`stereocentres` or :func:`tetrahedra`.
 
     Returns
     -------

@@ -20,13 +20,14 @@ _OPTIONS = {
     "edge_dropping": ("position",),
     "mollify": ("symplectic",),
     "sampling_steps": ("flow",),
+    "handedness": ("flow",),
 }
 _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint", "symplectic": "midpoint"}
 # Defaults of a kind that are not those of the keys.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "symplectic": {"kicks": 3},
     "conservative": {"kicks": 3},
-    "flow": {"cutoff": 12.0, "layers": 3, "vector_channels": 5},
+    "flow": {"cutoff": 12.0, "layers": 3, "vector_channels": 6, "handedness": True},
 }
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
 
@@ -90,6 +91,11 @@ class PropagatorConfig(Settings):
     sampling_steps: int = Field(
         default=7, ge=1, le=1000, description="steps of Heun's method from noise to positions, kind 'flow'"
     )
+    handedness: bool = Field(
+        default=False,
+        description="atoms with four neighbours see whether a sample has them on the side where they stood, and where "
+        "neighbours along bonds lay, kind 'flow' (true by default): centres turn over far less often",
+    )
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 
     @property
@@ -135,6 +141,10 @@ class PropagatorConfig(Settings):
                     [", ".join(map(repr, kinds[:-1])), repr(kinds[-1])] if kinds[1:] else map(repr, kinds)
                 )
                 raise ValueError(f"{option} is an option of kind {known}, the kind is {self.kind!r}: leave it out")
+        if self.handedness and self.vector_channels < 5:
+            raise ValueError(
+                f"vector_channels is {self.vector_channels}; handedness needs 5 or more, or set it to false"
+            )
         if self.kind == "symplectic" and (self.kicks < 3 or self.kicks % 2 == 0):
             raise ValueError(
                 f"kicks is {self.kicks}; kind 'symplectic' needs an odd number from 3, its middle is the engine's"

@@ -48,13 +48,21 @@ def _from_4(content: dict[str, Any]) -> dict[str, Any]:
     return content  # what came to it has defaults
 
 
+def _from_5(content: dict[str, Any]) -> dict[str, Any]:
+    config = content["config"]
+    if isinstance(config, dict) and config.get("kind") == "flow":  # its default is another now
+        return {**content, "config": {"handedness": False, **config}}
+    return content
+
+
 FORMAT = TensorFormat(
     name="fastegnn_md propagator",
-    version=5,  # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings; 5: environments, torsions
+    # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings; 5: environments, torsions; 6: handedness
+    version=6,
     key="manifest",
     what="model file",
     advice="copy or train the model again",
-    migrations={1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4},
+    migrations={1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5},
 )
 
 

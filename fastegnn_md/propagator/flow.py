@@ -31,6 +31,7 @@ from ..state import State
 from .alignment import aligned
 from .base import Propagator
 from .draws import Generators, normal
+from .handedness import handedness, volumes
 from .molecules import Molecules
 from .prediction import Prediction, Residual
 
@@ -40,6 +41,14 @@ _JITTER = 0.05  # Å, of the present positions in training: those of a roll-out 
 _BEND = 1.4  # exponent of the grid of w, denser at the end: stiff bonds get their width in the last steps
 _TIMES = 4  # features of a node that tell w
 _INNER = 0.8  # share of the cutoff within which all edges count alike
+
+
+class _Sides(NamedTuple):
+    """Of the present positions, what tells left from right."""
+
+    tetrahedra: Tensor  # (T, 5)
+    volumes: Tensor  # (T,)
+    frames: Tensor  # (N, 3, 3), where neighbours one, two and three bonds away lie
 
 
 class _Place(NamedTuple):
@@ -53,6 +62,7 @@ class _Place(NamedTuple):
     weight: Tensor
     spread: Tensor  # (N, 1), S
     noise: Tensor  # (N, 1), σ
+    sides: _Sides | None
 
 
 class FlowPropagator(Propagator):
@@ -80,7 +90,7 @@ class FlowPropagator(Propagator):
 
     @property
     def _more_features(self) -> int:
-        return len(self.domain.environments) + _TIMES
+        return len(self.domain.environments) + _TIMES + self.config.handedness
 
     @property
     def _edge_features(self) -> int:
@@ -200,17 +210,22 @@ class FlowPropagator(Propagator):
         vector = y.index_select(0, place.edge_index[0]) - y.index_select(0, place.edge_index[1])
         radial = bessel_basis(vector.norm(dim=1, keepdim=True).clamp(min=1e-3), cutoff, self.config.radial_functions)
         times = torch.cat([w, w.sqrt(), torch.cos(torch.pi * w), torch.cos(2 * torch.pi * w)], dim=1)
-        v = u / var.sqrt()
+        h, v, vectors = [place.h, times], u / var.sqrt(), None
+        if place.sides is not None:
+            side, way = handedness(y, place.sides.tetrahedra, place.sides.volumes)
+            h.append(side)
+            vectors = torch.cat([way[:, None], place.sides.frames], dim=1)
         output = self.network(
             x=y / cutoff,
             v=v,
-            h=torch.cat([place.h, times], dim=1),
+            h=torch.cat(h, dim=1),
             edge_index=place.edge_index,
             edge_attr=torch.cat([radial, place.fixed], dim=1),
             edge_vector=vector / cutoff,
             edge_weight=place.weight,
             batch=place.systems.index,
             systems=place.systems.size,
+            vectors=vectors,
         )
         found: Tensor = output.v - v
         return found
@@ -238,7 +253,14 @@ class FlowPropagator(Propagator):
             weight,
             spread,
             spread.clamp(min=SMALLEST_NOISE),
+            self._sides(molecules, x, state.numbers),
         )
+
+    def _sides(self, molecules: Molecules, x: Tensor, numbers: Tensor) -> _Sides | None:
+        if not self.config.handedness:
+            return None
+        found = molecules.tetrahedra
+        return _Sides(found, volumes(x, found), molecules.frames(x, numbers))
 
     def _kinds_of(self, state: State) -> tuple[Molecules, Tensor]:
         """The graphs of a batch, and the place of each atom's surroundings among those of training, shape (N,)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..graph import BondDistance
 from ..graph.environments import environments, mixed
+from ..graph.stereo import tetrahedra
 from ..state import State
 
 # Bonds around an atom that make its key: amino acids of one kind are alike inside a chain, those at its ends are not.
@@ -30,12 +31,15 @@ class Molecules:
         Distance along bonds, one-hot.
     rotors : Tensor of int64, shape (R, 3)
         Groups of three atoms that turn about one bond and are alike, as the hydrogens of a methyl group.
+    tetrahedra : Tensor of int64, shape (T, 5)
+        Atoms with four neighbours, and these.
     """
 
     keys: Tensor
     edge_index: Tensor
     hops: Tensor
     rotors: Tensor
+    tetrahedra: Tensor
 
     @classmethod
     def of(cls, state: State, *, bonds: bool = True) -> Molecules:
@@ -52,8 +56,9 @@ class Molecules:
             keep = receiver != sender
             hops = torch.zeros(int(keep.sum()), 4, dtype=torch.int64, device=state.device)
             place = torch.arange(n, device=state.device) - first
-            nothing = torch.zeros(0, 3, dtype=torch.int64, device=state.device)
-            return cls(mixed(state.numbers + 1000 * place), torch.stack([receiver, sender])[:, keep], hops, nothing)
+            nothing = torch.zeros(0, 5, dtype=torch.int64, device=state.device)
+            pairs = torch.stack([receiver, sender])[:, keep]
+            return cls(mixed(state.numbers + 1000 * place), pairs, hops, nothing[:, :3], nothing)
         pairs = torch.stack([receiver, sender])
         hops = BondDistance(state.bonds, n)(pairs)
         quiet = _on_carbon_alone(state.numbers, state.bonds)
@@ -63,7 +68,23 @@ class Molecules:
             pairs[:, keep],
             hops[keep],
             _rotors(state.numbers, state.bonds),
+            tetrahedra(state.bonds, n),
         )
+
+    def frames(self, positions: Tensor, numbers: Tensor) -> Tensor:
+        """Mean directions to the atoms one, two and three bonds away, shape (N, 3, 3); zeros where there are none.
+
+        They are weighted by atomic number: about an atom with four neighbours the mean of bare directions vanishes.
+        """
+        found = positions.new_zeros(len(positions), 3, 3)
+        for away in range(3):
+            i, j = self.edge_index[:, self.hops[:, away] > 0]
+            weight = numbers[j, None].to(positions.dtype)
+            towards = torch.nn.functional.normalize(positions[j] - positions[i], dim=1)
+            sums = positions.new_zeros(len(positions), 4)
+            sums.index_add_(0, i, torch.cat([weight * towards, weight], dim=1))
+            found[:, away] = sums[:, :3] / sums[:, 3:].clamp(min=1.0)
+        return found
 
     @property
     def neighbours(self) -> float:
