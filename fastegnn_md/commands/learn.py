@@ -51,6 +51,10 @@ def learn(
     nve: Annotated[
         bool, typer.Option("--nve", help="No thermostat; --temperature then only draws missing velocities.")
     ] = False,
+    pressure: Annotated[
+        str | None,
+        typer.Option("--pressure", help="Constant pressure, such as '1 bar': a Monte Carlo barostat."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Trained model to go on from; default: a new one.")
     ] = None,
@@ -84,7 +88,7 @@ def learn(
             "--restart",
             metavar="FILE",
             help="Continue the run that wrote this file (OUTPUT.restart); --target, --updates, --temperature, "
-            "--friction, --timestep and --freeze-after may be others.",
+            "--friction, --pressure, --timestep and --freeze-after may be others.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -104,7 +108,7 @@ def learn(
     from .._progress import progress_bar
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
-    from ..integrators import LearningDynamics
+    from ..integrators import LearningDynamics, MonteCarloBarostat
 
     if not (calculator or forcefield or system):
         raise ConfigError("learning needs an engine: give --calculator, or --forcefield or --system")
@@ -112,6 +116,9 @@ def learn(
         raise ConfigError("--friction is that of the thermostat: leave it out, or --nve")
     if friction is not None and temperature is None:
         raise ConfigError("--friction is that of the thermostat: give it with --temperature")
+    if pressure is not None and restart is None and (nve or temperature is None):
+        raise ConfigError("--pressure needs a thermostat: give --temperature, without --nve")
+    barostat = None if pressure is None else MonteCarloBarostat(pressure)
     if model is not None and (kind or settings):
         raise ConfigError("--kind and --set are of a new model: leave them out, or --model")
     trained = None if model is None else open_model(model)
@@ -155,7 +162,9 @@ def learn(
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
     learning = _learning(target, updates, freeze_after, length, seed)
     rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
-    bath = {} if nve or temperature is None else {"temperature_K": temperature, "friction": rate}
+    bath: dict[str, Any] = {} if nve or temperature is None else {"temperature_K": temperature, "friction": rate}
+    if barostat is not None:
+        bath["barostat"] = barostat
     if restart is not None:
         dynamics = LearningDynamics.restart(restart, atoms, learning=learning, timestep=timestep, **bath)
         for words in dynamics.changed:

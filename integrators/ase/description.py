@@ -33,7 +33,7 @@ def to_json(guarded: GuardedStep, schedule: Schedule, barostat: MonteCarloBarost
         "engine": None if schedule.engine is None else _engine(schedule.engine),
         "guard": None if guarded.guard is None else dataclasses.asdict(guarded.guard),
         "conserve": dataclasses.asdict(guarded.conserve),
-        "barostat": None if barostat is None else dataclasses.asdict(barostat),
+        "barostat": described_barostat(barostat),
     }
 
 
@@ -66,14 +66,14 @@ def from_json(options: dict[str, Any], classical: Any) -> dict[str, Any]:
         schedule["classical"] = classical
     elif classical is not None:
         raise CompatibilityError("the interrupted run had no classical dynamics of ASE; leave classical out")
-    guard, thermostat, barostat = options["guard"], options["thermostat"], options.get("barostat")
+    guard, thermostat = options["guard"], options["thermostat"]
     return {
         "thermostat": restored_thermostat(thermostat),
         "temperature_K": options["temperature_K"],
         "schedule": Schedule(**schedule),
         "guard": False if guard is None else GuardSettings(**guard),
         "conserve": Conserve(**options["conserve"]),
-        "barostat": None if barostat is None else _barostat(**barostat),
+        "barostat": restored_barostat(options.get("barostat")),
         "loginterval": options["loginterval"],
     }
 
@@ -123,8 +123,17 @@ def described_thermostat(thermostat: Thermostat | None) -> dict[str, Any] | None
     return {"kind": kind, **vars(thermostat)}
 
 
-def _barostat(pressure: float, **numbers: Any) -> MonteCarloBarostat:
-    return MonteCarloBarostat(f"{pressure!r} bar", **numbers)
+def described_barostat(barostat: MonteCarloBarostat | None) -> dict[str, Any] | None:
+    """A barostat as JSON holds it."""
+    return None if barostat is None else dataclasses.asdict(barostat)
+
+
+def restored_barostat(described: dict[str, Any] | None) -> MonteCarloBarostat | None:
+    """Undo :func:`described_barostat`."""
+    if described is None:
+        return None
+    values = dict(described)
+    return MonteCarloBarostat(f"{values.pop('pressure')!r} bar", **values)
 
 
 def restored_thermostat(described: dict[str, Any] | None) -> Thermostat | None:

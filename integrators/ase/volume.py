@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class AtomsVolume:
     atoms : ase.Atoms
         Periodic in all directions, with a calculator.
     barostat : MonteCarloBarostat
+    energy : callable, optional
+        Atoms → potential energy in eV. Default: what their calculator says.
 
     Attributes
     ----------
@@ -54,7 +57,7 @@ class AtomsVolume:
     barostat: MonteCarloBarostat
     moves: VolumeMoves
 
-    def __init__(self, atoms: Atoms, barostat: MonteCarloBarostat):
+    def __init__(self, atoms: Atoms, barostat: MonteCarloBarostat, energy: Callable[[Atoms], float] = energy_of):
         if not isinstance(barostat, MonteCarloBarostat):
             raise ConfigError(f"barostat is {barostat!r}; expected MonteCarloBarostat('1 bar')")
         if atoms.calc is None:
@@ -70,7 +73,7 @@ class AtomsVolume:
             )
         check_free(atoms)
         self.atoms, self.barostat, self.moves = atoms, barostat, VolumeMoves(barostat)
-        self._warned = False
+        self._energy, self._warned = energy, False
 
     def attempt(self, kelvin: float, rng: np.random.Generator) -> float | None:
         """Try a change of the volume.
@@ -99,12 +102,12 @@ class AtomsVolume:
         if not kelvin > 0:
             raise ConfigError(f"a barostat needs a temperature above zero, it is {kelvin} K")
         check_free(self.atoms)
-        before = energy_of(self.atoms)
+        before = self._energy(self.atoms)
         if not math.isfinite(before):
             raise EngineError(f"the potential energy is {before} eV; no volume can be compared with this one")
         kind, change, factors = self.moves.propose(rng)
         trial = self._scaled(factors)
-        energy, volume, size = energy_of(trial) - before, self.atoms.get_volume(), len(self.atoms)
+        energy, volume, size = self._energy(trial) - before, self.atoms.get_volume(), len(self.atoms)
         if not self.moves.accept(kind, change, energy * FORCE, volume=volume, atoms=size, kelvin=kelvin, rng=rng):
             return None
         self.atoms.set_cell(trial.cell)

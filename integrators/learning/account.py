@@ -12,6 +12,7 @@ import numpy as np
 from fastegnn_md.data.ase_files import FROZEN as FROZEN
 
 _RECENT = 500  # steps that the share of jumps is of
+_SHARES = (1 / 10, 1 / 20, 1 / 50, 1 / 100, 1 / 200)  # of jumps that are audited
 _ROWS = 1000  # of the course; then two neighbours become one
 LEARNING, JUMPING = "learning", "jumping"
 SEGMENT, AUDIT, REFUSED, JUMP = "segment", "audit", "refused", "jump"  # what a step was
@@ -27,7 +28,7 @@ class Row:
     error, upper : float
         Running error and the upper end of its interval at the last of them, %; nan where there is none.
     wall : float
-        Seconds since the beginning of the run, at the last of them.
+        Seconds since the beginning of the run at the last of them, without moves of the volume.
     kelvin : list of float
         Temperature of each element.
     """
@@ -55,8 +56,8 @@ class Account:
     segments, jumps, audits, refused : int
         Classical segments in all; jumps that count; of the segments those that were audits, and those in place of
         refused jumps.
-    segment_seconds, jump_seconds, training_seconds : float
-        Segments with their calls, jumps with theirs, and exams with training.
+    segment_seconds, jump_seconds, training_seconds, volume_seconds : float
+        Segments with their calls, jumps with theirs, exams with training, and a barostat's moves of the volume.
     """
 
     segments: int = 0
@@ -66,6 +67,7 @@ class Account:
     segment_seconds: float = 0.0
     jump_seconds: float = 0.0
     training_seconds: float = 0.0
+    volume_seconds: float = 0.0
     returns: int = 0
     stride: int = 1
     rows: list[Row] = field(default_factory=list)
@@ -80,7 +82,7 @@ class Account:
     @property
     def wall(self) -> float:
         """Seconds of everything."""
-        return self.segment_seconds + self.jump_seconds + self.training_seconds
+        return self.segment_seconds + self.jump_seconds + self.training_seconds + self.volume_seconds
 
     @property
     def recent_share(self) -> float:
@@ -94,8 +96,23 @@ class Account:
 
     @property
     def classical(self) -> float:
-        """Seconds that classical segments would have taken for all steps."""
-        return self.steps * self.segment
+        """Seconds that classical segments would have taken for all steps, with the same moves of the volume."""
+        return self.steps * self.segment + self.volume_seconds
+
+    def audited_jumps(self, share: float) -> float:
+        """Share of jumps to audit, one of five: the clock's moods must not decide the course of a run.
+
+        Parameters
+        ----------
+        share : float
+            Of the time, that audits may take.
+        """
+        if not self.jumps:
+            return _SHARES[0]
+        jump = self.jump_seconds / self.jumps
+        audit = self.segment + self.training_seconds / self.segments  # its pair is learned
+        most = share / (1 - share) * jump / audit
+        return next((one for one in _SHARES if one <= most), _SHARES[-1])
 
     @property
     def pays_after(self) -> float:
@@ -140,7 +157,7 @@ class Account:
     def record(self, jumped: bool, error: float, upper: float, kelvin: list[float]) -> None:
         """Count a step in the course."""
         self._recent.append(jumped)
-        row = Row(1, int(jumped), error, upper, self.wall, kelvin)
+        row = Row(1, int(jumped), error, upper, self.wall - self.volume_seconds, kelvin)
         self._open = row if self._open is None else self._open.merged(row)
         if self._open.steps >= self.stride:
             self.rows.append(self._open)

@@ -24,6 +24,7 @@ from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.state import State
 from fastegnn_md.units import BOLTZMANN
 
+from ..ase.volume import AtomsVolume, check_bath
 from ..audits import Audits
 from ..conserve import Conserve
 from ..guards import GuardSettings
@@ -33,7 +34,7 @@ from ..step import GuardedStep
 from ..thermostats import Thermostat
 from .account import AUDIT, FROZEN, JUMP, JUMPING, LEARNING, REFUSED, SEGMENT, Account
 from .engine import LoggedEngine
-from .exams import FEWEST, PREDICTORS, RunningError
+from .exams import FEWEST, RunningError
 from .learner import Learner
 from .options import Options
 from .segments import Segments, steps_of
@@ -41,8 +42,6 @@ from .settings import Learning
 
 with naming_extras(__name__):
     from ase import Atoms, units
-
-_SHARES = (1 / 10, 1 / 20, 1 / 50, 1 / 100, 1 / 200)  # of jumps that are audited
 
 
 class LearningWarning(UserWarning):
@@ -71,6 +70,8 @@ class Course:
     learner : Learner
     account : Account
     error : RunningError
+    volume : AtomsVolume or None
+        The barostat's moves.
     """
 
     atoms: Atoms
@@ -94,11 +95,15 @@ class Course:
         self._same = SameAtoms(atoms, options.bonds)
         state = self._same.read()
         self._same.constraints()
+        self.volume: AtomsVolume | None = None
+        if options.barostat is not None:
+            self.volume = AtomsVolume(atoms, options.barostat, self.engine.energy_at)
+            check_bath(None if self.thermostat is None else self.thermostat.temperature, None)
         self.learner: Learner = Learner(options.learning, options.config, options.lag, state, initial)
         self.account, self.error = Account(), RunningError(options.learning.window)
         self.phase, self.propagator = LEARNING, initial
         self.audits: Audits = Audits(options.learning.audits)
-        self.audit_share: float = _SHARES[0]
+        self.audit_share: float = self.account.audited_jumps(options.learning.audits)
         self.in_a_row: int = 0  # jumps since one was refused
         # On the last pairs of the jumping phase: of the model that jumps, and of what would take its place.
         self.present, self.newest = (RunningError(options.learning.renew) for _ in range(2))
@@ -117,19 +122,28 @@ class Course:
     def step(self) -> None:
         """One segment or one jump, made whole or not at all; see :meth:`LearningDynamics.step`."""
         before, begun = (self.rng.bit_generator.state, self._known), time.perf_counter()
+        moves = None if self.volume is None else self.volume.moves.place()
         try:
             with unchanged_on_error(self.atoms):
                 kind, pair = self._advance()
+                advanced = time.perf_counter()
+                accepted = self._move_volume()
                 moved = time.perf_counter()
                 if pair is not None and self.phase != FROZEN:
                     self._take(pair, kind != REFUSED)
         except BaseException:
             self.rng.bit_generator.state, self._known = before
+            if self.volume is not None:
+                self.volume.moves.take(moves)
             raise
-        self.account.count(kind, moved - begun)
+        self.account.count(kind, advanced - begun)
+        if accepted is not None:
+            self.account.volume_seconds += moved - advanced
+            self.statistics.volume_moves += 1
+            self.statistics.volume_accepted += accepted
         self.in_a_row = self.in_a_row + 1 if kind == JUMP else self.in_a_row if kind == AUDIT else 0
         if kind == AUDIT:
-            self.audits.record(self._change, moved - begun)
+            self.audits.record(self._change, advanced - begun)
         self._settle_phase()
         self.account.training_seconds += time.perf_counter() - moved
         self.account.record(pair is None, self.error.value, self.error.interval[1], self._kelvin())
@@ -153,6 +167,18 @@ class Course:
             return REFUSED, self._segment(state)[1]
         self._write(ended.replace(forces=None))
         return JUMP, None
+
+    def _move_volume(self) -> bool | None:
+        """Try another volume, if it is time: whether it was taken, None where none was tried."""
+        if self.volume is None or not self.volume.barostat.due(self.account.steps + 1):
+            return None
+        assert self.thermostat is not None  # checked when the barostat was
+        if self.volume.attempt(self.thermostat.temperature, self.rng) is None:
+            return False
+        self._know(self.engine.kept_forces())  # most calculators have those of the volume they were asked for last
+        if self.phase != LEARNING and self.propagator is not None:
+            self.volume.warn_outside(self.propagator.provenance)
+        return True
 
     def _audit(self, state: State, jumped: State) -> Any:
         """The whole segment in place of a jump: its result counts, and says how wrong the jump was."""
@@ -225,7 +251,7 @@ class Course:
         self.newest.clear()
         self.propagator = self._published()
         self.use(dataclasses.replace(self.options.guard, audits=0.0) if guard is None else guard)
-        self.audit_share = self._affordable()
+        self.audit_share = self.account.audited_jumps(self.learning.audits)
 
     def _published(self) -> Propagator:
         """The model as it is now, with what its file says of its origin and errors."""
@@ -240,25 +266,12 @@ class Course:
         self._guarded.statistics = statistics
         self._guarded.check(self._same.constraints(), bool(self.atoms.pbc.any()))
 
-    def _affordable(self) -> float:
-        """Share of jumps that are audited, one of five: the clock's moods must not decide the course of a run."""
-        account = self.account
-        if not account.jumps:
-            return _SHARES[0]
-        jump = account.jump_seconds / account.jumps
-        audit = account.segment + account.training_seconds / account.segments  # its pair is learned
-        most = self.learning.audits / (1 - self.learning.audits) * jump / audit
-        return next((share for share in _SHARES if share <= most), _SHARES[-1])
-
     def freeze(self) -> None:
         """See :meth:`LearningDynamics.freeze`."""
         if self.phase == FROZEN:
             return
         if self.learner.model is None:
-            raise ConfigError(
-                f"there is no model to freeze after {len(self.learner.memory)} segments; the first is made after "
-                f"{self.learning.first}: run longer"
-            )
+            raise self._no_model("to freeze ")
         if self.phase == LEARNING:
             warnings.warn(
                 f"learning ends after {len(self.error)} exams with an error of {self.error.value:.3g} % of the thermal "
@@ -279,10 +292,13 @@ class Course:
         elif self.propagator is not None:
             self.propagator.save(path)
         else:
-            raise ConfigError(
-                f"there is no model after {len(self.learner.memory)} segments; the first is made after "
-                f"{self.learning.first}: run longer"
-            )
+            raise self._no_model()
+
+    def _no_model(self, purpose: str = "") -> ConfigError:
+        return ConfigError(
+            f"there is no model {purpose}after {len(self.learner.memory)} segments; the first is made after "
+            f"{self.learning.first}: run longer"
+        )
 
     def restore(self, guarded: bool, statistics: JumpStatistics, forces: np.ndarray | None) -> None:
         """Last part of a restart: jump with the propagator, count on, and know the forces (N, 3) in eV/Å."""
@@ -290,13 +306,11 @@ class Course:
         if guarded:
             frozen = self.phase == FROZEN
             self.use(self.options.guard if frozen else dataclasses.replace(self.options.guard, audits=0.0))
-        if forces is not None:
-            self._known = self.atoms.get_positions(), np.array(self.atoms.cell), forces, self.atoms.calc
+        self._know(forces)
         self.atoms.info[PHASE] = self.phase
 
     def _metrics(self) -> dict[str, Any]:
         """What the file of a model says of its errors, all on pairs it had not seen."""
-        table = self.error.table
         low, high = self.error.interval
         learned = {
             "target": self.learning.target,
@@ -306,11 +320,8 @@ class Course:
             "pairs": len(self.learner.memory),
             "calls": self.engine.calls,
         }
-        if not table:
-            return {**({} if self.propagator is None else self.propagator.metrics), "learned": learned}
-        lowest = {key: min(table[name][key] for name in PREDICTORS[1:]) for key in ("x", "v")}
-        over = {key: table["learned"][key] / max(lowest[key], 1e-12) for key in ("x", "v")}
-        return {"one_step": table, "over_best_baseline": over, "learned": learned}
+        known = {} if self.propagator is None else self.propagator.metrics
+        return {**(self.error.metrics() or known), "learned": learned}
 
     # what steps are made of -----------------------------------------------------------------------------------------
 
@@ -330,10 +341,12 @@ class Course:
 
     def _write(self, ended: State) -> None:
         self._same.write(ended)
-        self._known = None
-        if ended.forces is not None:
-            atoms = self.atoms
-            forces = ended.forces.numpy() / FORCE
+        self._know(None if ended.forces is None else ended.forces.numpy() / FORCE)
+
+    def _know(self, forces: np.ndarray | None) -> None:
+        """Remember forces (N, 3) in eV/Å of the present geometry, or that there are none."""
+        atoms, self._known = self.atoms, None
+        if forces is not None:
             self._known = atoms.get_positions(), np.array(atoms.cell), forces, atoms.calc
 
     def _half_step(self, state: State) -> State:

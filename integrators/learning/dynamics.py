@@ -21,6 +21,9 @@ from fastegnn_md.propagator.config import PropagatorConfig
 
 from ..arguments import ANEW
 from ..ase.base import JumpDynamics, check_atoms
+from ..ase.description import described_barostat
+from ..ase.volume import AtomsVolume
+from ..barostat import MonteCarloBarostat
 from ..guards import GuardSettings
 from ..statistics import JumpStatistics
 from ..thermostats import Thermostat, in_unit
@@ -78,6 +81,8 @@ class LearningDynamics(JumpDynamics):
         a cutoff of 4.5 Å for periodic atoms.
     temperature_K, friction, thermostat
         As in :class:`~fastegnn_md.integrators.LearnedDynamics`; none of them is NVE.
+    barostat : MonteCarloBarostat, optional
+        Constant pressure, beside a thermostat: ``MonteCarloBarostat("1 bar")``. Default: constant volume.
     learning : Learning, optional
         Target, training, audits.
     guard : GuardSettings, optional
@@ -110,7 +115,7 @@ class LearningDynamics(JumpDynamics):
     ConfigError
         If an option is out of range or two exclude each other.
     ConstraintError
-        If the atoms have a constraint other than FixAtoms, FixCom and FixBondLengths.
+        If the atoms have a constraint other than FixAtoms, FixCom and FixBondLengths; beside a barostat all but FixCom.
     """
 
     course: Course
@@ -127,6 +132,7 @@ class LearningDynamics(JumpDynamics):
         temperature_K: float | None = None,
         friction: float | str | None = None,
         thermostat: Thermostat | None = None,
+        barostat: MonteCarloBarostat | None = None,
         learning: Learning | None = None,
         guard: GuardSettings | None = None,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
@@ -148,6 +154,7 @@ class LearningDynamics(JumpDynamics):
             guard=guard_of(guard),
             bonds=None if bonds is None else bond_array(bonds),
             config=config,
+            barostat=barostat,
         )
         generator, seed = as_generator(rng)
         self.course, self.changed = Course(atoms, options, initial, generator), ()
@@ -167,7 +174,19 @@ class LearningDynamics(JumpDynamics):
 
     changed: tuple[str, ...]
     _read_once: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("temperature", "temperature_K", "friction", "thermostat", "dt", "timestep", "lag", "learning", "guard"), ANEW
+        (
+            "temperature",
+            "temperature_K",
+            "friction",
+            "thermostat",
+            "barostat",
+            "dt",
+            "timestep",
+            "lag",
+            "learning",
+            "guard",
+        ),
+        ANEW,
     )
 
     def step(self) -> None:
@@ -275,6 +294,16 @@ class LearningDynamics(JumpDynamics):
         return self.course.thermostat
 
     @property
+    def volume(self) -> AtomsVolume | None:
+        """The barostat's moves: ``volume.moves.steps``, and what was tried and accepted; None at constant volume."""
+        return self.course.volume
+
+    @property
+    def barostat(self) -> MonteCarloBarostat | None:
+        """Of constant pressure; None at constant volume."""
+        return None if self.volume is None else self.volume.barostat
+
+    @property
     def saved_calls(self) -> int:
         """Calls of the engine that a classical run of the same time would have made beyond those made."""
         return self.course.saved_calls
@@ -312,7 +341,8 @@ class LearningDynamics(JumpDynamics):
         """Description for trajectory headers."""
         described = MolecularDynamics.todict(self)
         learning = dataclasses.asdict(self.course.learning)
-        return {**described, "seed": self.seed, "lag_ps": self.course.lag, "learning": learning}
+        barostat = described_barostat(self.barostat)
+        return {**described, "seed": self.seed, "lag_ps": self.course.lag, "learning": learning, "barostat": barostat}
 
     # restarts -------------------------------------------------------------------------------------------------------
 
@@ -350,8 +380,8 @@ class LearningDynamics(JumpDynamics):
         restart_file : str or Path, optional
             Default: ``path``, if the interrupted run saved it automatically.
         **changed
-            ``timestep``, ``temperature_K``, ``friction``, ``thermostat``, ``learning`` or ``guard``, where they are to
-            be others than before. :attr:`changed` says which are.
+            ``timestep``, ``temperature_K``, ``friction``, ``thermostat``, ``barostat``, ``learning`` or ``guard``,
+            where they are to be others than before. :attr:`changed` says which are.
 
         Raises
         ------

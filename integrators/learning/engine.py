@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastegnn_md._extras import naming_extras
 from fastegnn_md.engines.ase.atoms import FORCE
 from fastegnn_md.engines.ase.calculated import energy_of, forces_of
+from fastegnn_md.engines.ase.calculators import asked_calculator
 from fastegnn_md.errors import EngineError, NotFiniteError
 
 from ..engine import Classical
 
-if TYPE_CHECKING:
+with naming_extras(__name__):
     from ase import Atoms
+    from ase.calculators.calculator import compare_atoms
 
 _TYPICAL = 200  # last calls that the typical time is of
 _FEWEST = 10  # calls before a time is typical
@@ -38,7 +42,8 @@ class LoggedEngine:
     def __init__(self, atoms: Atoms):
         self.atoms = atoms
         self._copy: Atoms | None = None
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # positions and forces
+        self._compared: tuple[Atoms, float] | None = None  # the last energy
         self._seconds = np.zeros(64, dtype=np.float32)
         self.calls = 0
 
@@ -72,35 +77,47 @@ class LoggedEngine:
             If a force is not finite.
         """
         atoms = self._at(positions)
-        begun = time.perf_counter()
-        try:
-            found = forces_of(atoms)
-        finally:
-            self._log(time.perf_counter() - begun)
-        self._check(atoms.positions, found)
+        found = self._ask(forces_of, atoms, "forces")
+        last, self._last = self._last, None  # what is refused is no measure for what comes next
+        if last is not None and not np.array_equal(last[0], atoms.positions):
+            self._check_new(last[1], found)
+        self._last = atoms.positions.copy(), found
         return torch.tensor(found * FORCE)
 
     def energy(self, positions: Tensor) -> float:
-        """Potential energy in amu Å²/ps²; a call of its own where forces at these positions were not asked for last.
+        """Potential energy in amu Å²/ps²; a call of its own where the calculator does not keep it.
 
         Raises
         ------
         EngineError
-            If the calculator fails.
+            As of :meth:`forces`.
         NotFiniteError
             If the energy is not finite.
         """
-        atoms = self._at(positions)
-        known = self._last is not None and np.array_equal(self._last[0], atoms.positions)
-        begun = time.perf_counter()
-        try:
-            found = energy_of(atoms)
-        finally:
-            if not known:
-                self._log(time.perf_counter() - begun)
+        found = self.energy_at(self._at(positions))
         if not np.isfinite(found):
             raise NotFiniteError(f"the energy of the engine is {found}; the geometry is beyond what it can compute")
         return found * FORCE
+
+    def energy_at(self, atoms: Atoms) -> float:
+        """Potential energy in eV of the same atoms, maybe in another cell; it may be infinite or NaN.
+
+        Raises
+        ------
+        EngineError
+            As of :meth:`forces`.
+        """
+        found = self._ask(energy_of, atoms, "energy")
+        last, self._compared = self._compared, None
+        if last is not None and found == last[1] != 0 and compare_atoms(last[0], atoms):
+            last[0].calc = atoms.calc  # energies that are alike may be chance, forces are not
+            self._check_new(self._ask(forces_of, last[0], "forces"), self._ask(forces_of, atoms, "forces"))
+        self._compared = atoms.copy(), found
+        return found
+
+    def kept_forces(self) -> np.ndarray | None:
+        """Forces (N, 3) in eV/Å at the present geometry, where the calculator has them without computing anything."""
+        return None if _computes(self.atoms, "forces") else forces_of(self.atoms)
 
     def restore(self, durations: np.ndarray) -> None:
         """Go on counting after calls of these seconds."""
@@ -125,27 +142,39 @@ class LoggedEngine:
         self._seconds[self.calls] = seconds
         self.calls += 1
 
-    def _check(self, positions: np.ndarray, forces: np.ndarray) -> None:
-        """A program that died unnoticed answers at once, or what it has answered before."""
-        last, self._last = self._last, None  # what is refused is no measure for what comes next
-        if last is not None and not np.array_equal(last[0], positions):
-            self._check_new(last[1], forces)
-        self._last = positions.copy(), forces
+    def _ask(self, function: Callable[[Atoms], Any], atoms: Atoms, name: str) -> Any:
+        """The answer; logged, and held against the usual time, where it has to be computed."""
+        computes, begun = _computes(atoms, name), time.perf_counter()
+        try:
+            found = function(atoms)
+        finally:
+            if computes:
+                self._log(time.perf_counter() - begun)
+        spent, typical = float(self._seconds[self.calls - 1]), self.typical
+        if computes and self.calls > _FEWEST and typical > _SLOW and spent < _TOO_FAST * typical:
+            raise EngineError(
+                f"the calculator {self._name} answered in {1e3 * spent:.2g} ms, it takes {1e3 * typical:.3g} ms as a "
+                "rule: it did not compute; look at its own output"
+            )
+        return found
 
     def _check_new(self, before: np.ndarray, forces: np.ndarray) -> None:
-        """Look at the answer for a geometry that is not the last one."""
-        name = type(self.atoms.calc).__name__
+        """A program that died unnoticed answers what it has answered before."""
         if np.array_equal(before, forces) and forces.any():
             raise EngineError(
-                f"the calculator {name} gave the same forces for two geometries: it did not compute the second; look "
-                "at its own output"
+                f"the calculator {self._name} gave the same forces for two geometries: it did not compute the second; "
+                "look at its own output"
             )
-        spent, typical = float(self._seconds[self.calls - 1]), self.typical
-        if self.calls > _FEWEST and typical > _SLOW and spent < _TOO_FAST * typical:
-            raise EngineError(
-                f"the calculator {name} answered in {1e3 * spent:.2g} ms, it takes {1e3 * typical:.3g} ms as a rule: "
-                "it did not compute; look at its own output"
-            )
+
+    @property
+    def _name(self) -> str:
+        return type(asked_calculator(self.atoms.calc)).__name__
 
     def _minimise(self, positions: Tensor, steps: int) -> Tensor:
         raise EngineError("nothing is minimised while a propagator is learned")  # no kind that learns here asks for it
+
+
+def _computes(atoms: Atoms, name: str) -> bool:
+    """Whether the calculator has to compute a property; where it cannot say, it is taken to."""
+    asked = getattr(atoms.calc, "calculation_required", None)
+    return asked is None or bool(asked(atoms, [name]))

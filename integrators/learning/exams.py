@@ -126,6 +126,15 @@ class RunningError:
         mean = np.sqrt(np.mean([one.squares for one in self._exams], axis=0))
         return {name: {"x": float(x), "v": float(v)} for name, (x, v) in zip(PREDICTORS, mean, strict=True)}
 
+    def metrics(self) -> dict[str, Any]:
+        """For the file of a model: the table, and its errors over those of the best other; empty without exams."""
+        table = self.table
+        if not table:
+            return {}
+        lowest = {key: min(table[name][key] for name in PREDICTORS[1:]) for key in ("x", "v")}
+        over = {key: table["learned"][key] / max(lowest[key], 1e-12) for key in ("x", "v")}
+        return {"one_step": table, "over_best_baseline": over}
+
     def state(self) -> list[Any]:
         """For a restart file."""
         return [[one.velocity.tolist(), one.squares.tolist()] for one in self._exams]

@@ -14,6 +14,7 @@ from fastegnn_md.errors import CompatibilityError, ConfigError
 from fastegnn_md.propagator.base import Propagator, load
 from fastegnn_md.propagator.config import PropagatorConfig
 
+from ..barostat import MonteCarloBarostat
 from ..guards import GuardSettings
 from ..thermostats import Langevin, Thermostat, in_unit
 from .settings import Learning
@@ -39,6 +40,8 @@ class Options(NamedTuple):
     bonds : ndarray of int, shape (M, 2), or None
     config : PropagatorConfig
         Of the model.
+    barostat : MonteCarloBarostat or None
+        None at constant volume.
     """
 
     lag: float
@@ -48,6 +51,7 @@ class Options(NamedTuple):
     guard: GuardSettings
     bonds: np.ndarray | None
     config: PropagatorConfig
+    barostat: MonteCarloBarostat | None = None
 
 
 def model_of(given: Any, periodic: bool) -> tuple[Propagator | None, PropagatorConfig]:

@@ -62,6 +62,7 @@ def _costs(course: Course) -> Table:
         ("a classical segment, ms", 1e3 * account.segment),
         ("a jump, ms", 1e3 * account.jump_seconds / account.jumps if account.jumps else None),
         ("seconds: segments / exams and training / jumps", _seconds(course)),
+        *_moves(course),
         ("seconds in all", account.wall),
         ("seconds of a classical run of this time", account.classical),
         ("gain so far", account.classical / account.wall if account.wall else None),
@@ -74,6 +75,17 @@ def _seconds(course: Course) -> str:
     account = course.account
     parts = account.segment_seconds, account.training_seconds, account.jump_seconds
     return " / ".join(f"{one:.4g}" for one in parts)
+
+
+def _moves(course: Course) -> list[tuple[object, ...]]:
+    found = course.statistics
+    if course.volume is None:
+        return []
+    return [
+        ("moves of the volume: tried / accepted", f"{found.volume_moves} / {found.volume_accepted}"),
+        ("volume at the end, Å³", course.atoms.get_volume()),
+        ("seconds: moves of the volume, which a classical run makes, too", course.account.volume_seconds),
+    ]
 
 
 def _errors(course: Course) -> list[Table]:

@@ -17,7 +17,7 @@ from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.propagator.base import load as load_model
 from fastegnn_md.propagator.config import PropagatorConfig
 
-from ..ase.description import described_thermostat, restored_thermostat
+from ..ase.description import described_barostat, described_thermostat, restored_barostat, restored_thermostat
 from ..ase.restart import atoms_arrays, check_same_atoms, frames_before, put_back_on_error, set_atoms
 from ..guards import GuardSettings
 from ..restart_file import generator_state, load_restart, restart_value, restore_generator, save_restart
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _KIND = "learning"
 _ERRORS = ("error", "present", "newest")
-_CHANGEABLE = ("timestep", "temperature_K", "friction", "thermostat", "learning", "guard")
+_CHANGEABLE = ("timestep", "temperature_K", "friction", "thermostat", "barostat", "learning", "guard")
 
 
 def save_run(dynamics: Any, path: str | Path, notes: dict[str, Any] | None) -> None:
@@ -63,6 +63,7 @@ def save_run(dynamics: Any, path: str | Path, notes: dict[str, Any] | None) -> N
             "lag": options.lag,
             "timestep": options.timestep,
             "thermostat": described_thermostat(options.thermostat),
+            "barostat": described_barostat(options.barostat),
             "learning": dataclasses.asdict(options.learning),
             "guard": dataclasses.asdict(options.guard),
             "config": options.config.model_dump(mode="json"),
@@ -80,6 +81,7 @@ def save_run(dynamics: Any, path: str | Path, notes: dict[str, Any] | None) -> N
             "changes": course.audits.changes,
             "in a row": course.in_a_row,
         },
+        "volume": None if course.volume is None else course.volume.moves.place(),
         "notes": notes or {},
     }
     save_restart(path, arrays, header)
@@ -170,6 +172,9 @@ def _fill(course: Course, arrays: dict[str, np.ndarray], header: dict[str, Any],
     for change in audits["changes"]:
         course.audits.record(float(change), 0.0)
     course.audit_share, course.in_a_row = float(audits["share"]), int(audits["in a row"])
+    # Moves of another barostat begin anew; files of runs before there were any say nothing.
+    if course.volume is not None and course.options.barostat == restored_barostat(header["options"].get("barostat")):
+        course.volume.moves.take(header.get("volume"))
     course.phase = str(header["phase"])
     course.propagator = models.get("jumps", course.propagator)
     course.restore(course.phase != LEARNING, JumpStatistics(**header["statistics"]), arrays.get("forces"))
@@ -179,8 +184,15 @@ def _settings(options: dict[str, Any], changed: dict[str, Any]) -> tuple[dict[st
     """Keywords of the constructor, and in words what is not as it was."""
     step, learning = float(options["timestep"]), Learning(**options["learning"])
     guard, thermostat = GuardSettings(**options["guard"]), restored_thermostat(options["thermostat"])
-    now: dict[str, Any] = {"timestep": step, "thermostat": thermostat, "learning": learning, "guard": guard}
-    for name in ("timestep", "learning", "guard"):
+    barostat = restored_barostat(options.get("barostat"))
+    now: dict[str, Any] = {
+        "timestep": step,
+        "thermostat": thermostat,
+        "barostat": barostat,
+        "learning": learning,
+        "guard": guard,
+    }
+    for name in ("timestep", "barostat", "learning", "guard"):
         if changed.get(name) is not None:
             now[name] = changed[name]
     bath = {name: changed[name] for name in ("temperature_K", "friction", "thermostat") if name in changed}
@@ -192,8 +204,9 @@ def _settings(options: dict[str, Any], changed: dict[str, Any]) -> tuple[dict[st
     given = float(in_unit(now["timestep"], "time"))
     if not math.isclose(given, step):
         words.append(f"timestep was {1e3 * step:g} fs, is now {1e3 * given:g} fs")
-    if now["guard"] != guard:
-        words.append(f"guard was {guard}, is now {now['guard']}")
+    for name, before in (("guard", guard), ("barostat", barostat)):
+        if now[name] != before:
+            words.append(f"{name} was {before}, is now {now[name]}")
     if bath:
         told = ", ".join(f"{name}={value!r}" for name, value in bath.items())
         words.append(f"thermostat was {thermostat}, is now {told}")

@@ -24,6 +24,9 @@ def line_of(course: Course) -> str:
         mean, deviation = statistics.energy_change
         spread = f" ± {deviation:.2g}" if math.isfinite(deviation) else ""
         parts.append(f"{statistics.audits} audits, {mean:+.2g}{spread} kT a jump")
+    if course.volume is not None and statistics.volume_moves:
+        moves = f"{statistics.volume_accepted} of {statistics.volume_moves} moves"
+        parts.append(f"volume {course.atoms.get_volume():.5g} Å³ ({moves})")
     parts.append(f"{engine.calls} calls made, {max(0, course.saved_calls)} saved")
     pays = course.pays_after_ps
     if math.isfinite(pays) and account.jumps:
