@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.lj import LennardJones
 from ase.io import Trajectory, read
 from ase.md.velocitydistribution import thermalize_momenta
 
@@ -514,9 +515,65 @@ class TestFaults:
             LearningDynamics(atoms)
         assert (atoms.positions == before).all()
 
+    @pytest.mark.parametrize("timestep", [2 * units.fs, None, 0, "1 ps", math.nan, True])
+    def test_a_time_step_that_is_none_is_refused(self, timestep: Any) -> None:
+        with pytest.raises(ConfigError, match=r"timestep is .*up to 40 fs"):  # 2 * units.fs would be 196 fs
+            run_of(cluster(), timestep=timestep)
+
+    @pytest.mark.parametrize("change", ["element", "mass", "boundary", "atom"])
+    def test_other_atoms_in_the_middle_of_a_run_are_refused(self, change: str) -> None:
+        dynamics = run_of(cluster(), learning=Learning(first=20, updates=0))
+        dynamics.run(1)
+        atoms = dynamics.atoms
+        if change == "element":
+            atoms.symbols[0] = "Ne"
+        elif change == "mass":
+            atoms.set_masses([1.0, *atoms.get_masses()[1:]])
+        elif change == "boundary":
+            atoms.set_cell(20 * np.eye(3))
+            atoms.pbc = True
+        else:
+            del atoms[3]
+            atoms.calc = Springs(atoms.positions.copy())
+        before = atoms.positions.copy()
+        with pytest.raises(CompatibilityError, match="than when the run began"):
+            dynamics.run(1)
+        assert (atoms.positions == before).all()
+        assert dynamics.account.steps == 1
+
+    @pytest.mark.parametrize("bath", [{"temperature_K": None, "friction": None}, {}, {"temperature_K": 0.0}])
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_one_or_two_atoms_learn_too(self, count: int, bath: dict[str, Any]) -> None:
+        atoms = cluster()[:count]
+        atoms.calc = Springs(cluster().positions[:count])
+        dynamics = run_of(atoms, learning=Learning(first=3, updates=1, batch_size=2, target=900.0, window=10), **bath)
+        dynamics.run(16)
+        assert np.isfinite(atoms.positions).all()
+        assert dynamics.account.steps == 16
+        assert len(dynamics.error) == 10
+
+    def test_a_restart_with_another_engine_warns_and_says_so(self, tmp_path: Path) -> None:
+        dynamics = run_of(cluster(), learning=Learning(first=20, updates=0))
+        dynamics.run(1)
+        dynamics.save_restart(tmp_path / "run.restart")
+        other = cluster()
+        other.calc = LennardJones(sigma=1.0)
+        with pytest.warns(LearningWarning, match="pairs of both"):
+            again = LearningDynamics.restart(tmp_path / "run.restart", other)
+        assert again.changed == ("engine was Springs, is now LennardJones",)
+
     @pytest.mark.parametrize(
         "wrong",
-        [{"target": 0}, {"first": 1}, {"updates": 2.5}, {"audits": 1.0}, {"window": True}, {"memory": 3}, {"seed": -1}],
+        [
+            {"window": 9},
+            {"target": 0},
+            {"first": 1},
+            {"updates": 2.5},
+            {"audits": 1.0},
+            {"window": True},
+            {"memory": 3},
+            {"seed": -1},
+        ],
     )
     def test_settings_out_of_range(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match=next(iter(wrong))):

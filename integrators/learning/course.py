@@ -121,6 +121,7 @@ class Course:
 
     def step(self) -> None:
         """One segment or one jump, made whole or not at all; see :meth:`LearningDynamics.step`."""
+        self.learner.memory.check(self._same.read())
         before, begun = (self.rng.bit_generator.state, self._known), time.perf_counter()
         moves = None if self.volume is None else self.volume.moves.place()
         try:

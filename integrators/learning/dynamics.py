@@ -26,11 +26,11 @@ from ..ase.volume import AtomsVolume
 from ..barostat import MonteCarloBarostat
 from ..guards import GuardSettings
 from ..statistics import JumpStatistics
-from ..thermostats import Thermostat, in_unit
+from ..thermostats import Thermostat
 from .account import Account
 from .course import Course
 from .exams import RunningError
-from .options import Options, guard_of, lag_of, learning_of, model_of, thermostat_of
+from .options import Options, guard_of, lag_of, learning_of, model_of, thermostat_of, timestep_of
 from .restart import load_run, save_run
 from .settings import Learning
 from .words import line_of
@@ -148,7 +148,7 @@ class LearningDynamics(JumpDynamics):
         initial, config = model_of(model, bool(atoms.pbc.any()))
         options = Options(
             lag=lag_of(lag, initial),
-            timestep=float(in_unit(timestep, "time")),
+            timestep=timestep_of(timestep),
             thermostat=thermostat_of(temperature_K, friction, thermostat),
             learning=learning_of(learning),
             guard=guard_of(guard),
@@ -196,6 +196,8 @@ class LearningDynamics(JumpDynamics):
         ------
         EngineError, NotFiniteError
             If the calculator fails; atoms and random numbers are as before the step.
+        CompatibilityError
+            If somebody has made other atoms of them: elements, masses, boundaries.
         TrainingError
             If training goes wrong again and again; the same holds.
         """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastegnn_md.errors import CheckpointError
+from fastegnn_md.errors import CheckpointError, CompatibilityError
 from fastegnn_md.state import State
 from fastegnn_md.training.batches import Batch
 
@@ -48,6 +48,16 @@ class Memory:
 
     def __len__(self) -> int:
         return self._count
+
+    def check(self, state: State) -> None:
+        """Refuse a state that is not of this system; raises CompatibilityError."""
+        for name in ("numbers", "masses", "pbc"):
+            kept, now = getattr(self.system, name), getattr(state, name)
+            if kept.shape != now.shape or not torch.equal(kept, now.to(kept.dtype)):
+                raise CompatibilityError(
+                    f"the atoms have other {name} than when the run began; a model is learned of one system: begin "
+                    "another run"
+                )
 
     def add(self, pair: Pair, rng: np.random.Generator) -> None:
         """Take in a pair."""

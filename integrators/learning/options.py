@@ -19,6 +19,7 @@ from ..guards import GuardSettings
 from ..thermostats import Langevin, Thermostat, in_unit
 from .settings import Learning
 
+_LONGEST = 0.04  # ps; no engine with atoms takes longer steps
 _KINDS = ("force-free", "force-start", "force-midpoint", "kick-drift", "symplectic", "conservative")
 
 
@@ -104,6 +105,18 @@ def lag_of(lag: Any, initial: Propagator | None) -> float:
             f"the lag is {1e3 * value:g} fs, the model jumps {1e3 * initial.timestep:g} fs; leave the lag out"
         )
     return float(value) if initial is None else initial.timestep
+
+
+def timestep_of(given: Any) -> float:
+    """Classical step in ps; raises ConfigError for what cannot be one, such as a time of ASE without its unit."""
+    value = in_unit(given, "time")
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= _LONGEST:
+        told = f", which is {1e3 * value:.4g} fs" if isinstance(value, Real) else ""
+        raise ConfigError(
+            f"timestep is {given!r}{told}; expected that of classical steps, up to {1e3 * _LONGEST:g} fs: in ps, or "
+            'with its unit, "2 fs" (times of ASE, as 2 * units.fs, are in other units)'
+        )
+    return float(value)
 
 
 def thermostat_of(kelvin: float | None, friction: Any, thermostat: Any) -> Thermostat | None:

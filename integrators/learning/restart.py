@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from fastegnn_md.engines.ase.calculators import describe_calculator
 from fastegnn_md.engines.ase.trajectory import check_frames, truncate_trajectory
 from fastegnn_md.errors import CheckpointError, ConfigError
 from fastegnn_md.propagator.base import Propagator
@@ -24,7 +26,7 @@ from ..restart_file import generator_state, load_restart, restart_value, restore
 from ..statistics import JumpStatistics
 from ..thermostats import in_unit
 from .account import LEARNING, Account
-from .course import Course
+from .course import Course, LearningWarning
 from .settings import Learning
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def save_run(dynamics: Any, path: str | Path, notes: dict[str, Any] | None) -> N
             "restart_interval": dynamics.restart_interval,
             "log_energy": dynamics.log_energy,
         },
+        "engine": describe_calculator(course.atoms.calc),
         "phase": course.phase,
         "learner": {**learner.record(), "rng": generator_state(learner.rng)},
         "account": course.account.state(),
@@ -137,7 +140,7 @@ def _load(
         loginterval=restart_value(options, "loginterval", int, least=0),
         **settings,
     )
-    made.changed = words
+    made.changed = words + _engine(header.get("engine"), atoms)
     made.seed, made.nsteps = header["seed"], restart_value(header, "nsteps", int, least=0)
     made.log_energy = options["log_energy"]
     _fill(made.course, arrays, header, models)
@@ -211,6 +214,20 @@ def _settings(options: dict[str, Any], changed: dict[str, Any]) -> tuple[dict[st
         told = ", ".join(f"{name}={value!r}" for name, value in bath.items())
         words.append(f"thermostat was {thermostat}, is now {told}")
     return now, tuple(words)
+
+
+def _engine(before: str | None, atoms: Atoms) -> tuple[str, ...]:
+    """In words, if the engine is another one; files of runs before it was noted say nothing."""
+    now = describe_calculator(atoms.calc, before or "")
+    if before in (None, now):
+        return ()
+    told = f"engine was {before}, is now {now}"
+    warnings.warn(
+        f"{told}: the model would learn from pairs of both; begin another run from the model instead (model=)",
+        LearningWarning,
+        stacklevel=6,
+    )
+    return (told,)
 
 
 def _names(arrays: dict[str, np.ndarray], group: str) -> list[str]:

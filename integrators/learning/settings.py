@@ -7,6 +7,8 @@ from numbers import Integral, Real
 
 from fastegnn_md.errors import ConfigError
 
+from .exams import FEWEST
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -28,7 +30,7 @@ class Learning:
     memory : int
         Pairs kept; a new one takes the place of one drawn by chance when there are as many.
     window : int
-        Exams that the running error is the mean of.
+        Exams that the running error is the mean of; at least 10, fewer say nothing.
     audits : float
         Share of the time to spend on audits while jumping: whole classical segments in place of jumps drawn by chance.
         At least one jump in 200 and at most one in ten is audited.
@@ -64,7 +66,7 @@ class Learning:
                 continue
             whole = one.name not in ("target", "learning_rate", "audits")
             kind, what = (Integral, "a whole number") if whole else (Real, "a number")
-            least = {"first": 2, "window": 5, "seed": 0, "updates": 0}.get(one.name, 1)
+            least = {"first": 2, "window": FEWEST, "seed": 0, "updates": 0}.get(one.name, 1)
             if isinstance(value, bool) or not isinstance(value, kind) or (whole and value < least):
                 bound = f" >= {least}" if whole else ""
                 raise ConfigError(f"Learning({one.name}={value!r}); expected {what}{bound}")
