@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fastegnn_md._extras import naming_extras
 from fastegnn_md.data.ase_files import FROZEN as FROZEN
+
+with naming_extras(__name__):
+    from ase import Atoms, units
 
 _RECENT = 500  # steps that the share of jumps is of
 _SHARES = (1 / 10, 1 / 20, 1 / 50, 1 / 100, 1 / 200)  # of jumps that are audited
@@ -30,7 +34,7 @@ class Row:
     wall : float
         Seconds since the beginning of the run at the last of them, without moves of the volume.
     kelvin : list of float
-        Temperature of each element.
+        Temperature of each element, K.
     """
 
     steps: int
@@ -185,6 +189,14 @@ class Account:
         made._open = None if opened is None else _row(opened)
         made._recent.extend(bool(one) for one in recent)
         return made
+
+
+def temperatures(atoms: Atoms) -> dict[int, float]:
+    """Kinetic temperature in K of each element, by its atomic number; in the order of those of a :class:`Row`."""
+    numbers, of = np.unique(atoms.numbers, return_inverse=True)
+    kinetic = (atoms.get_momenta() ** 2).sum(axis=1) / atoms.get_masses()
+    kelvin = np.bincount(of, weights=kinetic) / (3 * np.bincount(of)) / units.kB
+    return dict(zip(numbers.tolist(), kelvin.tolist(), strict=True))
 
 
 def _plain(row: Row) -> list[Any]:

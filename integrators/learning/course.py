@@ -32,7 +32,7 @@ from ..options import guarded_step
 from ..statistics import JumpStatistics
 from ..step import GuardedStep
 from ..thermostats import Thermostat
-from .account import AUDIT, FROZEN, JUMP, JUMPING, LEARNING, REFUSED, SEGMENT, Account
+from .account import AUDIT, FROZEN, JUMP, JUMPING, LEARNING, REFUSED, SEGMENT, Account, temperatures
 from .engine import LoggedEngine
 from .exams import FEWEST, RunningError
 from .learner import Learner
@@ -41,7 +41,7 @@ from .segments import Segments, steps_of
 from .settings import Learning
 
 with naming_extras(__name__):
-    from ase import Atoms, units
+    from ase import Atoms
 
 
 class LearningWarning(UserWarning):
@@ -111,7 +111,6 @@ class Course:
         self._statistics = JumpStatistics()
         self._guarded: GuardedStep | None = None
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray, Any] | None = None
-        self._elements = np.unique(state.numbers.numpy(), return_inverse=True)
         if initial is not None:
             zeros = torch.zeros_like(state.positions)
             initial.check(state.replace(forces=zeros, midpoint_forces=zeros))
@@ -147,7 +146,8 @@ class Course:
             self.audits.record(self._change, advanced - begun)
         self._settle_phase()
         self.account.training_seconds += time.perf_counter() - moved
-        self.account.record(pair is None, self.error.value, self.error.interval[1], self._kelvin())
+        kelvin = list(temperatures(self.atoms).values())
+        self.account.record(pair is None, self.error.value, self.error.interval[1], kelvin)
 
     def _advance(self) -> tuple[str, Any]:
         """Move the atoms by a lag; how, and the pair of a segment."""
@@ -374,25 +374,12 @@ class Course:
             return self.thermostat.temperature
         return max(self._freedom(state).temperature(state), 1.0)
 
-    def _kelvin(self) -> list[float]:
-        """Kinetic temperature of each element, K."""
-        of, momenta = self._elements[1], self.atoms.get_momenta()
-        kinetic = (momenta**2).sum(axis=1) / self.atoms.get_masses()
-        kelvin: list[float] = (np.bincount(of, weights=kinetic) / (3 * np.bincount(of)) / units.kB).tolist()
-        return kelvin
-
     # what it says ---------------------------------------------------------------------------------------------------
 
     @property
     def statistics(self) -> JumpStatistics:
         """What became of the jumps so far; segments of the learning phase are none."""
         return self._statistics if self._guarded is None else self._guarded.statistics
-
-    @property
-    def elements(self) -> list[int]:
-        """Atomic numbers, in the order of temperatures in the account."""
-        found: list[int] = self._elements[0].tolist()
-        return found
 
     @property
     def saved_calls(self) -> int:

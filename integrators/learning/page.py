@@ -9,7 +9,7 @@ import numpy as np
 
 from fastegnn_md.report.page import Picture, Section, Table, new_figure, write_report
 
-from .account import FROZEN
+from .account import FROZEN, temperatures
 from .course import Course
 from .words import line_of
 
@@ -119,8 +119,8 @@ def _course(course: Course) -> Picture:
     shares.set_ylim(-2, 102)
     from MDAnalysis.guesser.tables import Z2SYMB
 
-    temperatures = _smooth(np.array([one.kelvin for one in rows]), np.array([one.steps for one in rows]))
-    for column, number in zip(temperatures.T, course.elements, strict=True):
+    kelvins = _smooth(np.array([one.kelvin for one in rows]), np.array([one.steps for one in rows]))
+    for column, number in zip(kelvins.T, temperatures(course.atoms), strict=True):
         kelvin.plot(time, column, label=Z2SYMB.get(number, str(number)), linewidth=0.9)
     if course.thermostat is not None:
         kelvin.axhline(course.thermostat.temperature, color="black", linewidth=0.8, linestyle="--")
