@@ -89,9 +89,10 @@ def test_frames_are_as_far_apart_as_jump_and_relaxation(engine, cli, model, pdb,
     assert np.abs(positions[2] - positions[1]).max() > 0.05
 
 
-def test_replicas_have_a_trajectory_each(cli, model, pdb, tmp_path):
+@pytest.mark.parametrize("engine", ["ase", "openmm"])
+def test_replicas_have_a_trajectory_each(engine, cli, model, pdb, tmp_path):
     output = tmp_path / "out.xtc"
-    options = ["--temperature", 300, "--engine", "openmm", *FIELD, "--steps", 2, "--relax-steps", 5]
+    options = ["--temperature", 300, "--engine", engine, *FIELD, "--steps", 2, "--relax-steps", 5]
     code, out, err = cli("run", model, pdb, *options, "--replicas", 3, "-o", output)
     assert code == 0, err
     assert "3 replicas: 6 jumps, 0 refused" in out
@@ -115,7 +116,7 @@ def test_replicas_have_a_trajectory_each(cli, model, pdb, tmp_path):
         ([], "give --temperature, that of its training data"),
         (["--temperature", 300, "--friction", "1/ps"], "leave --friction and --tau out"),
         (["--temperature", 300, "--nve"], "--nve needs a propagator that predicts velocities"),
-        (["--temperature", 300, "--replicas", 2], "--replicas needs --engine openmm"),
+        (["--temperature", 300, *FIELD, "--replicas", 2, "--metropolis"], "--replicas has no --restart"),
         (["--temperature", 300, *FIELD, "--metropolis"], "starting points of classical bursts"),
     ],
 )

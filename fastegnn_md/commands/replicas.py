@@ -1,4 +1,4 @@
-"""``fastegnn-md run --engine openmm --replicas``: many simulations in one call of the network, a trajectory each."""
+"""``fastegnn-md run --replicas``: many simulations in one call of the network, a trajectory each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .verdict import became, speed
 if TYPE_CHECKING:
     from MDAnalysis import AtomGroup
 
-    from ..integrators import JumpStatistics, LearnedSimulation
+    from ..integrators import JumpStatistics, LearnedDynamics, LearnedSimulation
     from ..state import State
 
 
@@ -50,11 +50,33 @@ def run_replicas(
             if step % every == 0:
                 for one, writer in zip(simulations, writers, strict=True):
                     writer.write(frame(one.context), time=one.context.getTime()._value)
-    total = added([one.integrator.statistics for one in simulations])
     simulated = sum(one.context.getTime()._value for one in simulations)
-    typer.echo(
-        f"{len(simulations)} replicas: {total.tried} jumps, {became(total)}; saved {outputs[0]} to {outputs[-1].name}"
-    )
+    _tell([one.integrator.statistics for one in simulations], outputs, simulated, begun)
+
+
+def run_ase_replicas(
+    dynamics: Sequence[LearnedDynamics], outputs: Sequence[Path], atoms: AtomGroup, *, steps: int, every: int
+) -> None:
+    """The same of dynamics of ASE."""
+    from .._progress import progress_bar
+    from ..engines.mdanalysis import RolloutWriter
+    from ..integrators import LearnedEnsemble
+
+    ensemble, begun, spacing = LearnedEnsemble(dynamics), time.perf_counter(), dynamics[0].guarded.timestep
+    with ExitStack() as stack:
+        writers = [stack.enter_context(RolloutWriter(output, atoms, dt=every * spacing)) for output in outputs]
+        for step in progress_bar(range(steps + 1), desc="run", unit="step", total=steps + 1):
+            if step:
+                ensemble.run(1)
+            if step % every == 0:
+                for one, writer in zip(dynamics, writers, strict=True):
+                    writer.write(one.atoms, time=step * spacing)
+    _tell([one.statistics for one in dynamics], outputs, len(dynamics) * steps * spacing, begun)
+
+
+def _tell(parts: Sequence[JumpStatistics], outputs: Sequence[Path], simulated: float, begun: float) -> None:
+    total = added(parts)
+    typer.echo(f"{len(parts)} replicas: {total.tried} jumps, {became(total)}; saved {outputs[0]} to {outputs[-1].name}")
     typer.echo(speed(simulated, time.perf_counter() - begun))
     if total.too_many_redraws:
         typer.echo(f"warning: {total.of_redraws}", err=True)

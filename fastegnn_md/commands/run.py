@@ -14,13 +14,16 @@ from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
-from .replicas import replica_outputs
+from .replicas import replica_outputs, run_ase_replicas
 from .run_openmm import run_openmm
 from .starts import own_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
 from .verdict import became, speed, tell
 
 if TYPE_CHECKING:
+    import numpy as np
+    from ase import Atoms
+
     from ..propagator.learned_map import LearnedMap
 
 
@@ -92,7 +95,7 @@ def run(
     replicas: Annotated[
         int,
         typer.Option(
-            "--replicas", min=1, help="Copies that share calls of the network, a trajectory each: OUTPUT-00 … (openmm)."
+            "--replicas", min=1, help="Copies that share calls of the network, a trajectory each: OUTPUT-00 …"
         ),
     ] = 1,
     platform: Annotated[
@@ -191,10 +194,8 @@ def run(
         },
     )
     inputs = [model, start, topology, system, *(committee or []), *(forcefield or [])]
-    if replicas > 1 and (engine != "openmm" or restart is not None):
-        raise ConfigError(
-            "--replicas needs --engine openmm, and has no --restart: give them one by one to continue them"
-        )
+    if replicas > 1 and (metropolis or restart is not None):
+        raise ConfigError("--replicas has no --restart and no --metropolis: give them one by one")
     written = [output, restart_of(output)] if replicas == 1 else replica_outputs(output, replicas)
     context.with_resource(claimed(written, inputs, overwrite=overwrite or place.continues))
     guard = GuardSettings(spread=spread)
@@ -265,33 +266,32 @@ def run(
         return
     state = state_from_universe(group, velocities="stored" if moving else "zero")
     rng = np.random.default_rng(seed)
-    atoms = ase_atoms(state)
     bonds = None if state.bonds is None else state.bonds.numpy()
     if bonds is None and propagator.uses_bonds and not (forcefield or system):
-        bonds = guess_bonds(atoms)
+        bonds = guess_bonds(ase_atoms(state))
         typer.echo(f"{topology or start} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
-    bonds = attach_engine(
-        atoms, bonds, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
-    )
-    keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
-    keep_labels(atoms, start)
-    set_velocities(atoms, state.velocities if moving else None, temperature, rng)
+    known = bonds
+
+    def atoms_with_engine(rng: np.random.Generator) -> tuple[Atoms, np.ndarray | None]:
+        atoms = ase_atoms(state)
+        bonds = attach_engine(
+            atoms, known, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
+        )
+        keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
+        keep_labels(atoms, start)
+        set_velocities(atoms, state.velocities if moving else None, temperature, rng)
+        return atoms, bonds
+
     rate = parse_quantity(friction or _FRICTION, "friction")
     thermostat: Langevin | VelocityRescaling | None = None
     if tau is not None:
         thermostat = VelocityRescaling(temperature, tau)
     elif temperature is not None and not nve and propagator.predicts_velocities:
         thermostat = Langevin(temperature, rate)
-    dynamics: LearnedDynamics | MetropolizedDynamics
-    if restart is not None:
-        kind = MetropolizedDynamics if metropolis else LearnedDynamics
-        dynamics = kind.restart(restart, atoms, propagator)
-    elif metropolis and temperature is not None:
-        dynamics = MetropolizedDynamics(
-            atoms, propagator, temperature_K=temperature, friction=rate / PICOSECOND, rng=rng, bonds=bonds
-        )
-    else:
-        dynamics = LearnedDynamics(
+
+    def learned(rng: np.random.Generator) -> LearnedDynamics:
+        atoms, bonds = atoms_with_engine(rng)
+        return LearnedDynamics(
             atoms,
             propagator,
             thermostat=thermostat,
@@ -303,6 +303,23 @@ def run(
             barostat=barostat,
             schedule=Schedule(relax_steps=relax_steps, classical=timestep) if propagator.stochastic else None,
         )
+
+    if replicas > 1:
+        several = [learned(np.random.default_rng(seed + k)) for k in range(replicas)]
+        run_ase_replicas(several, replica_outputs(output, replicas), group, steps=steps, every=every)
+        return
+    dynamics: LearnedDynamics | MetropolizedDynamics
+    if restart is not None:
+        kind = MetropolizedDynamics if metropolis else LearnedDynamics
+        dynamics = kind.restart(restart, atoms_with_engine(rng)[0], propagator)
+    elif metropolis and temperature is not None:
+        atoms, bonds = atoms_with_engine(rng)
+        dynamics = MetropolizedDynamics(
+            atoms, propagator, temperature_K=temperature, friction=rate / PICOSECOND, rng=rng, bonds=bonds
+        )
+    else:
+        dynamics = learned(rng)
+    atoms = dynamics.atoms
     watch = dynamics.jump.watch() if isinstance(dynamics, LearnedDynamics) else None
     temperatures: list[float] = []
     volumes: list[float] = []
