@@ -15,6 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+PYTHONS ?= $(PYTHON)
 TEST_WORKERS ?= 2
 
 # Without an NVIDIA driver the CUDA build of torch would only cost gigabytes of download.
@@ -33,7 +34,8 @@ new_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear 
 	$(PYTHON) -m pip -q --disable-pip-version-check --python $(BIN)/python install pip; } || { rm -rf $(VENV); exit 1; }
 
 .PHONY: help install install-test install-dev install-scatter install-openmm-torch scatter-wheel demo test \
-	test-fast test-openmm-torch lint type examples docs docs-look docs-links notebooks wheel clean distclean
+	test-fast test-openmm-torch lint type examples docs docs-look docs-links notebooks dist \
+	release-check clean distclean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
@@ -136,9 +138,14 @@ docs-links: install-test  ## look whether links of the docs to other sites lead 
 notebooks: install-test  ## execute the tutorials and keep what they print
 	@OMP_NUM_THREADS=1 $(BIN)/python docs/execute.py
 
-wheel: install-test  ## a wheel in dist/
-	@$(PIP) wheel -q --no-deps --no-build-isolation -w dist .
-	@ls dist/*.whl
+dist: install-dev  ## the files of a release in dist/: sdist, wheel made from it, both checked
+	@rm -rf dist build *.egg-info
+	@$(BIN)/python -m build --no-isolation -o dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+	@du -h dist/*
+
+release-check: dist  ## install the wheel into an empty environment and take steps; PYTHONS='python3.12 python3.13'
+	@bash .ci/release $(PYTHONS)
 
 clean:  ## what was built; .venv stays
 	@rm -rf build dist docs/_build docs/reference/written *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -28,9 +28,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Folder in the tree -> folder in the installed package.
 FOLDERS = {ROOT / "fastegnn_md": Path("fastegnn_md"), ROOT / "integrators": Path("fastegnn_md/integrators")}
+WITH_THE_SDIST = ("CHANGELOG.md", "CITATION.cff", "constraints.txt")
+# Extras that nobody installs by conda: for developers, a helper of the compiler, what its torch brings along.
+NOT_FOR_CONDA = ("compile", "demo", "dev", "docs", "gpu", "test")
 # Importable name -> name on PyPI, and name on PyPI -> name on conda-forge, where they differ.
 DISTRIBUTIONS = {"yaml": "pyyaml"}
-CONDA_NAMES = {"tblite": "tblite-python", "torch": "pytorch", "vesin": "python-vesin"}
+CONDA_NAMES = {
+    "matplotlib": "matplotlib-base",
+    "openmmtorch": "openmm-torch",
+    "torch-scatter": "pytorch_scatter",
+    "tblite": "tblite-python",
+    "torch": "pytorch",
+    "vesin": "python-vesin",
+}
 
 
 def shipped_files() -> list[str]:
@@ -68,13 +78,18 @@ def wheel(tmp_path_factory) -> Path:
     tree = folder / "tree"
     for name in ("fastegnn_md", "integrators"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", *WITH_THE_SDIST):
         shutil.copy(ROOT / name, tree)
+    shutil.copytree(
+        ROOT / "tests", tree / "tests", ignore=lambda folder, names: {n for n in names if n != Path(__file__).name}
+    )
     python(f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})", cwd=tree)
     (sdist,) = folder.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "sdist", filter="data")
     (source,) = (folder / "sdist").iterdir()
+    assert {"fastegnn_md", "integrators", *WITH_THE_SDIST} <= {one.name for one in source.iterdir()}
+    assert not (source / "tests").exists(), "tests without their helpers and data"
     options = ["--no-deps", "--no-build-isolation", "--no-index", "-q"]
     run(sys.executable, "-m", "pip", "wheel", *options, "-w", folder, source)
     (file,) = folder.glob("*.whl")
@@ -84,7 +99,13 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_holds_every_file_of_the_tree_and_no_other(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
+        size = sum(one.file_size for one in archive.infolist())
+        largest = max(archive.infolist(), key=lambda one: one.file_size)
     assert sorted(names) == shipped_files()
+    assert {"fastegnn_md/py.typed", "fastegnn_md/assets/models/copper-emt.safetensors"} <= set(names)
+    assert any(name.endswith(".cpp") for name in names)
+    assert size < 16e6, "the wheel is downloaded by everybody"
+    assert largest.file_size < 2e6, largest.filename
 
 
 def test_package_from_the_wheel_finds_its_integrators(wheel, tmp_path):
@@ -101,8 +122,19 @@ def test_package_from_the_wheel_finds_its_integrators(wheel, tmp_path):
     assert Path(file) == tmp_path / "site/fastegnn_md/integrators/ase/dynamics.py"
 
 
-def test_version_is_that_of_pyproject():
-    assert fastegnn_md.__version__ == PROJECT["version"]
+def test_every_file_that_names_the_version_names_the_same_one():
+    version = PROJECT["version"]
+    assert fastegnn_md.__version__ == version, "the installed package is older than the tree: pip install -e ."
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d{2}-\d{2})$", changelog, re.MULTILINE)
+    assert released[0] == (version, str(citation["date-released"]))
+    assert citation["version"] == version
+    assert (
+        yaml.safe_load((ROOT / "conda-recipe/recipe.yaml").read_text(encoding="utf-8"))["context"]["version"] == version
+    )
+    assert changelog.count("## [Unreleased]") == 1
+    assert changelog.index("## [Unreleased]") < changelog.index(f"## [{version}]")
 
 
 @pytest.mark.parametrize("name", modules())
@@ -242,6 +274,40 @@ def test_conda_recipe_agrees_with_pyproject():
     assert {name: str(line.specifier) for name, line in requirements(lines).items()} == expected
     (entry,) = recipe["build"]["python"]["entry_points"]
     assert dict([entry.split(" = ")]) == PROJECT["scripts"]
+
+
+def test_conda_recipe_holds_every_extra_to_the_versions_of_pyproject():
+    recipe = yaml.safe_load((ROOT / "conda-recipe/recipe.yaml").read_text(encoding="utf-8"))
+    held = {name: str(line.specifier) for name, line in requirements(recipe["requirements"]["run_constraints"]).items()}
+    base = requirements(PROJECT["dependencies"])
+    expected = {
+        canonicalize_name(CONDA_NAMES.get(name, name)): str(requirement.specifier)
+        for extra, lines in PROJECT["optional-dependencies"].items()
+        if extra not in NOT_FOR_CONDA
+        for name, requirement in requirements(lines).items()
+        if name != PROJECT["name"] and name not in base
+    }
+    assert held == expected
+    host = requirements([line for line in recipe["requirements"]["host"] if not line.startswith("python ")])
+    build_system = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
+    assert str(host["setuptools"].specifier) == str(requirements(build_system["requires"])["setuptools"].specifier)
+
+
+def test_conda_recipe_has_the_shape_of_recipe_format_1():
+    recipe = yaml.safe_load((ROOT / "conda-recipe/recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["schema_version"] == 1
+    allowed = {
+        "context": {"version", "python_min"},
+        "package": {"name", "version"},
+        "source": {"path"},
+        "build": {"number", "noarch", "script", "python"},
+        "requirements": {"host", "run", "run_constraints"},
+        "about": {"summary", "license", "license_file"},
+    }
+    assert set(recipe) == {"schema_version", "tests", *allowed}
+    for section, keys in allowed.items():
+        assert set(recipe[section]) <= keys, section
+    assert all(len(set(one) & {"python", "script"}) == 1 for one in recipe["tests"])
 
 
 WAYS_TO_SKIP = {
