@@ -27,7 +27,7 @@ from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.engines.mdanalysis import RolloutWriter
 from fastegnn_md.harvest import harvest
 from fastegnn_md.integrators import LearnedDynamics, Schedule
-from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.one_step import error_table, one_step_errors
 

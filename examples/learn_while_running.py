@@ -21,7 +21,7 @@ from ase.io import Trajectory
 from ase.md.velocitydistribution import thermalize_momenta
 
 from fastegnn_md.integrators import Learning, LearningDynamics
-from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator import PropagatorConfig
 
 
 def chgnet(atoms: Atoms) -> Calculator:

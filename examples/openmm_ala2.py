@@ -21,11 +21,11 @@ from ase.io import read
 from openmm import LangevinMiddleIntegrator, Platform, app
 
 from fastegnn_md.data import TrajectoryPairs, load_universe
-from fastegnn_md.engines.ase.stepper import update_atoms
+from fastegnn_md.engines.ase import update_atoms
 from fastegnn_md.engines.openmm import OpenMMCalculator
 from fastegnn_md.harvest import harvest
 from fastegnn_md.integrators import GuardSettings, LearnedDynamics
-from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.one_step import error_table, one_step_errors
 

@@ -23,7 +23,7 @@ from MDAnalysis.analysis.rms import rmsd
 
 from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.engines.mdanalysis import RolloutWriter
-from fastegnn_md.propagator.config import PropagatorConfig
+from fastegnn_md.propagator import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.one_step import error_table, one_step_errors
 

@@ -43,15 +43,16 @@ def demo(require, tmp_path_factory):
     return QUICK, output, run_demo(output, QUICK, progress=False)
 
 
-def test_report_is_one_file_with_a_section_for_each_step_and_one_picture(demo):
+def test_report_is_one_file_with_a_section_and_an_explained_picture_for_each_step(demo):
     _, output, steps = demo
     text = (output / "report.html").read_text(encoding="utf-8")
     for number, step in enumerate(steps, 1):
         assert f"{number}. {step.name[0].upper()}{step.name[1:]}: {step.system}</h2>" in text
     for row in ("zero motion", "free flight", "best linear", "alphaR"):
         assert f"<td>{row}</td>" in text
-    assert re.findall(r'(?:src|href)="(?!data:)', text) == [], "nothing is loaded from elsewhere"
-    assert text.count("data:image/png;base64,") == 1
+    assert re.findall(r'(?:src|href)="(?!data:|#)', text) == [], "nothing is loaded from elsewhere"
+    assert text.count("data:image/png;base64,") == 1 + len(steps)
+    assert all(f"<figcaption>{step.reading}</figcaption>" in text for step in steps)
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", text))
 
 
@@ -88,7 +89,9 @@ def test_gains_and_losses_are_said_alike():
 
     def said(classical: float, learned: float, learning: float = 0.0) -> str:
         paces = Pace(1.0, classical, classical), Pace(1.0, learned, learned)
-        return gain_in_words(StepResult("a", "b", *paces, physics="", draw=lambda axes: None, learning=learning))
+        return gain_in_words(
+            StepResult("a", "b", *paces, physics="", draw=lambda axes: None, reading="", learning=learning)
+        )
 
     assert said(10.0, 1.0) == "10 times faster"
     assert said(10.0, 1.0, learning=90.0) == "10 times faster, learning paid after 10 ps"

@@ -623,13 +623,13 @@ class TestAccount:
         assert again.recent_share == account.recent_share
 
 
-def test_the_page_holds_the_numbers_and_a_picture(tmp_path: Path) -> None:
+def test_the_page_holds_the_numbers_and_pictures(tmp_path: Path) -> None:
     dynamics = run_of(cluster())
     dynamics.run(60)
     dynamics.report(tmp_path / "learn.html")
     text = (tmp_path / "learn.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64" in text
-    assert "learning has not ended" in text
+    assert text.count("data:image/png;base64") == 4
+    assert '<p class="warning">WARNING: learning has not ended' in text
     assert str(dynamics.course.engine.calls) in text
     line = dynamics.report_line()
     for words in ("0.48 ps", "jumping", "of thermal v, target 200 %", "calls made", "saved"):

@@ -22,7 +22,10 @@ FACES = (
     "fastegnn_md.integrators",
     "fastegnn_md.data",
     "fastegnn_md.harvest",
+    "fastegnn_md.harvest.seeds_page",
     "fastegnn_md.training",
+    "fastegnn_md.training.one_step",
+    "fastegnn_md.training.calibration",
     "fastegnn_md.validation",
     "fastegnn_md.propagator",
     "fastegnn_md.models",
@@ -32,6 +35,10 @@ FACES = (
     "fastegnn_md.engines.openmm",
     "fastegnn_md.graph",
     "fastegnn_md.errors",
+    "fastegnn_md.units",
+    "fastegnn_md.papers.datasets.nbody",
+    "fastegnn_md.papers.datasets.protein",
+    "fastegnn_md.papers.datasets.water_box",
 )
 
 

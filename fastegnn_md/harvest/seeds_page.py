@@ -161,7 +161,7 @@ def _populations(found: Seeded, names: list[str]) -> Section:
 
 def _timescales(found: Seeded) -> Section:
     dt = found.interval
-    figure, (axes,) = new_figure(6.0, 3.2)
+    figure, (axes,) = new_figure()
     scan = {lag: several for lag, several in found.kinetics.scan.items() if several}
     for k in range(max(map(len, scan.values()), default=0)):
         lags = [lag for lag, several in scan.items() if len(several) > k]
@@ -176,9 +176,13 @@ def _timescales(found: Seeded) -> Section:
     rows = [[k + 1, _said(one, dt)] for k, one in enumerate(found.kinetics.timescales)]
     text = [
         f"Implied time scales of the bursts at a lag of {units.format_time(dt * found.kinetics.lag)}, with 95 % of the "
-        "posterior. A time scale is real where its line is level in the picture, and above the lag itself."
+        "posterior: how long the molecule takes to forget where it was."
     ]
-    picture = Picture.of(figure, "Implied time scales against the lag, with 95 % intervals")
+    picture = Picture.of(
+        figure,
+        "How long each slow process takes, by the lag it is looked at with. Believe a time scale where its line is "
+        "level and above the black line.",
+    )
     return Section("Time scales", text, [Table(["process", "time scale / ps (95 %)"], rows)], [picture])
 
 
@@ -195,7 +199,7 @@ def _costs(found: Seeded) -> Section:
         "What was spent here. The trajectories that the model was trained on, and its training, are not counted: weigh "
         "them once against all that the model is used for. Seconds are of the clock, over all processes."
     ]
-    return Section("Costs", text, [Table(["", ""], rows)])
+    return Section("Costs", text, [Table([], rows)])
 
 
 class _Axes:
@@ -256,10 +260,11 @@ class _Axes:
             figure.colorbar(drawn, ax=axes, label="free energy / kT")
             text += f"{self._name(a)} and {self._name(b)}"
         said = (
-            f"{text}, the coordinates that tell the states apart best. On the left frames of bursts with their weights "
-            "at equilibrium, on the right the frames that jumps led to, as they are. White: not visited."
+            f"{text}, the coordinates that tell the states apart best. Low energies are where the molecule mostly "
+            "is. On the left frames of bursts with their weights at equilibrium, on the right the frames that jumps "
+            "led to, as they are: a place that the right map alone has is an error of the model. White: not visited."
         )
-        return Section("Map", [said], [], [Picture.of(figure, text)])
+        return Section("Map", figures=[Picture.of(figure, said)])
 
     def _values(self, positions: np.ndarray) -> np.ndarray:
         coordinates = self._found.coordinates

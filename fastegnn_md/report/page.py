@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text or numbers; numbers are written with four significant digits."""
+    """Cells as text or numbers; numbers are written with four significant digits. Columns may have no names."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -28,7 +28,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG in base64, and what it shows in words."""
+    """A figure as PNG in base64, and what it shows, in words that a student understands; they stand below it."""
 
     png: str
     text: str
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """A heading and what stands under it."""
+    """A heading and what stands under it. Paragraphs that begin with ``WARNING:`` are set apart."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
@@ -70,15 +70,15 @@ def write_report(path: str | Path, title: str, summary: str, sections: Sequence[
     write_atomically(path, text.encode())
 
 
-def new_figure(width: float = 8.0, height: float = 3.2, panels: int = 1, rows: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure that needs no screen, with so many axes in each of its rows, row by row."""
+def new_figure(width: float = 6.4, height: float = 3.2, panels: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure that needs no screen, with so many axes side by side; of the default width it can be read on a phone."""
     with naming_extras("new_figure"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, panels, squeeze=False).flat)
+    return figure, list(figure.subplots(1, panels, squeeze=False).flat)
 
 
 def _cell(value: object) -> object:

@@ -13,6 +13,7 @@ import numpy as np
 from .._files import write_atomically
 from ..errors import ConfigError
 from ..report.page import Picture, Section, Table, new_figure, write_report
+from .readings import READINGS
 from .rows import Map, Plot, Row
 
 _COLOURS = {"reference": "tab:gray", "learned": "tab:red"}
@@ -91,7 +92,8 @@ class Report:
         data, page = folder / "report.json", folder / "report.html"
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(data, (text + "\n").encode())
-        write_report(page, self.title, self._summary(), [self._overview(), *map(_section, self.rows)])
+        sections = [self._overview(), self._compared(), *map(_section, self.rows)]
+        write_report(page, self.title, self._summary(), sections)
         return data, page
 
     def _summary(self) -> str:
@@ -99,8 +101,12 @@ class Report:
             f"{sum(row.verdict == verdict for row in self.rows)} {verdict}"
             for verdict in ("within", "outside", "not measured")
         ]
-        facts = "; ".join(f"{key}: {value}" for key, value in self.facts.items())
-        return f"{', '.join(counts)}. {facts}."
+        return f"{', '.join(counts)}."
+
+    def _compared(self) -> Section:
+        return Section(
+            "What was compared", tables=[Table([], [[key, str(value)] for key, value in self.facts.items()])]
+        )
 
     def _overview(self) -> Section:
         rows = [[row.name, row.verdict, _value(row), _limit(row), _spread(row), row.note] for row in self.rows]
@@ -109,14 +115,16 @@ class Report:
 
 
 def _section(row: Row) -> Section:
-    text = [f"{row.quantity}: {row.verdict}.", *([f"{row.note}."] if row.note else [])]
+    text = [f"{row.quantity}: {row.verdict}.", *([f"{row.note[:1].upper()}{row.note[1:]}."] if row.note else [])]
+    if row.name in READINGS and row.verdict != "not measured":
+        text.insert(0, READINGS[row.name])
     return Section(row.name, text, list(row.tables), [_picture(plot) for plot in row.plots])
 
 
 def _picture(plot: Plot | Map) -> Picture:
     if isinstance(plot, Map):
         return _map(plot)
-    figure, (axes,) = new_figure(7.0, 2.8)
+    figure, (axes,) = new_figure(height=2.8)
     marker = "." if len(plot.x) < _FEW else None
     for label, line in plot.lines.items():
         axes.plot(plot.x, line, label=label, color=_COLOURS.get(label), linewidth=1.0, marker=marker)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ def write_page(course: Course, path: str | Path) -> None:
     """See :meth:`LearningDynamics.report`."""
     sections = [
         Section("What to know first", _remarks(course)),
-        Section("The run", tables=[_costs(course)], figures=[_course(course)] if course.account.rows else []),
+        Section("The run", tables=[_costs(course)], figures=_course(course) if course.account.rows else []),
         Section("The model", tables=_errors(course)),
     ]
     write_report(path, "A run that learned", line_of(course), sections)
@@ -68,7 +70,7 @@ def _costs(course: Course) -> Table:
         ("gain so far", account.classical / account.wall if account.wall else None),
         ("has paid, or will at this rate, after ps", pays if math.isfinite(pays) else "never"),
     ]
-    return Table(("", ""), rows, "Everything by the clock of this run, learning included.")
+    return Table((), rows, "Everything by the clock of this run, learning included.")
 
 
 def _seconds(course: Course) -> str:
@@ -102,42 +104,62 @@ def _errors(course: Course) -> list[Table]:
     return [Table(("predictor", "x / amu^½ Å", "v / amu^½ Å/ps"), rows, caption)]
 
 
-def _course(course: Course) -> Picture:
+def _course(course: Course) -> list[Picture]:
     rows = course.account.rows
     steps = np.cumsum([one.steps for one in rows])
     time = steps * course.lag
-    figure, (errors, shares, kelvin, costs) = new_figure(15.0, 3.4, panels=4)
-    errors.plot(time, [one.error for one in rows], label="running error")
-    upper = np.array([one.upper for one in rows])
-    errors.plot(time, np.where(np.isfinite(upper), upper, np.nan), linewidth=0.8, label="upper end of its interval")
-    errors.axhline(course.learning.target, color="black", linewidth=0.8, linestyle="--", label="target")
-    errors.set_ylabel("error of v / % of thermal v")
-    errors.set_yscale("log")
-    errors.legend(fontsize="small")
-    shares.plot(time, [100 * one.jumps / one.steps for one in rows], linewidth=0.8)
-    shares.set_ylabel("jumps / % of steps")
-    shares.set_ylim(-2, 102)
-    from MDAnalysis.guesser.tables import Z2SYMB
+    pictures = []
 
-    kelvins = _smooth(np.array([one.kelvin for one in rows]), np.array([one.steps for one in rows]))
-    for column, number in zip(kelvins.T, temperatures(course.atoms), strict=True):
-        kelvin.plot(time, column, label=Z2SYMB.get(number, str(number)), linewidth=0.9)
-    if course.thermostat is not None:
-        kelvin.axhline(course.thermostat.temperature, color="black", linewidth=0.8, linestyle="--")
-    kelvin.set_ylabel("temperature / K")
-    kelvin.legend(fontsize="small")
-    costs.plot(time, [one.wall for one in rows], label="this run")
-    costs.plot(time, steps * course.account.segment, linestyle="--", label="classical")
-    costs.set_ylabel("seconds")
-    costs.legend(fontsize="small")
-    for axes in (errors, shares, kelvin, costs):
-        axes.set_xlabel("time simulated / ps")
-    return Picture.of(
-        figure,
-        "From left to right: the error on segments the model had not seen, with the target below which it may jump; "
-        "the share of jumps; the temperature of each element (running mean), which should lie on the dashed line; and "
-        "the time by the clock beside that of a classical run. Where the lines cross, learning has paid.",
+    def over_time(label: str, text: str, draw: Callable[[Any], None]) -> None:
+        figure, (axes,) = new_figure()
+        draw(axes)
+        axes.set(xlabel="time simulated / ps", ylabel=label)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+        pictures.append(Picture.of(figure, text))
+
+    def errors(axes: Any) -> None:
+        upper = np.array([one.upper for one in rows])
+        axes.plot(time, [one.error for one in rows], label="running error")
+        axes.plot(time, np.where(np.isfinite(upper), upper, np.nan), linewidth=0.8, label="upper end of its interval")
+        axes.axhline(course.learning.target, color="black", linewidth=0.8, linestyle="--", label="target")
+        axes.set_yscale("log")
+
+    def shares(axes: Any) -> None:
+        axes.plot(time, [100 * one.jumps / one.steps for one in rows], linewidth=0.8)
+        axes.set_ylim(-2, 102)
+
+    def kelvin(axes: Any) -> None:
+        from MDAnalysis.guesser.tables import Z2SYMB
+
+        kelvins = _smooth(np.array([one.kelvin for one in rows]), np.array([one.steps for one in rows]))
+        for column, number in zip(kelvins.T, temperatures(course.atoms), strict=True):
+            axes.plot(time, column, label=Z2SYMB.get(number, str(number)), linewidth=0.9)
+        if course.thermostat is not None:
+            axes.axhline(course.thermostat.temperature, color="black", linewidth=0.8, linestyle="--")
+
+    def costs(axes: Any) -> None:
+        axes.plot(time, [one.wall for one in rows], label="this run")
+        axes.plot(time, steps * course.account.segment, linestyle="--", label="classical")
+
+    over_time(
+        "error of v / % of thermal v",
+        "How far the model misses segments that it has not seen: it may jump once the upper end lies below the target.",
+        errors,
     )
+    over_time("jumps / % of steps", "The share of jumps: 0 is a classical run, 100 one of jumps alone.", shares)
+    over_time(
+        "temperature / K",
+        "The temperature of each element (running mean), which should lie on the dashed line of the thermostat.",
+        kelvin,
+    )
+    over_time(
+        "seconds",
+        "The time by the clock, learning included, beside that of a classical run: where the lines cross, learning has "
+        "paid.",
+        costs,
+    )
+    return pictures
 
 
 def _smooth(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -54,6 +54,8 @@ def copper(output: Path, settings: DemoSettings, *, progress: bool) -> StepResul
         physics=f"mean difference of g(r) {difference:.3f}, temperature {_said(kelvin['learned'])} "
         f"(classical {_said(kelvin['classical'])})",
         draw=lambda axes: _draw(axes, shells),
+        reading="How many neighbours an atom has at a distance r, over those of an even spread: the two lines should "
+        "lie on each other.",
         tables=[_errors_table(errors), _temperature_table(kelvin)],
     )
     statistics, worse = dynamics.statistics, max(ratios(errors).values())

@@ -62,6 +62,8 @@ def molecule(output: Path, settings: DemoSettings, *, progress: bool) -> StepRes
         learned=after,
         physics=f"{audited}; temperature " + ", ".join(f"{name} {one}" for name, one in kelvin["learned"].items()),
         draw=lambda axes: _draw(axes, kelvin),
+        reading="The temperature of the atoms of each element, which should be that of the thermostat (grey line) "
+        "within the error bars: where elements are apart, energy goes from one motion to another in a wrong way.",
         paragraphs=[
             f"Nothing is trained: {MODEL} comes with the package and has never seen aspirin. One call of xTB in the "
             f"middle of each jump of {jump_fs:g} fs takes the place of those of {jump_fs / STEP:g} classical steps of "

@@ -100,6 +100,8 @@ class StepResult:
         What a check of the physics found, in one line.
     draw : callable
         Draws that check on the axes of a figure.
+    reading : str
+        How that figure is read, in words that a student understands.
     paragraphs, tables
         For the report.
     """
@@ -110,6 +112,7 @@ class StepResult:
     learned: Pace
     physics: str
     draw: Callable[[Any], None]
+    reading: str
     learning: float = 0.0
     paragraphs: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)

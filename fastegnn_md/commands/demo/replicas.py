@@ -65,6 +65,8 @@ def replicas(output: Path, settings: DemoSettings, *, progress: bool) -> StepRes
         learned=learned,
         physics=f"shares of {found} ({wanted} in two long classical runs)",
         draw=lambda axes: _draw(axes, angles, classical, learned),
+        reading="The two backbone angles of the molecule in each frame: crowded places are shapes that it likes, and "
+        "both colours should crowd in the same places.",
         paragraphs=[
             f"Nothing is trained: {MODEL} comes with the package. A jump draws the molecule {propagator.timestep:g} ps "
             f"later, and 50 classical steps of the Context relax it; {settings.replicas} replicas share each call of "
