@@ -45,7 +45,7 @@ def how_to_get(component: str) -> str:
 
 
 @contextmanager
-def naming_extras(user: str) -> Iterator[None]:
+def naming_extras(user: str, extra: str | None = None) -> Iterator[None]:
     """Name the extra to install when an optional component is missing.
 
     Put the imports of the component into it: ``with naming_extras(__name__): from ase import Atoms``.
@@ -54,6 +54,8 @@ def naming_extras(user: str) -> Iterator[None]:
     ----------
     user : str
         What needs the component, for the message.
+    extra : str, optional
+        The extra that brings all that the user needs, where that is more than one component.
 
     Raises
     ------
@@ -68,5 +70,5 @@ def naming_extras(user: str) -> Iterator[None]:
             raise
         raise MissingDependencyError(
             f"{user} needs {component}, which is not installed; "
-            f"install the extra: pip install 'fastegnn-md[{EXTRA_OF[component]}]'"
+            f"install the extra: pip install 'fastegnn-md[{extra or EXTRA_OF[component]}]'"
         ) from error

@@ -95,11 +95,12 @@ def validate(
     Learned roll-outs start from frames of the reference; with a force field (or --calculator) refused jumps are
     replaced by classical steps and energies are known. Writes report.json and report.html.
     """
-    with naming_extras("fastegnn-md validate"):  # named here, before minutes of work
+    with naming_extras("fastegnn-md validate", extra="validate"):  # named here, before minutes of work
         import ase  # noqa: F401
         import deeptime  # noqa: F401
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
+        import physical_validation  # noqa: F401
         import tidynamics  # noqa: F401
 
     from ..data.topology import select_atoms

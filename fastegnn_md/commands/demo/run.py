@@ -42,7 +42,7 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
     output.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with _one_thread():
-        with naming_extras("the demo"):  # named here, before minutes of work
+        with naming_extras("the demo", extra="demo"):  # named here, before minutes of work
             import ase  # noqa: F401
             import jinja2  # noqa: F401
             import lightning  # noqa: F401
