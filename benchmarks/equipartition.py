@@ -47,6 +47,7 @@ _BATCH = 8
 # Settings of training by name; "from" names the model that training goes on from.
 TRAININGS: dict[str, dict[str, Any]] = {
     "force-free": {"updates": 1000},
+    "heavier-v": {"updates": 1000, "velocity_weight": 10.0},
     "unrolled": {"from": "force-free", "updates": 150, "unroll": 2, "learning_rate": 1e-3},
     "conservative": {"kind": "conservative", "kicks": 2, "force_updates": 250, "updates": 550},
     "conservative-longer": {"from": "conservative", "kind": "conservative", "kicks": 2}
