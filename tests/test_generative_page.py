@@ -33,6 +33,7 @@ def test_tables_are_those_of_the_results(monkeypatch):
     text = PAGE.read_text(encoding="utf-8")
     assert page.judgement() in text
     assert page.speeds() in text
+    assert page.judgement(page.LARGER) in text
 
 
 # MDAnalysis, of files without a box or charges

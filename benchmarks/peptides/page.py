@@ -17,6 +17,7 @@ MODELS = {
     "`ala2-obc-100ps`, 300 K": "peptides_ala2_100ps",
     "10 ps, trained and run at 450 K": "peptides_ala2_450K_10ps",
 }
+LARGER = {"Ac-Ala3-NHMe, 10 ps, 300 K": "peptides_ala3_10ps"}
 ROWS = {
     "map": ("φ/ψ: Jensen-Shannon distance", "{:.3f}"),
     "transitions": ("basins one jump later: largest difference of a probability", "{:.3f}"),
@@ -44,16 +45,18 @@ def _rows(name: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in read(name)["rows"]}
 
 
-def judgement() -> str:
+def judgement(models: dict[str, str] = MODELS) -> str:
     """Populations and rows of each model, with limits; values out of bounds are bold."""
-    every = {title: _rows(name) for title, name in MODELS.items()}
+    every = {title: _rows(name) for title, name in models.items()}
     lines = ["| | " + " | ".join(every) + " |", "|---" * (len(every) + 1) + "|"]
-    jumps = " | ".join(f"{read(name)['jumps']:,}" for name in MODELS.values())
+    jumps = " | ".join(f"{read(name)['jumps']:,}" for name in models.values())
     lines.append(f"| jumps | {jumps} |")
     tables = [rows["populations"]["tables"][0]["rows"] for rows in every.values()]
     for basins in zip(*tables, strict=True):
         cells = [f"{own:.3f} ± {error:.3f} ({truth:.3f} ± {its:.3f})" for _, own, error, truth, its, _ in basins]
-        lines.append(f"| {basins[0][0].rpartition(' ')[2]} | " + " | ".join(cells) + " |")
+        residues = {row[0].rpartition(" ")[0] for row in tables[0]}
+        label = basins[0][0] if len(residues) > 1 else basins[0][0].rpartition(" ")[2]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     for key, (what, form) in ROWS.items():
         cells = []
         for rows in every.values():
@@ -79,4 +82,4 @@ def speeds() -> str:
 
 
 if __name__ == "__main__":
-    print(judgement(), speeds(), sep="\n\n")
+    print(judgement(), speeds(), judgement(LARGER), sep="\n\n")
