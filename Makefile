@@ -34,7 +34,7 @@ new_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear 
 	$(PYTHON) -m pip -q --disable-pip-version-check --python $(BIN)/python install pip; } || { rm -rf $(VENV); exit 1; }
 
 .PHONY: help install install-test install-dev install-scatter install-openmm-torch scatter-wheel demo test \
-	test-fast test-openmm-torch lint type examples docs docs-look docs-links notebooks dist \
+	test-fast test-openmm-torch lint type examples gallery docs docs-look docs-links notebooks dist \
 	release-check clean distclean
 
 help:  ## list the targets
@@ -123,6 +123,9 @@ type: install-dev  ## mypy, and pyright's word that the type of every public nam
 examples: install  ## run every script of examples/
 	@for script in examples/*.py; do echo "==> $$script"; \
 		$(BIN)/python "$$script" --output "examples-output/$$(basename "$$script" .py)"; done
+
+gallery: install-test examples  ## ... and draw the pictures of the page of examples from what they made
+	@$(BIN)/python docs/draw_gallery.py examples-output
 
 docs: install-test  ## the documentation site, docs/_build/html/index.html; a warning or a typing error is an error
 	@$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs fastegnn_md integrators examples

@@ -105,6 +105,17 @@ def errors(text: str) -> dict[str, list[float]]:
     return rows
 
 
+def test_each_example_has_its_place_and_its_picture_on_the_page_of_examples():
+    docs = EXAMPLES.parent / "docs"
+    page = (docs / "tutorials" / "gallery.md").read_text(encoding="utf-8")
+    pictures = {script.stem: docs / "pictures" / f"{script.stem}.svg" for script in EXAMPLES.glob("*.py")}
+    for name, picture in pictures.items():
+        assert f"../../examples/{name}.py" in page
+        assert f"../pictures/{name}.svg" in page
+        assert "<svg" in picture.read_text(encoding="utf-8")
+    assert sum(picture.stat().st_size for picture in pictures.values()) < 1_000_000
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_example_runs_and_prints_its_errors_beside_the_baselines(case, require, tmp_path):
