@@ -44,8 +44,8 @@ class JumpStatistics:
     audits: int = 0
     volume_moves: int = 0
     volume_accepted: int = 0
-    _sum: float = 0.0  # of the changes of the total energy, in kT, and of their squares
-    _squares: float = 0.0
+    _sum: float = field(default=0.0, repr=False)  # of the changes of the total energy, in kT, and of their squares
+    _squares: float = field(default=0.0, repr=False)
 
     @property
     def energy_change(self) -> tuple[float, float]:
