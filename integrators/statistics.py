@@ -46,6 +46,7 @@ class JumpStatistics:
     volume_accepted: int = 0
     _sum: float = field(default=0.0, repr=False)  # of the changes of the total energy, in kT, and of their squares
     _squares: float = field(default=0.0, repr=False)
+    _per_kt: float | None = field(default=None, repr=False)  # heating for each kT of energy_change
 
     @property
     def energy_change(self) -> tuple[float, float]:
@@ -61,8 +62,30 @@ class JumpStatistics:
         variance = max(0.0, self._squares - self.audits * mean**2) / (self.audits - 1)
         return mean, math.sqrt(variance / self.audits)
 
-    def record_audit(self, change: float) -> None:
-        """Count an audit, which found this change of the total energy, in kT."""
+    @property
+    def heating(self) -> tuple[float, float]:
+        """How much hotter than its thermostat jumps keep the system, as a share of the temperature, and its error.
+
+        What jumps bring in on average, ΔE, is in balance with what the thermostat takes away when frames are hotter by
+        ΔE / (f sinh(γ Δt)) of the temperature; f degrees of freedom, γ the friction. Audits tell it far sooner
+        than temperatures do. It is a mean over all motion: elements may be apart. nan without a thermostat, where
+        jumps are scaled to the energy, and with classical steps between them.
+        """
+        if self._per_kt is None:
+            return math.nan, math.nan
+        mean, error = self.energy_change
+        return mean * self._per_kt, error * self._per_kt
+
+    def record_audit(self, change: float, per_kt: float | None = None) -> None:
+        """Count an audit, which found this change of the total energy, in kT.
+
+        Parameters
+        ----------
+        change : float
+        per_kt : float, optional
+            :attr:`heating` for each kT of the mean change, where its balance holds.
+        """
+        self._per_kt = per_kt
         self.audits += 1
         self._sum += change
         self._squares += change**2

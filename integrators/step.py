@@ -347,9 +347,19 @@ class GuardedStep(StepOptions):
         freedom = self.freedom(state, constraints)
         kelvin = self.temperature or freedom.temperature(state)
         in_kt = change / (BOLTZMANN * kelvin) if kelvin > 0 else math.inf
-        self.statistics.record_audit(in_kt)
+        degrees = freedom.degrees(state)
+        self.statistics.record_audit(in_kt, self._heating_per_kt(degrees))
         self.audits.record(in_kt, seconds)
-        self.audits.act(freedom.degrees(state), may_pause=self.schedule.fallback != "stop")
+        self.audits.act(degrees, may_pause=self.schedule.fallback != "stop")
+
+    def _heating_per_kt(self, degrees: int) -> float | None:
+        """See :attr:`JumpStatistics.heating`; None where its balance does not hold."""
+        if self.thermostat is None or self.energy is not None or self.schedule.hybrid or not degrees:
+            return None
+        taken = self.thermostat.rate * self.timestep
+        if not taken > 0:
+            return None
+        return 1 / (degrees * math.sinh(taken)) if taken < 100 else 0.0
 
     def _check_energy(self, before: float, after: float) -> GuardReport:
         if self.conserve.energy and not math.isfinite(before + after):

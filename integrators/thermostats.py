@@ -36,6 +36,10 @@ class Thermostat(Protocol):
     def conserves_momenta(self) -> bool:
         """Whether linear and angular momentum stay what they were."""
 
+    @property
+    def rate(self) -> float:
+        """Half the rate at which the kinetic energy goes to that of the heat bath, 1/ps."""
+
     def half_step(self, state: State, freedom: Freedom, timestep: float, rng: np.random.Generator) -> Tensor:
         """Velocities (N, 3) of one system half a step of ``timestep`` (ps) later, in Å/ps."""
 
@@ -73,6 +77,11 @@ class Langevin:
     def __init__(self, temperature: Any, friction: Any):
         object.__setattr__(self, "temperature", _not_negative("temperature", in_unit(temperature, "temperature")))
         object.__setattr__(self, "friction", _not_negative("friction", in_unit(friction, "friction")))
+
+    @property
+    def rate(self) -> float:
+        """Half the rate at which the kinetic energy goes to that of the heat bath: the friction, 1/ps."""
+        return self.friction
 
     def refresh(
         self,
@@ -151,6 +160,11 @@ class VelocityRescaling:
     def __init__(self, temperature: Any, tau: Any):
         object.__setattr__(self, "temperature", _not_negative("temperature", in_unit(temperature, "temperature")))
         object.__setattr__(self, "tau", _not_negative("tau", in_unit(tau, "time")))
+
+    @property
+    def rate(self) -> float:
+        """Half the rate at which the kinetic energy goes to that of the heat bath: 1/(2 τ), 1/ps."""
+        return 0.5 / self.tau if self.tau > 0 else math.inf
 
     def rescale(
         self, velocities: Tensor, masses: Tensor, time: float, rng: np.random.Generator, degrees: int

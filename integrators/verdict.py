@@ -21,6 +21,7 @@ from .statistics import JumpStatistics
 _DRAWS = 20_000  # of velocities of atoms, for degrees of freedom of elements: 1 % for one atom of a molecule of 22
 _BLOCKS = 8  # of a half of the run, whose means give the error of its mean
 _FEWEST = 50  # frames from which temperatures can be judged
+_FEWEST_AUDITS = 20  # from which heating can be judged
 _REFUSED = 0.1  # share of jumps
 _OFF = 0.1  # share of the temperature
 _APART = 0.15  # share of the temperature between elements
@@ -117,9 +118,13 @@ class RunVerdict:
         if self.statistics.audits:
             mean, error = self.statistics.energy_change
             within = "" if math.isnan(error) else f" ± {error:.1g}"
-            lines.append(
-                f"audits: {self.statistics.audits} jumps, total energy changed by {mean:.2g}{within} kT per jump"
-            )
+            line = f"audits: {self.statistics.audits} jumps, total energy changed by {mean:.2g}{within} kT per jump"
+            hotter, unsure = self.statistics.heating
+            if math.isfinite(hotter + unsure):
+                line += (
+                    f", which with this thermostat makes {100 * hotter:+.1f} ± {100 * unsure:.1f} % of its temperature"
+                )
+            lines.append(line)
         return lines
 
     @property
@@ -137,6 +142,12 @@ class RunVerdict:
             found.append(self.statistics.of_redraws)
         if self.strikes:
             found.append(f"audits were out of bounds {self.strikes} times: jumps changed the total energy")
+        hotter, unsure = self.statistics.heating
+        if self.statistics.audits >= _FEWEST_AUDITS and abs(hotter) > _OFF + _SURE * unsure:
+            found.append(
+                f"jumps keep the system {100 * abs(hotter):.0f} % {'hotter' if hotter > 0 else 'colder'} than its "
+                "thermostat, say the audits: take more friction, or a model with a smaller error"
+            )
         found += self._temperatures()
         return found
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk
+from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.md.velocitydistribution import thermalize_momenta
 
 import fastegnn_md
 from fastegnn_md.errors import ConfigError, JumpError
-from fastegnn_md.integrators import GuardSettings, LearnedDynamics, Schedule
+from fastegnn_md.integrators import (
+    Conserve,
+    GuardSettings,
+    Langevin,
+    LearnedDynamics,
+    Schedule,
+    VelocityRescaling,
+)
 from fastegnn_md.integrators.audits import Audits, AuditWarning
 from fastegnn_md.propagator.fake import FakePropagator
 
 FRICTION = 0.01 / units.fs
 DEGREES = 321
+
+
+class Nothing(Calculator):
+    """No forces."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results = {"energy": 0.0, "forces": np.zeros((len(self.atoms), 3))}
 
 
 class Clock:
@@ -148,6 +169,38 @@ class TestDynamics:
         run.run(1)
         change = (run.atoms.get_total_energy() - before) / (units.kB * kelvin)
         assert run.statistics.energy_change[0] == pytest.approx(change, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        "thermostat", [Langevin(300.0, 2.0), VelocityRescaling(300.0, 0.25)], ids=lambda one: type(one).__name__
+    )
+    def test_heating_is_how_much_hotter_atoms_are_than_their_thermostat(self, thermostat):
+        atoms = bulk("Cu", a=3.61, cubic=True) * 4
+        atoms.calc = Nothing()
+        thermalize_momenta(atoms, 1.1 * 300, rng=np.random.default_rng(3))
+        gas = FakePropagator(lambda state: (state.positions, 1.002 * state.velocities), 0.01, audited=True)
+        run = LearnedDynamics(atoms, gas, thermostat=thermostat, guard=GuardSettings(audits=0.9), rng=4)
+        kelvin = []
+        for _ in range(3000):
+            run.run(1)
+            kelvin.append(run.get_temperature() / 300 - 1)
+        blocks = np.mean(np.reshape(kelvin[500:], (10, 250)), axis=1)
+        seen, unsure = blocks.mean(), blocks.std(ddof=1) / math.sqrt(10)
+        told, error = run.statistics.heating
+        assert 0.09 < told < 0.13  # 0.2 % of speed in each jump, of which 4 % of the excess are taken away
+        assert error < 0.01
+        assert unsure < 0.015
+        assert abs(seen - told) < 4 * math.hypot(unsure, error)
+
+    def test_there_is_no_heating_to_tell_without_a_balance(self):
+        bath = {"temperature_K": 600, "friction": FRICTION}
+        for options in ({}, bath | {"conserve": Conserve(energy=True)}, bath | {"schedule": Schedule(5, 1)}):
+            atoms = crystal()
+            atoms.calc = Nothing()
+            still = FakePropagator(lambda state: (state.positions, state.velocities), 0.01, audited=True)
+            run = LearnedDynamics(atoms, still, rng=1, **options)
+            run.run(30)
+            assert run.statistics.audits >= 1
+            assert all(math.isnan(one) for one in run.statistics.heating)
 
     def test_a_bad_model_warns_falls_back_and_stops(self):
         run = heating(GuardSettings(audits=0.9))

@@ -101,6 +101,20 @@ def test_refusals_and_audits_are_told():
     assert any("audits were out of bounds 2 times" in one for one in verdict.warnings)
 
 
+def test_heating_by_jumps_is_told_long_before_temperatures_tell_it():
+    statistics = JumpStatistics(300, 300)
+    for _ in range(15):
+        statistics.record_audit(0.2, per_kt=0.5)
+        statistics.record_audit(0.4, per_kt=0.5)
+    verdict = watched([{1: 300.0, 8: 300.0}]).verdict(statistics)
+    assert verdict.lines[1].endswith("per jump, which with this thermostat makes +15.0 ± 0.9 % of its temperature")
+    assert any("jumps keep the system 15 % hotter than its thermostat" in one for one in verdict.warnings)
+    statistics = JumpStatistics(300, 300)
+    for change in (-3.0, 3.2) * 15:  # as much on average, and nothing is sure
+        statistics.record_audit(change, per_kt=0.5)
+    assert watched([{1: 300.0, 8: 300.0}]).verdict(statistics).warnings == []
+
+
 def test_statistics_of_audits_survive_a_restart_header():
     statistics = JumpStatistics()
     assert all(math.isnan(one) for one in statistics.energy_change)

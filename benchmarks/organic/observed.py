@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -120,6 +121,10 @@ def _row(run: Run, reference: list[Run]) -> dict[str, Any]:
         symbol: [round(float(a), 1), round(float(b), 1)] for symbol, a, b in zip(symbols, mean, error, strict=True)
     }
     row["largest deviation of an element"] = float(np.abs(mean / TEMPERATURE - 1).max())
+    if row.get("audits", 0) > 1:
+        taken = run.about["friction, 1/ps"] * 1e-3 * run.about["step, fs"]
+        scale = 1 / (3 * arrays["counts"].sum() * math.sinh(taken))  # statistics.heating of dynamics
+        row["heating, audits"] = [round(float(scale * value), 5) for value in row["energy change per jump, kT"]]
     row["in standard errors"] = float(np.abs((mean - TEMPERATURE) / error).max())
     if len(reference) > 1 and not run.about["stopped"]:
         row |= _beside(run, reference)

@@ -39,6 +39,11 @@ def _remarks(course: Course) -> list[str]:
             f"{course.statistics.audits} audits: a jump changes the total energy by {mean:+.3g} ± {deviation:.2g} kT "
             "on average; a right one by none."
         )
+        hotter, unsure = course.statistics.heating
+        if math.isfinite(hotter + unsure):
+            said.append(
+                f"With this thermostat that makes {100 * hotter:+.1f} ± {100 * unsure:.1f} % of its temperature."
+            )
     if account.returns:
         said.append(f"The run went back to learning {account.returns} times, because audits were out of bounds.")
     if account.refused:
