@@ -46,7 +46,7 @@ class JumpStatistics:
     volume_accepted: int = 0
     _sum: float = field(default=0.0, repr=False)  # of the changes of the total energy, in kT, and of their squares
     _squares: float = field(default=0.0, repr=False)
-    _per_kt: float | None = field(default=None, repr=False)  # heating for each kT of energy_change
+    _per_kt: float = field(default=0.0, repr=False)  # heating for each kT of energy_change; 0: nobody knows
 
     @property
     def energy_change(self) -> tuple[float, float]:
@@ -71,19 +71,19 @@ class JumpStatistics:
         than temperatures do. It is a mean over all motion: elements may be apart. nan without a thermostat, where
         jumps are scaled to the energy, and with classical steps between them.
         """
-        if self._per_kt is None:
+        if not self._per_kt:
             return math.nan, math.nan
         mean, error = self.energy_change
         return mean * self._per_kt, error * self._per_kt
 
-    def record_audit(self, change: float, per_kt: float | None = None) -> None:
+    def record_audit(self, change: float, per_kt: float = 0.0) -> None:
         """Count an audit, which found this change of the total energy, in kT.
 
         Parameters
         ----------
         change : float
-        per_kt : float, optional
-            :attr:`heating` for each kT of the mean change, where its balance holds.
+        per_kt : float
+            :attr:`heating` for each kT of the mean change; 0 where its balance does not hold.
         """
         self._per_kt = per_kt
         self.audits += 1

@@ -352,14 +352,12 @@ class GuardedStep(StepOptions):
         self.audits.record(in_kt, seconds)
         self.audits.act(degrees, may_pause=self.schedule.fallback != "stop")
 
-    def _heating_per_kt(self, degrees: int) -> float | None:
-        """See :attr:`JumpStatistics.heating`; None where its balance does not hold."""
+    def _heating_per_kt(self, degrees: int) -> float:
+        """See :attr:`JumpStatistics.heating`; 0 where its balance does not hold."""
         if self.thermostat is None or self.energy is not None or self.schedule.hybrid or not degrees:
-            return None
+            return 0.0
         taken = self.thermostat.rate * self.timestep
-        if not taken > 0:
-            return None
-        return 1 / (degrees * math.sinh(taken)) if taken < 100 else 0.0
+        return 1 / (degrees * math.sinh(taken)) if 0 < taken < 100 else 0.0
 
     def _check_energy(self, before: float, after: float) -> GuardReport:
         if self.conserve.energy and not math.isfinite(before + after):
