@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from .guards import GuardReport
 
@@ -47,6 +49,14 @@ class JumpStatistics:
     _sum: float = field(default=0.0, repr=False)  # of the changes of the total energy, in kT, and of their squares
     _squares: float = field(default=0.0, repr=False)
     _per_kt: float = field(default=0.0, repr=False)  # heating for each kT of energy_change; 0: nobody knows
+
+    def __add__(self, other: JumpStatistics) -> JumpStatistics:
+        """Counts of two simulations of one system and thermostat together."""
+        sums: dict[str, Any] = {}
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            sums[one.name] = dict(Counter(mine) + Counter(theirs)) if isinstance(mine, dict) else mine + theirs
+        return JumpStatistics(**sums | {"_per_kt": self._per_kt or other._per_kt})
 
     @property
     def energy_change(self) -> tuple[float, float]:

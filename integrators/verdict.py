@@ -52,12 +52,13 @@ class RunWatch:
         self._degrees = degrees_of_elements(self.state, self.freedom)
 
     def record(self, velocities: Tensor) -> None:
-        """Velocities (N, 3) in Å/ps of a frame."""
-        each = 0.5 * self.state.masses.double() * velocities.double().square().sum(1)
-        self._kinetic.append([float(each[self.state.numbers == number].sum()) for number in self._degrees])
+        """Velocities in Å/ps of a frame, (N, 3), or of one of each replica, (R, N, 3), whose mean is kept."""
+        each = 0.5 * self.state.masses.double() * velocities.double().square().sum(-1)
+        sums = [each[..., self.state.numbers == number].sum(-1) for number in self._degrees]
+        self._kinetic.append([float(one.mean()) for one in sums])
 
-    def verdict(self, statistics: JumpStatistics, audits: Audits | None = None) -> RunVerdict:
-        """What the run was like, from what was recorded and counted."""
+    def verdict(self, statistics: JumpStatistics, *audits: Audits | None) -> RunVerdict:
+        """What the run was like, from what was recorded and counted; with the audits of each replica."""
         halves = np.array_split(np.array(self._kinetic).reshape(-1, len(self._degrees)), 2)
         means = [self._means(half) for half in halves]
         return RunVerdict(
@@ -65,7 +66,7 @@ class RunWatch:
             means[1],
             statistics,
             self.temperature,
-            0 if audits is None else audits.strikes,
+            sum(one.strikes for one in audits if one is not None),
             len(self._kinetic),
         )
 

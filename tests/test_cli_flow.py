@@ -96,6 +96,7 @@ def test_replicas_have_a_trajectory_each(engine, cli, model, pdb, tmp_path):
     code, out, err = cli("run", model, pdb, *options, "--replicas", 3, "-o", output)
     assert code == 0, err
     assert "3 replicas: 6 jumps, 0 refused" in out
+    assert "temperature in the first half: H " in out
     ends = []
     for k in range(3):
         times, positions = frames(pdb, tmp_path / f"out-{k:02d}.xtc")

@@ -147,3 +147,36 @@ def test_the_command_ends_with_its_verdict(surface, code, tmp_path):
     if surface:
         assert "warning: 3 of 3 jumps were refused, most by the surroundings guard" in done.output
         assert "should not be trusted (exit code 3)" in done.output
+
+
+def test_statistics_of_replicas_add_up():
+    first, second = JumpStatistics(3, 2, {"bond": 1}, {"bond": 2}, 5), JumpStatistics(4, 3, {"bond": 1, "speed": 2})
+    first.volume_moves, second.volume_accepted = 7, 2
+    for statistics, changes in ((first, (1.0, 2.0)), (second, (6.0,))):
+        for change in changes:
+            statistics.record_audit(change, 0.01)
+    both, alone = first + second + JumpStatistics(), JumpStatistics()
+    for change in (1.0, 2.0, 6.0):
+        alone.record_audit(change, 0.01)
+    assert (both.tried, both.accepted, both.fallback_steps) == (7, 5, 5)
+    assert (both.rejected, both.redrawn) == ({"bond": 2, "speed": 2}, {"bond": 2})
+    assert (both.volume_moves, both.volume_accepted) == (7, 2)
+    assert both.energy_change == alone.energy_change
+    assert both.heating == alone.heating
+    assert first.rejected == {"bond": 1}
+
+
+def test_temperatures_of_replicas_are_those_of_the_mean():
+    state, freedom = gas()
+    together, (hot, cold) = RunWatch(state, freedom, 300.0), (RunWatch(state, freedom, 300.0) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        velocities = [freedom.project(state, thermal_velocities(state.masses, kelvin, rng)) for kelvin in (400, 200)]
+        for watch, one in zip((hot, cold), velocities, strict=True):
+            watch.record(one)
+        together.record(torch.stack(velocities))
+    audits = Audits(0.2, strikes=2), None, Audits(0.2, strikes=1)
+    found, *parts = (watch.verdict(JumpStatistics(), *audits) for watch in (together, hot, cold))
+    for name in ("H", "O", "all"):
+        assert found.second[name][0] == pytest.approx(np.mean([one.second[name][0] for one in parts]))
+    assert found.strikes == 3

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .verdict import became, speed
+from .verdict import became, speed, tell, tell_volumes
 
 if TYPE_CHECKING:
+    import numpy as np
     from MDAnalysis import AtomGroup
 
     from ..integrators import JumpStatistics, LearnedDynamics, LearnedSimulation
@@ -31,38 +33,54 @@ def run_replicas(
     outputs: Sequence[Path],
     atoms: AtomGroup,
     frame: Callable[[Any], State],
+    part: slice | np.ndarray,
     *,
     steps: int,
     every: int,
 ) -> None:
-    """Step them together and say what became of the jumps of all."""
+    """Step them together and say what became of the jumps of all, and of the temperatures of the atoms that jump.
+
+    ``frame`` reads a Context, ``part`` says which of its atoms jump.
+    """
+    import torch
+
     from .._progress import progress_bar
     from ..engines.mdanalysis import RolloutWriter
     from ..integrators import SimulationEnsemble
 
     ensemble, begun = SimulationEnsemble(simulations), time.perf_counter()
-    dt = every * simulations[0].integrator.getStepSize()._value
+    dt, watch = every * simulations[0].integrator.getStepSize()._value, simulations[0].integrator.watch()
     with ExitStack() as stack:
         writers = [stack.enter_context(RolloutWriter(output, atoms, dt=dt)) for output in outputs]
         for step in progress_bar(range(steps + 1), desc="run", unit="step", total=steps + 1):
             if step:
                 ensemble.step(1)
             if step % every == 0:
-                for one, writer in zip(simulations, writers, strict=True):
-                    writer.write(frame(one.context), time=one.context.getTime()._value)
-    simulated = sum(one.context.getTime()._value for one in simulations)
-    _tell([one.integrator.statistics for one in simulations], outputs, simulated, begun)
+                frames = [frame(one.context) for one in simulations]
+                for one, now, writer in zip(simulations, frames, writers, strict=True):
+                    writer.write(now, time=one.context.getTime()._value)
+                if step:
+                    watch.record(torch.stack([now.velocities[part] for now in frames]))
+    total = reduce(add, (one.integrator.statistics for one in simulations))
+    _tell(total, outputs, sum(one.context.getTime()._value for one in simulations), begun)
+    tell(watch.verdict(total, *(one.integrator.audits for one in simulations)))
 
 
 def run_ase_replicas(
     dynamics: Sequence[LearnedDynamics], outputs: Sequence[Path], atoms: AtomGroup, *, steps: int, every: int
 ) -> None:
     """The same of dynamics of ASE."""
+    import numpy as np
+    import torch
+
     from .._progress import progress_bar
+    from ..engines.ase.stepper import PICOSECOND
     from ..engines.mdanalysis import RolloutWriter
     from ..integrators import LearnedEnsemble
 
     ensemble, begun, spacing = LearnedEnsemble(dynamics), time.perf_counter(), dynamics[0].guarded.timestep
+    watch = dynamics[0].jump.watch()
+    volumes: list[float] = []
     with ExitStack() as stack:
         writers = [stack.enter_context(RolloutWriter(output, atoms, dt=every * spacing)) for output in outputs]
         for step in progress_bar(range(steps + 1), desc="run", unit="step", total=steps + 1):
@@ -71,26 +89,17 @@ def run_ase_replicas(
             if step % every == 0:
                 for one, writer in zip(dynamics, writers, strict=True):
                     writer.write(one.atoms, time=step * spacing)
-    _tell([one.statistics for one in dynamics], outputs, len(dynamics) * steps * spacing, begun)
+            velocities = np.array([one.atoms.get_velocities() for one in dynamics])
+            watch.record(torch.from_numpy(velocities * PICOSECOND))
+            volumes += [one.atoms.get_volume() for one in dynamics if one.volume is not None]
+    total = reduce(add, (one.statistics for one in dynamics))
+    _tell(total, outputs, len(dynamics) * steps * spacing, begun)
+    if volumes:
+        tell_volumes(total, volumes)
+    tell(watch.verdict(total, *(one.guarded.audits for one in dynamics)))
 
 
-def _tell(parts: Sequence[JumpStatistics], outputs: Sequence[Path], simulated: float, begun: float) -> None:
-    total = added(parts)
-    typer.echo(f"{len(parts)} replicas: {total.tried} jumps, {became(total)}; saved {outputs[0]} to {outputs[-1].name}")
+def _tell(total: JumpStatistics, outputs: Sequence[Path], simulated: float, begun: float) -> None:
+    names = f"{outputs[0]} to {outputs[-1].name}"
+    typer.echo(f"{len(outputs)} replicas: {total.tried} jumps, {became(total)}; saved {names}")
     typer.echo(speed(simulated, time.perf_counter() - begun))
-    if total.too_many_redraws:
-        typer.echo(f"warning: {total.of_redraws}", err=True)
-
-
-def added(parts: Sequence[JumpStatistics]) -> JumpStatistics:
-    """Counts of several simulations."""
-    from ..integrators import JumpStatistics
-
-    return JumpStatistics(
-        tried=sum(one.tried for one in parts),
-        accepted=sum(one.accepted for one in parts),
-        rejected=dict(sum((Counter(one.rejected) for one in parts), Counter())),
-        redrawn=dict(sum((Counter(one.redrawn) for one in parts), Counter())),
-        fallback_steps=sum(one.fallback_steps for one in parts),
-        relax_steps=sum(one.relax_steps for one in parts),
-    )

@@ -18,7 +18,7 @@ from .replicas import replica_outputs, run_ase_replicas
 from .run_openmm import run_openmm
 from .starts import own_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
-from .verdict import became, speed, tell
+from .verdict import became, speed, tell, tell_volumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +109,9 @@ def run(
     cutoff: Cutoff = "10 A",
     calculator: CalculatorName = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Write every n-th step.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of velocities and thermostat.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of velocities and thermostat; replica k has SEED + k.")
+    ] = 0,
     translate: Compile = False,
     committee: Members = None,
     spread: Annotated[
@@ -236,6 +238,8 @@ def run(
         raise DataError(f"{start} has {frames} frames, there is no frame {frame}")
     seek(universe.trajectory, frame)
     moving = bool(universe.trajectory.ts.has_velocities)
+    if replicas > 1:
+        _check_replicas(propagator, engine, moving and (nve or temperature is None))
     if engine == "openmm":
         run_openmm(
             propagator,
@@ -353,11 +357,7 @@ def run(
         f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
     if volumes and isinstance(dynamics, LearnedDynamics):
-        counts = dynamics.statistics
-        typer.echo(
-            f"{counts.volume_moves} changes of the volume tried, {counts.volume_accepted} accepted; mean volume of the "
-            f"second half {np.mean(volumes[len(volumes) // 2 :]):.6g} A^3"
-        )
+        tell_volumes(dynamics.statistics, volumes)
     if propagator.stochastic:
         typer.echo(speed((steps - place.step) * timestep_ps, time.perf_counter() - begun))
     if watch is not None:
@@ -375,6 +375,22 @@ def _check_pressure(engine: str, metropolis: bool, no_bath: bool) -> None:
         raise ConfigError("--pressure and --metropolis exclude each other: exact sampling is at constant volume")
     if no_bath:
         raise ConfigError("--pressure needs a thermostat: give --temperature, without --nve")
+
+
+def _check_replicas(propagator: LearnedMap, engine: str, alike: bool) -> None:
+    """Replicas in which nothing is drawn; ``alike`` says that all have the same velocities and no thermostat."""
+    if propagator.stochastic:
+        return
+    if alike:
+        raise ConfigError(
+            "--replicas without a thermostat, from the velocities of START, are one run several times: give "
+            "--temperature, without --nve"
+        )
+    if engine == "ase" and not propagator.predicts_velocities:
+        raise ConfigError(
+            "--replicas of a model of kind 'position' are one run several times, its jumps draw nothing: leave "
+            "--replicas out"
+        )
 
 
 def _check_redrawn(

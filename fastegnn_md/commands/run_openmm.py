@@ -124,6 +124,7 @@ def run_openmm(
             replica_outputs(output, replicas),
             universe.atoms,
             partial(frame_of, start=start),
+            slice(None) if part is None else part,
             steps=place.steps,
             every=every,
         )

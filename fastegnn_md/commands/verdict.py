@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -33,6 +34,15 @@ def speed(picoseconds: float, seconds: float) -> str:
     """How much was simulated, and how fast."""
     nanoseconds = 1e-3 * picoseconds
     return f"{nanoseconds:.4g} ns in {seconds:.3g} s, {60 * nanoseconds / max(seconds, 1e-9):.3g} ns per minute"
+
+
+def tell_volumes(statistics: JumpStatistics, volumes: Sequence[float]) -> None:
+    """Print what became of a barostat's moves, and the mean of the volumes (Å³) of the second half."""
+    settled = volumes[len(volumes) // 2 :]
+    typer.echo(
+        f"{statistics.volume_moves} changes of the volume tried, {statistics.volume_accepted} accepted; mean volume of "
+        f"the second half {sum(settled) / len(settled):.6g} A^3"
+    )
 
 
 def tell(verdict: RunVerdict) -> None:
