@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,22 @@ def test_tables_are_those_of_the_results(monkeypatch):
     assert page.judgement() in text
     assert page.speeds() in text
     assert page.judgement(page.LARGER) in text
+
+
+def test_what_training_and_handedness_bring_is_what_the_results_say():
+    found = json.loads((ROOT / "benchmarks" / "results" / "peptides_ala3_shorter_draws.json").read_text("utf-8"))
+    models = {(one["updates"], one["handedness"], one["sampling steps"]): one for one in found["models"]}
+    turned, flipped = (
+        {key: f"{100 * value:.1f} %" for key, value in values.items()}
+        for values in (
+            {key: one["psi turned"]["draws"][1] for key, one in models.items()},
+            {key: one["any stereocentre turned over"] for key, one in models.items()},
+        )
+    )
+    words = f"from {turned[1500, True, 7]} after 1,500 updates and {turned[13000, True, 7]} after 13,000"
+    assert words in " ".join(PAGE.read_text("utf-8").split())
+    words = f"turn over in {flipped[1500, True, 7]} of the draws in place of {flipped[1500, False, 7]}"
+    assert words in " ".join((ROOT / "docs" / "propagator.md").read_text("utf-8").split())
 
 
 # MDAnalysis, of files without a box or charges
