@@ -29,7 +29,7 @@ SMALLER = (
     (r"\.step\(25000\)", ".step(50)"),
     (r'"md\.dcd", 500', '"md.dcd", 50'),
     (r'"learned\.dcd", 125', '"learned.dcd", 25'),
-    (r'--budget "\d+ calls"', '--budget "60 calls"'),
+    (r'--budget "\d+ calls"', '--budget "500 calls"'),
     (r"--target [\d.]+", "--target 1"),
 )
 _KEPT = re.compile(r"(PIP_.*|(https?|no|all)_proxy|SSL_CERT_.*|REQUESTS_CA_BUNDLE)", re.IGNORECASE)
