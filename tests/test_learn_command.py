@@ -91,6 +91,7 @@ def test_a_run_goes_on_with_other_settings_and_says_which(
     assert code == 0
     assert "changed: target was 0.01, is now 0.02" in err
     assert "changed: updates was 1, is now 3" in err
+    assert "thermostat" not in err
     frames = read(output, ":")
     assert len(frames) == 39  # every 16 fs from 0 to 0.608 ps
     times = np.array([frame.info["time_ps"] for frame in frames])

@@ -320,11 +320,23 @@ class TestRestart:
         assert "updates was 5, is now 7" in told
         assert "target was 200.0, is now 100.0" in told
         assert "timestep was 2 fs, is now 1 fs" in told
-        assert "350" in told
+        assert "friction=5.0), is now Langevin(temperature=350.0, friction=1.0)" in told
         assert again.thermostat == Langevin(350.0, "1/ps")
         again.run(2)
         with pytest.raises(ConfigError, match="lag cannot be changed"):
             LearningDynamics.restart(tmp_path / "run.restart", cluster(), lag="4 fs")
+
+    def test_a_thermostat_in_other_units_is_the_same_one(self, tmp_path: Path) -> None:
+        dynamics = run_of(cluster())
+        dynamics.run(2)
+        dynamics.save_restart(tmp_path / "run.restart")
+        bath = {"temperature_K": 300.0, "friction": 0.005 / units.fs}
+        again = LearningDynamics.restart(tmp_path / "run.restart", cluster(), **bath)
+        assert again.changed == ()
+        assert again.thermostat == dynamics.thermostat
+        still = LearningDynamics.restart(tmp_path / "run.restart", cluster(), temperature_K=None)
+        assert still.thermostat is None
+        assert "is now None" in still.changed[0]
 
     def test_a_trajectory_is_continued_without_a_frame_twice(self, tmp_path: Path) -> None:
         path = str(tmp_path / "run.traj")

@@ -44,7 +44,7 @@ def load_notes(restart: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{restart} is no restart file of this command; one that Python code wrote is continued there: "
-            "LearnedDynamics.restart"
+            "LearnedDynamics.restart, or restart of the class that wrote it"
         ) from error
 
 

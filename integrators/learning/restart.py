@@ -24,9 +24,10 @@ from ..ase.restart import atoms_arrays, check_same_atoms, frames_before, put_bac
 from ..guards import GuardSettings
 from ..restart_file import generator_state, load_restart, restart_value, restore_generator, save_restart
 from ..statistics import JumpStatistics
-from ..thermostats import in_unit
+from ..thermostats import Thermostat, in_unit
 from .account import LEARNING, Account
 from .course import Course, LearningWarning
+from .options import thermostat_of
 from .settings import Learning
 
 if TYPE_CHECKING:
@@ -198,22 +199,27 @@ def _settings(options: dict[str, Any], changed: dict[str, Any]) -> tuple[dict[st
     for name in ("timestep", "barostat", "learning", "guard"):
         if changed.get(name) is not None:
             now[name] = changed[name]
-    bath = {name: changed[name] for name in ("temperature_K", "friction", "thermostat") if name in changed}
-    if bath:
-        now = {name: value for name, value in now.items() if name != "thermostat"} | bath
+    bath = [changed.get(name) for name in ("temperature_K", "friction", "thermostat")]
+    if any(name in changed for name in ("temperature_K", "friction", "thermostat")):
+        given = thermostat_of(*bath)
+        now["thermostat"] = thermostat if _alike(given, thermostat) else given
     words = []
     if isinstance(now["learning"], Learning):
         words += learning.differences(now["learning"])
-    given = float(in_unit(now["timestep"], "time"))
-    if not math.isclose(given, step):
-        words.append(f"timestep was {1e3 * step:g} fs, is now {1e3 * given:g} fs")
-    for name, before in (("guard", guard), ("barostat", barostat)):
+    own = float(in_unit(now["timestep"], "time"))
+    if not math.isclose(own, step):
+        words.append(f"timestep was {1e3 * step:g} fs, is now {1e3 * own:g} fs")
+    for name, before in (("guard", guard), ("barostat", barostat), ("thermostat", thermostat)):
         if now[name] != before:
             words.append(f"{name} was {before}, is now {now[name]}")
-    if bath:
-        told = ", ".join(f"{name}={value!r}" for name, value in bath.items())
-        words.append(f"thermostat was {thermostat}, is now {told}")
     return now, tuple(words)
+
+
+def _alike(given: Thermostat | None, before: Thermostat | None) -> bool:
+    """Whether they differ by no more than units that were converted."""
+    if given is None or before is None or type(given) is not type(before):
+        return given is before
+    return all(math.isclose(value, vars(before)[name], rel_tol=1e-9) for name, value in vars(given).items())
 
 
 def _engine(before: str | None, atoms: Atoms) -> tuple[str, ...]:
