@@ -183,6 +183,24 @@ def test_the_temperature_of_an_element_has_an_honest_error(scripts, monkeypatch)
     assert ((error > 0.4 * expected) & (error < 2 * expected)).all()
 
 
+def test_the_page_of_trained_systems_has_the_runs_of_the_results(scripts):
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "trained.md").read_text(encoding="utf-8")
+    results = (root / "benchmarks" / "results" / "organic_dynamics.json").read_text(encoding="utf-8")
+    model, observed = json.loads(results)["models"]["organic-xtb-4fs"], scripts("observed")
+    for friction in (1.0, 10.0):
+        table = observed.table(model["runs"], friction)
+        assert len(table.splitlines()) > 5
+        assert table in text
+    words, summary = " ".join(text.split()), model["summary"]["1/ps, 20 ps and more"]
+    means = [f"{name} {mean:.0f} ± {error:.0f}" for name, (mean, error) in summary["mean over molecules, K"].items()]
+    assert "Mean over the molecules: " + ", ".join(means) in words
+    heating, error = summary["heating, audits, mean by weight"]
+    assert f"jumps heat by {100 * heating:.1f} ± {100 * error:.1f} %" in words
+    near, sure = summary["temperatures within 3 %"], summary["temperatures within two standard errors"]
+    assert f"{100 * near:.0f} % of them are, and {100 * sure:.0f} % within two of their errors" in words
+
+
 class TestDynamics:
     @pytest.fixture
     def command(self, scripts, store, tmp_path, monkeypatch):

@@ -202,6 +202,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 for row in chosen
                 if "T, K" in row and not row["stopped"]
             )
+        part |= _temperatures_of(chosen)
         for name in ("h(r)", "torsions"):
             compared = [row[name]["within"] for row in chosen if name in row]
             if compared:
@@ -211,6 +212,50 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             part["median |drift|, kJ/mol/ps per atom"] = float(np.median(drifts))
         found[mode] = part
     return found
+
+
+def _temperatures_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over molecules: mean and standard error of each element, K; shares near the bath; mean of what jumps add."""
+    ended = [row for row in rows if "T, K" in row and not row["stopped"]]
+    elements: dict[str, list[list[float]]] = defaultdict(list)
+    for row in ended:
+        for symbol, value in row["T, K"].items():
+            elements[symbol].append(value)
+    if not elements:
+        return {}
+    means = {name: np.array(values)[:, 0] for name, values in elements.items()}
+    off, error = np.abs(np.concatenate(list(elements.values())).T - [[TEMPERATURE], [0.0]])
+    found: dict[str, Any] = {
+        "mean over molecules, K": {
+            name: [round(float(t.mean()), 1), round(float(t.std(ddof=1) / math.sqrt(len(t))), 1)]
+            for name, t in means.items()
+            if len(t) > 1
+        },
+        "temperatures within 3 %": float((off <= 0.03 * TEMPERATURE).mean()),
+        "temperatures within two standard errors": float((off <= 2 * error).mean()),
+    }
+    heating = np.array([row["heating, audits"] for row in ended if "heating, audits" in row])
+    if len(heating):
+        weight = heating[:, 1] ** -2
+        mean = float((weight * heating[:, 0]).sum() / weight.sum())
+        found["heating, audits, mean by weight"] = [round(mean, 5), round(float(weight.sum() ** -0.5), 5)]
+    return found
+
+
+def table(rows: list[dict[str, Any]], friction: float) -> str:
+    """Long runs at a friction, as the page of trained systems has them."""
+    lines = ["| | atoms | ps | jumps refused | heating, % | H, K | C | N | O | other |", "|---" * 10 + "|"]
+    chosen = [row for row in rows if row["friction, 1/ps"] == friction and row["run, ps"] >= LONG]
+    for row in sorted(chosen, key=lambda row: int(row["atoms"])):  # stable: of one size by name
+        kelvin = {symbol: f"{mean:.0f} ± {error:.0f}" for symbol, (mean, error) in row["T, K"].items()}
+        refused = f"{100 * row['refused share']:.2g} %" if row["refused share"] else "0"
+        heating, error = row["heating, audits"]
+        cells = [row["molecule"], row["atoms"], f"{row['run, ps']:.0f}", refused]
+        cells += [f"{100 * heating:+.1f} ± {100 * error:.1f}".replace("-", "−")]
+        cells += [kelvin.pop(symbol, "") for symbol in "HCNO"]
+        cells += [", ".join(f"{symbol} {value}" for symbol, value in kelvin.items())]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def _mode(row: dict[str, Any]) -> str:

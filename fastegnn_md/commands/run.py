@@ -15,6 +15,7 @@ from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, System
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
 from .replicas import replica_outputs, run_ase_replicas
+from .run_checks import check_pressure, check_redrawn, check_replicas, is_amber
 from .run_openmm import run_openmm
 from .starts import own_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
@@ -23,8 +24,6 @@ from .verdict import became, speed, tell, tell_volumes
 if TYPE_CHECKING:
     import numpy as np
     from ase import Atoms
-
-    from ..propagator.learned_map import LearnedMap
 
 
 _FRICTION = "10/ps"
@@ -204,9 +203,9 @@ def run(
     propagator = open_model(model, committee)
     if translate:
         propagator.compile()
-    _check_redrawn(propagator, temperature, friction or tau, nve, relax_steps)
+    check_redrawn(propagator, temperature, friction or tau, nve, relax_steps)
     if pressure is not None:
-        _check_pressure(engine, metropolis, nve or temperature is None)
+        check_pressure(engine, metropolis, nve or temperature is None)
     barostat = None if pressure is None else MonteCarloBarostat(pressure)
     if classical_steps is None:
         classical_steps = 0 if propagator.stochastic else _CYCLE
@@ -225,7 +224,7 @@ def run(
             "--conserve-energy needs --engine ase and true energies (--forcefield, --system or --calculator), and "
             "excludes --metropolis"
         )
-    if engine == "openmm" and (calculator or not (forcefield or system or _is_amber(topology or start))):
+    if engine == "openmm" and (calculator or not (forcefield or system or is_amber(topology or start))):
         raise ConfigError(
             "--engine openmm takes its forces from OpenMM: give --forcefield or --system, no --calculator"
         )
@@ -239,7 +238,7 @@ def run(
     seek(universe.trajectory, frame)
     moving = bool(universe.trajectory.ts.has_velocities)
     if replicas > 1:
-        _check_replicas(propagator, engine, moving and (nve or temperature is None))
+        check_replicas(propagator, engine, moving and (nve or temperature is None))
     if engine == "openmm":
         run_openmm(
             propagator,
@@ -362,53 +361,3 @@ def run(
         typer.echo(speed((steps - place.step) * timestep_ps, time.perf_counter() - begun))
     if watch is not None:
         tell(watch.verdict(dynamics.statistics, dynamics.guarded.audits))
-
-
-def _check_pressure(engine: str, metropolis: bool, no_bath: bool) -> None:
-    """What has no barostat of ours."""
-    if engine == "openmm":
-        raise ConfigError(
-            "--pressure is for --engine ase: in OpenMM add its own barostat to the System (openmm.MonteCarloBarostat, "
-            "saved with XmlSerializer) and give that by --system; it acts between jumps as well"
-        )
-    if metropolis:
-        raise ConfigError("--pressure and --metropolis exclude each other: exact sampling is at constant volume")
-    if no_bath:
-        raise ConfigError("--pressure needs a thermostat: give --temperature, without --nve")
-
-
-def _check_replicas(propagator: LearnedMap, engine: str, alike: bool) -> None:
-    """Replicas in which nothing is drawn; ``alike`` says that all have the same velocities and no thermostat."""
-    if propagator.stochastic:
-        return
-    if alike:
-        raise ConfigError(
-            "--replicas without a thermostat, from the velocities of START, are one run several times: give "
-            "--temperature, without --nve"
-        )
-    if engine == "ase" and not propagator.predicts_velocities:
-        raise ConfigError(
-            "--replicas of a model of kind 'position' are one run several times, its jumps draw nothing: leave "
-            "--replicas out"
-        )
-
-
-def _check_redrawn(
-    propagator: LearnedMap, temperature: float | None, bath: str | None, nve: bool, relax_steps: int | None
-) -> None:
-    """Options that do not fit a propagator that redraws velocities, or that only one that draws takes."""
-    if relax_steps is not None and not propagator.stochastic:
-        raise ConfigError("--relax-steps is for models of kind 'flow', whose draws are relaxed: leave it out")
-    if propagator.predicts_velocities:
-        return
-    if nve:
-        raise ConfigError("--nve needs a propagator that predicts velocities; this one redraws them at --temperature")
-    if bath is not None:
-        raise ConfigError("this propagator redraws velocities at --temperature: leave --friction and --tau out")
-    if temperature is None:
-        raise ConfigError("this propagator redraws velocities: give --temperature, that of its training data")
-
-
-def _is_amber(structure: Path) -> bool:
-    """Whether a file brings its force field along."""
-    return structure.suffix.lower() in (".prmtop", ".parm7")
