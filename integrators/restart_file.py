@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,15 +19,17 @@ def _as_it_is(header: dict[str, Any]) -> dict[str, Any]:
 
 
 # 2: stochastic velocity rescaling, conserved angular momentum and energy. 3: thermostat, schedule and what is conserved
-# are values; the place in a schedule. 4: a barostat.
+# are values; the place in a schedule. 4: a barostat. 5: several replicas in one file.
 FORMAT = TensorFormat(
     name="fastegnn_md restart",
-    version=4,
+    version=5,
     key="header",
     what="restart file",
     advice="take an earlier one, or start anew",
-    migrations={1: _as_it_is, 2: _as_it_is, 3: _as_it_is},
+    migrations={1: _as_it_is, 2: _as_it_is, 3: _as_it_is, 4: _as_it_is},
 )
+
+Content: TypeAlias = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays and header of one simulation
 
 # Bit generators of NumPy whose state can be put back.
 _BIT_GENERATORS = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
@@ -54,7 +57,7 @@ def save_restart(path: str | Path, arrays: dict[str, np.ndarray], header: dict[s
         raise CheckpointError(f"cannot write the restart file {path}: {error.strerror or error}") from error
 
 
-def load_restart(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_restart(path: str | Path) -> Content:
     """Read what :func:`save_restart` wrote, with the format it was written in under ``format_version``.
 
     Raises
@@ -63,6 +66,41 @@ def load_restart(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
         If the file is missing, truncated, foreign or of a newer format.
     """
     return FORMAT.read(path, numpy=True)
+
+
+def save_replicas(path: str | Path, replicas: Sequence[Content], notes: dict[str, Any]) -> None:
+    """Write several simulations, which are at one step, into one restart file: they are continued together or not.
+
+    Raises
+    ------
+    CheckpointError
+        As :func:`save_restart`.
+    """
+    arrays = {f"{k}/{name}": value for k, (content, _) in enumerate(replicas) for name, value in content.items()}
+    save_restart(path, arrays, {"replicas": [header for _, header in replicas], "notes": notes})
+
+
+def load_replicas(path: str | Path, count: int) -> list[Content]:
+    """Read what :func:`save_replicas` wrote, each as :func:`load_restart` would give it.
+
+    Raises
+    ------
+    CheckpointError
+        As :func:`load_restart`; or if the file has another number of simulations.
+    """
+    arrays, header = load_restart(path)
+    headers = restart_value(header, "replicas", list)
+    if len(headers) != count or not all(isinstance(one, dict) for one in headers):
+        raise CheckpointError(f"the restart file {path} has {len(headers)} replicas; expected {count}")
+    parts: list[dict[str, np.ndarray]] = [{} for _ in headers]
+    for name, value in arrays.items():
+        number, _, own = name.partition("/")
+        if not number.isdecimal() or int(number) >= count:
+            raise CheckpointError(f"the restart file {path} has an array {brief(name)} of no replica; it is damaged")
+        parts[int(number)][own] = value
+    return [
+        (part, {**one, "format_version": header["format_version"]}) for part, one in zip(parts, headers, strict=True)
+    ]
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:

@@ -111,13 +111,28 @@ def test_replicas_have_a_trajectory_each(engine, cli, model, pdb, tmp_path):
     np.testing.assert_allclose(alone[-1], ends[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("engine", ["ase", "openmm"])
+def test_replicas_are_continued(engine, cli, model, pdb, tmp_path):
+    whole, parts = tmp_path / "whole.xtc", tmp_path / "parts.xtc"
+    options = ["--temperature", 300, "--engine", engine, *FIELD, "--relax-steps", 5, "--replicas", 2]
+    options += ["--platform", "Reference"] if engine == "openmm" else []
+    for arguments in (["--steps", 3, "-o", whole], ["--steps", 2, "-o", parts]):
+        code, _, err = cli("run", model, pdb, *options, *arguments)
+        assert code == 0, err
+    code, out, err = cli("run", model, pdb, *options, "--steps", 3, "-o", parts, "--restart", f"{parts}.restart")
+    assert code == 0, err
+    assert "2 replicas: 6 jumps, 0 refused" in out
+    for k in range(2):
+        assert (tmp_path / f"parts-0{k}.xtc").read_bytes() == (tmp_path / f"whole-0{k}.xtc").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "give --temperature, that of its training data"),
         (["--temperature", 300, "--friction", "1/ps"], "leave --friction and --tau out"),
         (["--temperature", 300, "--nve"], "--nve needs a propagator that predicts velocities"),
-        (["--temperature", 300, *FIELD, "--replicas", 2, "--metropolis"], "--replicas has no --restart"),
+        (["--temperature", 300, *FIELD, "--replicas", 2, "--metropolis"], "--replicas has no --metropolis"),
         (["--temperature", 300, *FIELD, "--metropolis"], "starting points of classical bursts"),
     ],
 )

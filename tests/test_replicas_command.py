@@ -48,6 +48,60 @@ def test_temperatures_audits_and_volumes_of_all_replicas_are_told(cli, tmp_path)
     assert np.abs(first[-1].positions - second[-1].positions).max() > 0.1
 
 
+def test_replicas_are_continued_as_if_they_had_not_been_stopped(cli, tmp_path):
+    start, whole, parts = copper(tmp_path), tmp_path / "whole.xtc", tmp_path / "parts.xtc"
+    command = (start, "--temperature", 300, "--seed", 3, "--every", 2, "--replicas", 2)
+    assert cli(*command, "--steps", 9, "-o", whole)[0] == 0
+    code, out, _ = cli(*command, "--steps", 5, "-o", parts)
+    assert code == 0
+    assert f"saved {tmp_path / 'parts-00.xtc'} to parts-01.xtc and parts.xtc.restart" in out
+    with (tmp_path / "parts-01.xtc").open("ab") as file:  # what a killed run wrote after its restart file
+        file.write(b"half a frame")
+    restart = ("--restart", f"{parts}.restart")
+    code, out, err = cli(*command, "--steps", 9, "-o", parts, *restart)
+    assert code == 0, err
+    assert out.startswith("2 replicas: 18 jumps, 0 refused")
+    for k in range(2):
+        assert (tmp_path / f"parts-0{k}.xtc").read_bytes() == (tmp_path / f"whole-0{k}.xtc").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (("--replicas", 2), ("--replicas", 3), "--replicas was 2 when"),
+        (("--replicas", 2), (), "--replicas was 2 when"),
+        ((), ("--replicas", 2), "--replicas was not given when"),
+    ],
+)
+def test_another_number_of_replicas_is_no_continuation(before, after, words, cli, tmp_path):
+    command = (copper(tmp_path), "--temperature", 300, "-o", tmp_path / "o.xtc")
+    assert cli(*command, "--steps", 1, *before)[0] == 0
+    written = {path: path.read_bytes() for path in tmp_path.glob("o*")}
+    code, _, err = cli(*command, "--steps", 2, *after, "--restart", tmp_path / "o.xtc.restart")
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert {path: path.read_bytes() for path in tmp_path.glob("o*")} == written
+
+
+def test_a_restart_file_of_replicas_says_what_it_is_to_who_asks_for_one(cli, tmp_path):
+    from fastegnn_md import Propagator
+    from fastegnn_md.errors import CheckpointError
+    from fastegnn_md.integrators import LearnedDynamics
+    from fastegnn_md.integrators.restart_file import load_replicas, load_restart, save_restart
+
+    start = copper(tmp_path)
+    assert cli(start, "--temperature", 300, "-o", tmp_path / "o.xtc", "--steps", 1, "--replicas", 2)[0] == 0
+    path = tmp_path / "o.xtc.restart"
+    with pytest.raises(CheckpointError, match="lacks 'nsteps'"):
+        LearnedDynamics.restart(path, read(start), Propagator.load("copper-emt"))
+    with pytest.raises(CheckpointError, match="has 2 replicas; expected 3"):
+        load_replicas(path, 3)
+    arrays, header = load_restart(path)
+    save_restart(path, arrays | {"7/positions": np.zeros(3)}, header)
+    with pytest.raises(CheckpointError, match="of no replica"):
+        load_replicas(path, 2)
+
+
 @pytest.mark.filterwarnings("ignore:the box has:fastegnn_md.integrators.home.UnlikeTrainingWarning")
 def test_replicas_that_should_not_be_trusted_end_with_exit_code_3(cli, tmp_path):
     wide = copper(tmp_path, a=4.1)

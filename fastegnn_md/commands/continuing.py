@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ def restart_of(output: Path) -> Path:
 
 
 def load_notes(restart: Path) -> dict[str, Any]:
-    """What a run has written into its restart file: ``step``, ``settings`` and ``written``.
+    """What a run has written into its restart file: ``step``, ``settings``, and ``written`` of each trajectory.
 
     Raises
     ------
@@ -40,7 +40,12 @@ def load_notes(restart: Path) -> dict[str, Any]:
 
     notes = load_restart(restart)[1].get("notes")
     try:
-        return {"step": int(notes["step"]), "settings": dict(notes["settings"]), "written": notes["written"]}
+        written = notes["written"]
+        return {
+            "step": int(notes["step"]),
+            "settings": dict(notes["settings"]),
+            "written": written if isinstance(written, list) else [written],
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{restart} is no restart file of this command; one that Python code wrote is continued there: "
@@ -92,13 +97,15 @@ class Place:
         Steps of the whole run.
     settings : dict
         What must not change when a run is continued: option to value, as JSON has them.
+    outputs : sequence of Path, optional
+        Trajectories of replicas, which have one restart file, that of ``output``.
 
     Attributes
     ----------
     step : int
         Steps done.
-    after : Written or None
-        The frames of the output that stay, None for a new file.
+    after : list of (Written or None)
+        Of each trajectory the frames that stay, None for a new file.
 
     Raises
     ------
@@ -116,10 +123,18 @@ class Place:
     step: Any
     continues: bool
 
-    def __init__(self, restart: Path | None, output: Path, steps: int, settings: dict[str, Any]):
+    def __init__(
+        self,
+        restart: Path | None,
+        output: Path,
+        steps: int,
+        settings: dict[str, Any],
+        outputs: Sequence[Path] | None = None,
+    ):
         self.restart, self.settings, self.steps = restart, settings, steps
         self.step = 0
-        self.after: Written | None = None
+        outputs = [output] if outputs is None else outputs
+        self.after: list[Written | None] = [None] * len(outputs)
         self.continues = False
         if restart is None:
             return
@@ -136,10 +151,10 @@ class Place:
         if self.step >= steps:
             raise ConfigError(f"{restart} is of step {self.step}: all of --steps {steps} are done; ask for more")
         mine = restart_of(output)
-        if output.exists() and mine.exists() and os.path.samefile(mine, restart):
-            if written is None:
+        if all(one.exists() for one in outputs) and mine.exists() and os.path.samefile(mine, restart):
+            if None in written:
                 raise ConfigError(f"{output} cannot be continued in its format; write the rest to another --output")
-            self.after, self.continues = Written(**written), True
+            self.after, self.continues = [Written(**one) for one in written], True
 
 
 class Keeper:
@@ -149,14 +164,21 @@ class Keeper:
     ----------
     place : Place
     output : Path
-    writer : RolloutWriter
+    writers : sequence of RolloutWriter
+        Of all trajectories.
     save : callable
         Writes the restart file of that name with those notes.
     """
 
-    def __init__(self, place: Place, output: Path, writer: RolloutWriter, save: Callable[[Path, dict[str, Any]], None]):
+    def __init__(
+        self,
+        place: Place,
+        output: Path,
+        writers: Sequence[RolloutWriter],
+        save: Callable[[Path, dict[str, Any]], None],
+    ):
         self.path: Path = restart_of(output)
-        self._place, self._writer, self._save = place, writer, save
+        self._place, self._writers, self._save = place, writers, save
         self._due = time.monotonic() + _EVERY
 
     def step_done(self, step: int) -> None:
@@ -173,11 +195,12 @@ class Keeper:
             If it cannot be written; the one before stays.
         """
         begun = time.monotonic()
-        written = self._writer.written
+        written = [one.written for one in self._writers]
+        plain = [None if one is None else asdict(one) for one in written]
         notes = {
             "step": step,
             "settings": self._place.settings,
-            "written": None if written is None else asdict(written),
+            "written": plain if len(plain) > 1 else plain[0],
         }
         self._save(self.path, notes)
         now = time.monotonic()

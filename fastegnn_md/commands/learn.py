@@ -184,10 +184,10 @@ def learn(
     told, phase = time.monotonic(), dynamics.phase
     with (
         StopSignals() as stop,
-        RolloutWriter(output, group, dt=every * length, after=place.after) as writer,
+        RolloutWriter(output, group, dt=every * length, after=place.after[0]) as writer,
         progress_bar(desc="learn", unit="step", initial=first, total=steps + 1) as bar,
     ):
-        keeper = Keeper(place, output, writer, dynamics.save_restart)
+        keeper = Keeper(place, output, [writer], dynamics.save_restart)
         for step in range(first, steps + 1):
             if step:
                 try:

@@ -154,6 +154,7 @@ def run(
         Schedule,
         VelocityRescaling,
     )
+    from ..integrators.ase.restart import resume_together
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
@@ -167,6 +168,7 @@ def run(
         start, temperature = own_start(model, topology, temperature)
     if spread is not None and not committee:
         raise ConfigError("--spread asks how far the members of a committee differ; give further ones by --committee")
+    outputs = [output] if replicas == 1 else replica_outputs(output, replicas)
     place = Place(
         restart,
         output,
@@ -192,13 +194,14 @@ def run(
             "--calculator": calculator,
             "--every": every,
             "--spread": spread,
+            "--replicas": replicas if replicas > 1 else None,
         },
+        outputs,
     )
     inputs = [model, start, topology, system, *(committee or []), *(forcefield or [])]
-    if replicas > 1 and (metropolis or restart is not None):
-        raise ConfigError("--replicas has no --restart and no --metropolis: give them one by one")
-    written = [output, restart_of(output)] if replicas == 1 else replica_outputs(output, replicas)
-    context.with_resource(claimed(written, inputs, overwrite=overwrite or place.continues))
+    if replicas > 1 and metropolis:
+        raise ConfigError("--replicas has no --metropolis: give them one by one")
+    context.with_resource(claimed([*outputs, restart_of(output)], inputs, overwrite=overwrite or place.continues))
     guard = GuardSettings(spread=spread)
     propagator = open_model(model, committee)
     if translate:
@@ -308,8 +311,14 @@ def run(
         )
 
     if replicas > 1:
-        several = [learned(np.random.default_rng(seed + k)) for k in range(replicas)]
-        run_ase_replicas(several, replica_outputs(output, replicas), group, steps=steps, every=every)
+        generators = [np.random.default_rng(seed + k) for k in range(replicas)]
+        if restart is None:
+            several = [learned(one) for one in generators]
+        else:
+            several = resume_together(
+                LearnedDynamics, restart, [atoms_with_engine(one)[0] for one in generators], propagator
+            )
+        run_ase_replicas(several, place, output, group, every=every)
         return
     dynamics: LearnedDynamics | MetropolizedDynamics
     if restart is not None:
@@ -328,8 +337,8 @@ def run(
     volumes: list[float] = []
     timestep_ps = dynamics.guarded.timestep if isinstance(dynamics, LearnedDynamics) else propagator.timestep
     first, begun = place.step + (restart is not None), time.perf_counter()
-    with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after) as writer:
-        keeper = Keeper(place, output, writer, dynamics.save_restart)
+    with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after[0]) as writer:
+        keeper = Keeper(place, output, [writer], dynamics.save_restart)
         for step in progress_bar(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
             if step:
                 try:

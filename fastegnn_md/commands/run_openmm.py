@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
-from .replicas import replica_outputs, run_replicas
+from .replicas import run_replicas
 from .verdict import became, speed, tell
 
 if TYPE_CHECKING:
@@ -121,11 +121,11 @@ def run_openmm(
         several = [simulation_of(seed + k) for k in range(replicas)]
         run_replicas(
             several,
-            replica_outputs(output, replicas),
+            place,
+            output,
             universe.atoms,
             partial(frame_of, start=start),
             slice(None) if part is None else part,
-            steps=place.steps,
             every=every,
         )
         return
@@ -138,10 +138,10 @@ def run_openmm(
     steps, mean = place.steps, integrator.getStepSize().value_in_unit(unit.picosecond)
     with (
         StopSignals() as stop,
-        RolloutWriter(output, universe.atoms, dt=every * mean, after=place.after) as writer,
+        RolloutWriter(output, universe.atoms, dt=every * mean, after=place.after[0]) as writer,
         progress_bar(total=steps, initial=place.step, desc="run", unit="step") as bar,
     ):
-        keeper = Keeper(place, output, writer, lambda path, notes: save_simulation(path, simulation, notes))
+        keeper = Keeper(place, output, [writer], lambda path, notes: save_simulation(path, simulation, notes))
         if place.restart is None:
             writer.write(frame_of(context, start), time=0.0)
         done = place.step

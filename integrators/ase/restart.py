@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
@@ -15,11 +15,14 @@ from fastegnn_md.engines.ase.trajectory import check_frames, count_frames, trunc
 from fastegnn_md.errors import CheckpointError, CompatibilityError, FastEGNNMDError, brief
 
 from ..restart_file import (
+    Content,
     generator_state,
+    load_replicas,
     load_restart,
     restart_array,
     restart_value,
     restore_generator,
+    save_replicas,
     save_restart,
 )
 from .description import migrated
@@ -69,6 +72,15 @@ Kind = TypeVar("Kind", bound=Restartable)
 
 def save(dynamics: Restartable, path: str | Path, notes: dict[str, Any] | None) -> None:
     """Write all that decides the next steps; see :meth:`JumpDynamics.save_restart`."""
+    save_restart(path, *_content(dynamics, notes))
+
+
+def save_together(path: str | Path, dynamics: Sequence[Restartable], notes: dict[str, Any]) -> None:
+    """The same of several that move step by step together, in one file."""
+    save_replicas(path, [_content(one, None) for one in dynamics], notes)
+
+
+def _content(dynamics: Restartable, notes: dict[str, Any] | None) -> Content:
     atoms = dynamics.atoms
     arrays = atoms_arrays(atoms)
     arrays |= {name: value for name, value in dynamics.restart_arrays().items() if value is not None}
@@ -85,7 +97,7 @@ def save(dynamics: Restartable, path: str | Path, notes: dict[str, Any] | None) 
         "place": dynamics.restart_place(),
         "notes": notes or {},
     }
-    save_restart(path, arrays, header)
+    return arrays, header
 
 
 def atoms_arrays(atoms: Atoms) -> dict[str, np.ndarray]:
@@ -119,6 +131,15 @@ def resume(
     arrays, header = load_restart(path)
     with put_back_on_error(path, atoms):
         return _resume(kind, path, arrays, header, atoms, propagator, classical, trajectory, logfile, restart_file)
+
+
+def resume_together(kind: type[Kind], path: str | Path, several: Sequence[Atoms], propagator: LearnedMap) -> list[Kind]:
+    """Read what :func:`save_together` wrote, for atoms of each."""
+    made = []
+    for atoms, (arrays, header) in zip(several, load_replicas(path, len(several)), strict=True):
+        with put_back_on_error(path, atoms):
+            made.append(_resume(kind, path, arrays, header, atoms, propagator, None, None, None, None))
+    return made
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from fastegnn_md._extras import naming_extras
 from fastegnn_md.errors import CheckpointError, CompatibilityError
 
-from ..restart_file import load_restart, save_restart
+from ..restart_file import Content, load_replicas, load_restart, save_replicas, save_restart
 from ..statistics import JumpStatistics
 
 with naming_extras(__name__):
@@ -40,6 +41,15 @@ def save_simulation(path: str | Path, simulation: LearnedSimulation, notes: dict
     CheckpointError
         If the file cannot be written.
     """
+    save_restart(path, *_content(simulation, notes))
+
+
+def save_simulations(path: str | Path, simulations: Sequence[LearnedSimulation], notes: dict[str, Any]) -> None:
+    """The same of several that move step by step together, in one file."""
+    save_replicas(path, [_content(one, None) for one in simulations], notes)
+
+
+def _content(simulation: LearnedSimulation, notes: dict[str, Any] | None) -> Content:
     context, integrator = simulation.context, simulation.integrator
     header = {
         "engine": "openmm",
@@ -50,7 +60,7 @@ def save_simulation(path: str | Path, simulation: LearnedSimulation, notes: dict
         "times": {name: getattr(integrator, name) for name in _TIMES},
         "notes": notes or {},
     }
-    save_restart(path, {"checkpoint": np.frombuffer(context.createCheckpoint(), dtype=np.uint8)}, header)
+    return {"checkpoint": np.frombuffer(context.createCheckpoint(), dtype=np.uint8)}, header
 
 
 def load_simulation(path: str | Path, simulation: LearnedSimulation) -> dict[str, Any]:
@@ -69,7 +79,17 @@ def load_simulation(path: str | Path, simulation: LearnedSimulation) -> dict[str
     CompatibilityError
         If it is of another engine, platform or release of OpenMM, another number of particles or another propagator.
     """
-    arrays, header = load_restart(path)
+    return _take_up(path, load_restart(path), simulation)
+
+
+def load_simulations(path: str | Path, simulations: Sequence[LearnedSimulation]) -> None:
+    """Continue all from what :func:`save_simulations` wrote; errors are those of :func:`load_simulation`."""
+    for content, simulation in zip(load_replicas(path, len(simulations)), simulations, strict=True):
+        _take_up(path, content, simulation)
+
+
+def _take_up(path: str | Path, content: Content, simulation: LearnedSimulation) -> dict[str, Any]:
+    arrays, header = content
     if header.get("engine") != "openmm":
         raise CompatibilityError(f"the restart file {path} is not of OpenMM; continue it with ASE")
     integrator, made = simulation.integrator, _made_by(simulation)
