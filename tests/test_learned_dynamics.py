@@ -845,7 +845,7 @@ class TestRestart:
         data = path.read_bytes()
         atoms, propagator = self.system()
         before = atoms.get_positions()
-        newer = data.replace(b'format_version\\": 4', b'format_version\\": 9')
+        newer = data.replace(b'format_version\\": 5', b'format_version\\": 9')
         other = data.replace(b"fastegnn_md restart", b"fastegnn_md retsart")
         lacking = data.replace(b'\\"nsteps\\"', b'\\"nstops\\"')
         cases = {
