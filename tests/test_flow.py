@@ -19,10 +19,12 @@ from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.engines.ase import guess_bonds
 from fastegnn_md.errors import CompatibilityError, ConfigError, DataError
 from fastegnn_md.graph.environments import environments
+from fastegnn_md.mechanics.motion import centre_of_mass
 from fastegnn_md.propagator import Domain, FlowPropagator, PropagatorConfig, permissive_domain
 from fastegnn_md.propagator.alignment import aligned
 from fastegnn_md.propagator.catalogue import Catalogue
 from fastegnn_md.propagator.handedness import handedness, volumes
+from fastegnn_md.propagator.modes import ModesOf, covariances
 from fastegnn_md.propagator.molecules import Molecules
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.drawn import drawn_report
@@ -52,16 +54,25 @@ def rotation(seed: int = 0) -> torch.Tensor:
 
 def flow(*states: State, spread: float = 0.4, seed: int = 1, **settings) -> FlowPropagator:
     """An untrained flow in double precision that knows some molecules."""
-    state = State.concatenate(states)
-    keys = Molecules.of(state, bonds=settings.get("use_bonds", True)).keys.unique().tolist()
+    state, bonds = State.concatenate(states), settings.get("use_bonds", True)
+    keys = Molecules.of(state, bonds=bonds).keys.unique().tolist()
     domain = dataclasses.replace(
-        permissive_domain(state, bonds=settings.get("use_bonds", True), conserves_momentum=False),
+        permissive_domain(state, bonds=bonds, conserves_momentum=False),
         environments={key: spread * (1 + k / len(keys)) for k, key in enumerate(keys)},
+        covariances=covariances(*moved_together(states, spread), bonds=bonds),
         neighbours=8.0,
     )
     propagator = Propagator.build(PropagatorConfig(**(SMALL | settings)), LAG, domain, seed=seed).double()
     assert isinstance(propagator, FlowPropagator)
     return propagator
+
+
+def moved_together(states: tuple[State, ...], spread: float) -> tuple[State, State]:
+    """Many copies of molecules, and where they come to if neighbours in their list of atoms move alike."""
+    start = State.concatenate([one for one in states for _ in range(50)])
+    steps = torch.randn(start.n_atoms, 3, generator=seeded(9), dtype=torch.float64)
+    moved = spread * (steps + 0.7 * steps.roll(1, 0))
+    return start, start.replace(positions=start.positions + moved)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -165,11 +176,11 @@ class TestAlignment:
 
 
 class TestField:
-    @pytest.mark.parametrize("handedness", [False, True])
+    @pytest.mark.parametrize(("handedness", "collective"), [(False, False), (True, False), (True, True)])
     @pytest.mark.parametrize("reflected", [False, True])
-    def test_turns_and_reflects_with_both_positions(self, reflected, handedness):
+    def test_turns_and_reflects_with_both_positions(self, reflected, handedness, collective):
         state = State.concatenate([molecule("CH3CH2OH"), molecule("H2O")])
-        propagator, turn = flow(state, handedness=handedness), rotation()
+        propagator, turn = flow(state, handedness=handedness, collective=collective), rotation()
         if reflected:
             turn = -turn
         u = 0.4 * torch.randn(state.n_atoms, 3, generator=seeded(1), dtype=torch.float64)
@@ -277,7 +288,102 @@ class TestHandedness:
         config = Catalogue().manifest("ala2-obc-10ps").config  # of format 5
         assert not config.handedness
         assert config.vector_channels == 5
-        assert not load("ala2-obc-100ps").config.handedness
+        other = load("ala2-obc-100ps").config
+        assert not other.handedness
+        assert not other.collective
+
+
+class TestCollectiveNoise:
+    """Displacements that are a Gaussian of known covariance, whatever the start: all about them is known."""
+
+    @pytest.fixture
+    def brownian(self):
+        states = (molecule("CH3CH2OH"), molecule("H2O"))
+        start, end = moved_together(states, 0.4)
+        ends = end.positions - centre_of_mass(end.positions - start.positions, start)
+        return flow(*states, collective=True), start, start.replace(positions=ends)
+
+    def test_measures_how_atoms_of_a_molecule_move_together(self):
+        water = molecule("H2O")
+        start = State.concatenate([water] * 3000)
+        mix = torch.tensor([[1.0, 0.5, 0.5], [0.0, 0.3, 0.0], [0.0, 0.0, 0.3]], dtype=torch.float64)
+        steps = torch.einsum("ji,bjk->bik", mix, torch.randn(3000, 3, 3, generator=seeded(1), dtype=torch.float64))
+        end = start.replace(positions=start.positions + steps.reshape(-1, 3))
+        found = ModesOf(covariances(start, end), bonds=True)(water, torch.float64)
+        (_, basis), variance = found.groups[0], found.variance[:, 0]
+        matrix = (basis * variance) @ basis.T
+        assert torch.allclose(matrix, mix.T @ mix, atol=0.05)
+        assert torch.allclose(matrix[1, 0], matrix[2, 0], atol=1e-12)  # hydrogens that nothing tells apart
+
+    def test_atoms_may_come_in_any_order(self):
+        ethanol = molecule("CH3CH2OH")
+        known, order = covariances(*moved_together((ethanol,), 0.4)), torch.randperm(9, generator=seeded(2))
+        other = ethanol.replace(
+            positions=ethanol.positions[order],
+            velocities=ethanol.velocities[order],
+            numbers=ethanol.numbers[order],
+            masses=ethanol.masses[order],
+            bonds=order.argsort()[ethanol.bonds].flip(0),
+        )
+        vectors = torch.randn(9, 3, generator=seeded(3), dtype=torch.float64)
+
+        def smoothed(state, x):
+            modes = ModesOf(known, bonds=True)(state, torch.float64)
+            return modes.back(modes.variance * modes.into(x))
+
+        assert torch.allclose(smoothed(other, vectors[order]), smoothed(ethanol, vectors)[order], atol=1e-12)
+
+    def test_draws_without_a_network_have_the_covariance_of_the_data(self):
+        ethanol = molecule("CH3CH2OH")
+        propagator = flow(ethanol, sampling_steps=30, collective=True)
+        state = State.concatenate([ethanol] * 2000)
+        moved = propagator.displacements(state, seeded(1), network=False).view(2000, 9, 3)
+        found = torch.einsum("bik,bjk->ij", moved, moved) / 6000
+        modes = ModesOf(propagator.domain.covariances, bonds=True)(ethanol, torch.float64)
+        basis = modes.groups[0][1]
+        matrix = (basis * modes.variance[:, 0]) @ basis.T
+        held = torch.eye(9, dtype=torch.float64) - (ethanol.masses / ethanol.masses.sum()).expand(9, 9)
+        expected = held @ matrix @ held.T  # the centre of mass stays
+        assert (found - expected).abs().max() < 0.06 * expected.diagonal().max()
+
+    def test_of_such_data_nothing_is_left_to_learn(self, brownian):
+        """What the network should say has unit variance in each mode, times its weight, and no mean."""
+        propagator, start, end = brownian
+        expected = propagator._place(start).modes.weight
+        target = propagator.targets(start, end)
+        moving = expected[:, 0] > 0.3 * expected.mean()  # modes but that of the centre of mass
+        assert float((target.square().mean(1, keepdim=True) / expected)[moving].mean()) == pytest.approx(1.0, abs=0.1)
+        assert float(target.mean().abs()) < 0.1
+
+    def test_a_file_knows_it(self, tmp_path):
+        states = [molecule("CH3CH2OH"), molecule("H2O")]
+        propagator = flow(*states, collective=True)
+        propagator.save(tmp_path / "flow.safetensors")
+        read = load(tmp_path / "flow.safetensors")
+        assert read.config.collective
+        assert read.domain.covariances == propagator.domain.covariances
+        batch = State.concatenate(states)
+        ends = [one(batch, generator=seeded(1), temperature=300.0).positions for one in (propagator, read)]
+        assert torch.equal(*ends)
+
+    def test_a_molecule_that_training_did_not_have_is_refused(self):
+        def chain(length: int) -> State:
+            places = torch.arange(length, dtype=torch.float64)[:, None] * torch.tensor([1.3, 0.0, 0.0])
+            return State(
+                positions=places + 0.1 * torch.randn(length, 3, generator=seeded(1), dtype=torch.float64),
+                velocities=torch.zeros(length, 3, dtype=torch.float64),
+                numbers=torch.full((length,), 6),
+                masses=torch.full((length,), 12.011, dtype=torch.float64),
+                bonds=torch.stack([torch.arange(length - 1), torch.arange(1, length)], dim=1),
+            )
+
+        with pytest.raises(CompatibilityError, match=r"the molecule of atom 12 is none of those of the training data"):
+            flow(chain(12), collective=True).check(State.concatenate([chain(12), chain(13)]))
+        flow(chain(12)).check(State.concatenate([chain(12), chain(13)]))
+
+    def test_is_an_option_of_the_kind_alone(self):
+        with pytest.raises(ConfigError, match="collective is an option of kind 'flow'"):
+            PropagatorConfig(kind="position", collective=True)
 
 
 class TestDraws:
@@ -300,9 +406,10 @@ class TestDraws:
         assert torch.equal(one.velocities, again.velocities)
         assert (one.positions - other.positions).abs().max() > 0.05
 
-    def test_a_generator_for_each_molecule_gives_what_it_gives_alone(self):
+    @pytest.mark.parametrize("collective", [False, True])
+    def test_a_generator_for_each_molecule_gives_what_it_gives_alone(self, collective):
         states = [molecule("CH3CH2OH"), molecule("H2O"), molecule("CH3CH2OH", seed=4)]
-        propagator = flow(*states)
+        propagator = flow(*states, collective=collective)
         together = propagator(State.concatenate(states), generator=[seeded(k) for k in range(3)], temperature=300.0)
         for k, (state, part) in enumerate(zip(states, together.split(), strict=True)):
             alone = propagator(state, generator=seeded(k), temperature=300.0)
@@ -479,10 +586,16 @@ def _lengths(positions: torch.Tensor) -> torch.Tensor:
     return (positions[0::3] - positions[1::3]).norm(dim=1)
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("collective", [False, True])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(collective, tmp_path):
     pairs = TrajectoryPairs(trajectory(200, 1), lag="1 ps", velocities="none", progress=False)
     whole = TrainingConfig(
-        propagator=SMALL, updates=20, batch_size=8, validate_every=10, checkpoint_every=5, validation_pairs=16
+        propagator=SMALL | {"collective": collective},
+        updates=20,
+        batch_size=8,
+        validate_every=10,
+        checkpoint_every=5,
+        validation_pairs=16,
     )
     full = fit(pairs, pairs, whole, tmp_path / "whole.safetensors", progress=False).propagator
 

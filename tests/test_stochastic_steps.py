@@ -14,6 +14,7 @@ from ase.md.verlet import VelocityVerlet
 from fastegnn_md.errors import CompatibilityError, ConfigError, JumpError
 from fastegnn_md.integrators import (
     Conserve,
+    GuardSettings,
     JumpStatistics,
     Langevin,
     LearnedDynamics,
@@ -127,6 +128,19 @@ def test_refused_draws_are_drawn_anew():
     assert statistics.redraw_share == statistics.redraws / 20
     assert dynamics.propagator.calls == 20 + statistics.redraws
     assert np.abs(dynamics.atoms.positions - dynamics.atoms.calc.places).max() < 1.0
+
+
+@pytest.mark.parametrize(("steps", "redrawn"), [(2, ["energy"]), (400, [])])
+def test_draws_whose_energy_relaxation_does_not_bring_down_are_drawn_anew(steps, redrawn):
+    dynamics = dynamics_of(
+        flow(Draws(bad=0.4, far=0.5)),
+        guard=GuardSettings(energy_change=100),
+        schedule=Schedule(relax_steps=steps, redraws=30, classical="2 fs"),
+    )
+    dynamics.run(20)
+    assert list(dynamics.statistics.redrawn) == redrawn
+    assert dynamics.statistics.accepted == 20
+    assert dynamics.atoms.get_potential_energy() < 200 * units.kB * 300
 
 
 def test_after_the_last_redraw_classical_steps_take_the_time_of_the_step():

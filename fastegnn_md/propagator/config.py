@@ -21,6 +21,7 @@ _OPTIONS = {
     "mollify": ("symplectic",),
     "sampling_steps": ("flow",),
     "handedness": ("flow",),
+    "collective": ("flow",),
 }
 _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "midpoint", "symplectic": "midpoint"}
 # Defaults of a kind that are not those of the keys.
@@ -95,6 +96,12 @@ class PropagatorConfig(Settings):
         default=False,
         description="atoms with four neighbours see whether a sample has them on the side where they stood, and where "
         "neighbours along bonds lay, kind 'flow' (true by default): centres turn over far less often",
+    )
+    collective: bool = Field(
+        default=False,
+        description="noise and the weight of errors follow how the atoms of a molecule move together at the lag, "
+        "kind 'flow': turns of half a molecule are learned sooner; the model then knows the molecules of its training "
+        "and no others of the same pieces",
     )
     use_bonds: bool = Field(default=True, description="bonds enter as edge features where the training data has them")
 

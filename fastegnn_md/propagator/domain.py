@@ -16,6 +16,7 @@ from ..state import State
 from .alignment import aligned
 from .config import PropagatorConfig
 from .limits import JumpLimits
+from .modes import Covariances, covariances
 from .molecules import Molecules
 
 # Masses within this share of one seen in training count as the same (tables of atomic masses differ by less).
@@ -47,6 +48,9 @@ class Domain:
     environments : dict of int to float
         Of kind "flow": key of the surroundings of an atom (:class:`~fastegnn_md.propagator.molecules.Molecules`) →
         RMS displacement over the lag of one component, without drift and rotation, Å.
+    covariances : dict of (int, int, int) to float
+        With collective noise of kind "flow": how atoms move together
+        (:data:`~fastegnn_md.propagator.modes.Covariances`), Å².
     """
 
     masses: dict[int, tuple[float, float]]
@@ -58,6 +62,7 @@ class Domain:
     velocity_scale: float
     force_scale: float
     environments: dict[int, float] = field(default_factory=dict)
+    covariances: Covariances = field(default_factory=dict)
 
     @property
     def species(self) -> tuple[int, ...]:
@@ -78,11 +83,14 @@ class Domain:
         if forces is not None:
             force_scale = max(_rms(forces / start.masses.sqrt()[:, None]), 1e-30)
         environments: dict[int, float] = {}
+        together: Covariances = {}
         neighbours = None
         if config.stochastic:
             molecules = Molecules.of(start, bonds=config.use_bonds)
             end, neighbours = aligned(start, end, molecules.rotors), molecules.neighbours
             environments = molecules.spreads(start, end)
+            if config.collective:
+                together = covariances(start, end, bonds=config.use_bonds)
         return cls(
             masses=masses,
             limits=JumpLimits.from_pairs(start, end, torsions=config.stochastic),
@@ -93,6 +101,7 @@ class Domain:
             velocity_scale=thermal,
             force_scale=force_scale,
             environments=environments,
+            covariances=together,
         )
 
     @cached_property

@@ -44,7 +44,7 @@ def _from_3(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "provenance": None, "surroundings_reach": None}
 
 
-def _from_4(content: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(content: dict[str, Any]) -> dict[str, Any]:
     return content  # what came to it has defaults
 
 
@@ -57,12 +57,13 @@ def _from_5(content: dict[str, Any]) -> dict[str, Any]:
 
 FORMAT = TensorFormat(
     name="fastegnn_md propagator",
-    # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings; 5: environments, torsions; 6: handedness
-    version=6,
+    # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings; 5: environments, torsions; 6: handedness;
+    # 7: covariances
+    version=7,
     key="manifest",
     what="model file",
     advice="copy or train the model again",
-    migrations={1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5},
+    migrations={1: _from_1, 2: _from_2, 3: _from_3, 4: _as_it_is, 5: _from_5, 6: _as_it_is},
 )
 
 
@@ -92,6 +93,7 @@ class Manifest(BaseModel):
     velocity_scale: _Positive
     force_scale: _Positive
     environments: dict[int, _Positive] = {}  # of kind "flow"
+    covariances: list[tuple[int, int, int, float]] = []  # likewise
     dtype: str
     training_data: str
     metrics: dict[str, Any]
@@ -132,6 +134,7 @@ def manifest_of(
         velocity_scale=domain.velocity_scale,
         force_scale=domain.force_scale,
         environments=domain.environments,
+        covariances=[(*name, value) for name, value in sorted(domain.covariances.items())],
         dtype=str(dtype).removeprefix("torch."),
         training_data=fingerprint,
         metrics=metrics or {},
@@ -224,6 +227,7 @@ def read_model(
             velocity_scale=manifest.velocity_scale,
             force_scale=manifest.force_scale,
             environments=manifest.environments,
+            covariances={(a, b, hops): value for a, b, hops, value in manifest.covariances},
         )
         dtype = {"float32": torch.float32, "float64": torch.float64}[manifest.dtype]
         with torch.device("meta"), _NoValues():  # shapes without memory: the manifest may ask for any size

@@ -11,6 +11,10 @@ s = 1 - w, the RMS displacement S of the atom's kind at the lag, and var = s² S
     velocity = (s S² - w σ²)/var u + S σ/√var F,
 
 F is what the network says. F = 0 is the best that is linear in u: a Gaussian of width S about x.
+
+With collective noise the same is said of modes in place of atoms. C is the covariance of the displacements of a
+molecule, the noise has the covariance C + (0.3 Å)² 1, and along an eigenvector of C of eigenvalue λ, S² = λ and
+σ² = λ + (0.3 Å)². Errors count by λ^¼: turns of half a molecule weigh more than the width of a bond.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from .alignment import aligned
 from .base import Propagator
 from .draws import Generators, normal
 from .handedness import handedness, volumes
+from .modes import Modes, ModesOf
 from .molecules import Molecules
 from .prediction import Prediction, Residual
 
@@ -63,6 +68,15 @@ class _Place(NamedTuple):
     spread: Tensor  # (N, 1), S
     noise: Tensor  # (N, 1), σ
     sides: _Sides | None
+    modes: Modes | None  # that S and σ are of; None if they are of atoms
+
+    def into(self, vectors: Tensor) -> Tensor:
+        """Vectors (N, 3) of atoms in the coordinates of S and σ."""
+        return vectors if self.modes is None else self.modes.into(vectors)
+
+    def back(self, vectors: Tensor) -> Tensor:
+        """Undo :meth:`into`."""
+        return vectors if self.modes is None else self.modes.back(vectors)
 
 
 class FlowPropagator(Propagator):
@@ -86,7 +100,9 @@ class FlowPropagator(Propagator):
         self.register_buffer("_keys", torch.tensor(known, dtype=torch.int64), persistent=False)
         spreads = torch.tensor([self.domain.environments[key] for key in known])
         self.register_buffer("_spreads", spreads, persistent=False)
-        self._molecules: tuple[tuple[Tensor | None, ...], Molecules, Tensor] | None = None  # of the last batch
+        self._modes_of = ModesOf(self.domain.covariances, bonds=self.uses_bonds)
+        # of the last batch
+        self._molecules: tuple[tuple[Tensor | None, ...], Molecules, Tensor, Modes | None] | None = None
 
     @property
     def _more_features(self) -> int:
@@ -102,10 +118,11 @@ class FlowPropagator(Propagator):
         Raises
         ------
         CompatibilityError
-            Beside what all kinds refuse: if an atom is bonded as none was in training.
+            Beside what all kinds refuse: if an atom is bonded as none was in training; with collective noise, if a
+            molecule is another.
         """
         super().check(state)
-        self._kinds_of(state)
+        self._known(state)
 
     def _served(self) -> bool:
         network = self.network
@@ -144,7 +161,7 @@ class FlowPropagator(Propagator):
         self, start: State, end: State, generator: torch.Generator, *, network: bool = True
     ) -> tuple[Tensor, Tensor]:
         """What F should be and what it is, at one drawn w for each molecule."""
-        molecules, _ = self._kinds_of(start)
+        molecules, _, _ = self._known(start)
         device, dtype = start.device, self.dtype
         # Drawn on the CPU in one go, so that every device draws the same.
         draws = torch.randn(start.n_atoms, 6, generator=generator).to(device, dtype)
@@ -155,11 +172,15 @@ class FlowPropagator(Propagator):
         start = start.replace(positions=start.positions + (jitter * draws[:, 3:]).to(start.dtype))
         place = self._place(start)
         moved = (aligned(start, end, molecules.rotors).positions - start.positions).to(dtype)
-        noise = _centred(place.noise * draws[:, :3], start)
+        noise = _centred(place.back(place.noise * place.into(draws[:, :3])), start)
         u = (1 - w) * moved + w * noise
         var, along, across = _coefficients(w, place)
-        target = (moved - noise - along * u) / across
-        return target, (self._network(place, u, var, w) if network else target)
+        target = (place.into(moved - noise) - along * place.into(u)) / across
+        found = place.into(self._network(place, u, var, w)) if network else target
+        if place.modes is None:
+            return target, found
+        weight = place.modes.weight.sqrt()
+        return weight * target, weight * found
 
     @torch.no_grad()
     def _predict(self, state: State, generator: Generators | None = None) -> Prediction:
@@ -172,7 +193,7 @@ class FlowPropagator(Propagator):
     def displacements(self, state: State, generator: Generators, *, network: bool = True) -> Tensor:
         """Displacements (N, 3) of a draw, Å; without the network those of a Gaussian as wide as the training data."""
         place, steps = self._place(state), self.config.sampling_steps
-        u = _centred(place.noise * normal(state, generator, self.dtype), state)
+        u = _centred(place.back(place.noise * place.into(normal(state, generator, self.dtype))), state)
         grid = [(1 - k / steps) ** _BEND for k in range(steps + 1)]
         for now, then in itertools.pairwise(grid):
             velocity = self._velocity(place, u, now, state, network)
@@ -199,18 +220,18 @@ class FlowPropagator(Propagator):
     def _velocity(self, place: _Place, u: Tensor, w: float, state: State, network: bool = True) -> Tensor:
         times = u.new_full((len(u), 1), w)
         var, along, across = _coefficients(times, place)
-        velocity = along * u
+        velocity = along * place.into(u)
         if network:
-            velocity = velocity + across * self._network(place, u, var, times)
-        return _centred(velocity, state)
+            velocity = velocity + across * place.into(self._network(place, u, var, times))
+        return _centred(place.back(velocity), state)
 
     def _network(self, place: _Place, u: Tensor, var: Tensor, w: Tensor) -> Tensor:
-        """F (N, 3) at displacements u (N, 3) from the present positions, at w (N, 1)."""
+        """F (N, 3) of atoms at displacements u (N, 3) from the present positions, at w (N, 1)."""
         cutoff, y = self.config.cutoff, place.x + u
         vector = y.index_select(0, place.edge_index[0]) - y.index_select(0, place.edge_index[1])
         radial = bessel_basis(vector.norm(dim=1, keepdim=True).clamp(min=1e-3), cutoff, self.config.radial_functions)
         times = torch.cat([w, w.sqrt(), torch.cos(torch.pi * w), torch.cos(2 * torch.pi * w)], dim=1)
-        h, v, vectors = [place.h, times], u / var.sqrt(), None
+        h, v, vectors = [place.h, times], place.back(place.into(u) / var.sqrt()), None
         if place.sides is not None:
             side, way = handedness(y, place.sides.tetrahedra, place.sides.volumes)
             h.append(side)
@@ -231,7 +252,7 @@ class FlowPropagator(Propagator):
         return found
 
     def _place(self, state: State) -> _Place:
-        molecules, kinds = self._kinds_of(state)
+        molecules, kinds, modes = self._known(state)
         cutoff, dtype = self.config.cutoff, self.dtype
         systems = Segments(state.batch, state.n_systems)  # type: ignore[arg-type]
         x = (state.positions - centre_of_mass(state.positions, state)).to(dtype)
@@ -243,7 +264,11 @@ class FlowPropagator(Propagator):
         radial = bessel_basis(distance, cutoff, self.config.radial_functions)
         weight = cutoff_envelope((distance - _INNER * cutoff).clamp(min=0), (1 - _INNER) * cutoff)[:, 0]
         alike = torch.nn.functional.one_hot(kinds, len(self._keys)).to(dtype)
-        spread = self._spreads.to(dtype).index_select(0, kinds)[:, None]
+        if modes is None:
+            spread = self._spreads.to(dtype).index_select(0, kinds)[:, None]
+            noise = spread.clamp(min=SMALLEST_NOISE)
+        else:
+            spread, noise = modes.variance.sqrt(), (modes.variance + SMALLEST_NOISE**2).sqrt()
         return _Place(
             x,
             systems,
@@ -252,8 +277,9 @@ class FlowPropagator(Propagator):
             torch.cat([radial, hops.to(dtype)], dim=1),
             weight,
             spread,
-            spread.clamp(min=SMALLEST_NOISE),
+            noise,
             self._sides(molecules, x, state.numbers),
+            modes,
         )
 
     def _sides(self, molecules: Molecules, x: Tensor, numbers: Tensor) -> _Sides | None:
@@ -262,8 +288,8 @@ class FlowPropagator(Propagator):
         found = molecules.tetrahedra
         return _Sides(found, volumes(x, found), molecules.frames(x, numbers))
 
-    def _kinds_of(self, state: State) -> tuple[Molecules, Tensor]:
-        """The graphs of a batch, and the place of each atom's surroundings among those of training, shape (N,)."""
+    def _known(self, state: State) -> tuple[Molecules, Tensor, Modes | None]:
+        """The graphs of a batch, the place of each atom's surroundings among those of training, shape (N,), modes."""
         of = (state.numbers, state.bonds, state.batch)
         if self._molecules is not None and all(a is b for a, b in zip(self._molecules[0], of, strict=True)):
             return self._molecules[1:]
@@ -277,8 +303,9 @@ class FlowPropagator(Propagator):
                 f"atom {atom} (atomic number {int(state.numbers[atom])}) {how} any atom of the training data; a model "
                 "of kind 'flow' knows the molecules it was trained on: train it with this one"
             )
-        self._molecules = of, molecules, kinds
-        return molecules, kinds
+        modes = self._modes_of(state, self.dtype) if self.config.collective else None
+        self._molecules = of, molecules, kinds, modes
+        return molecules, kinds, modes
 
 
 def _coefficients(w: Tensor, place: _Place) -> tuple[Tensor, Tensor, Tensor]:
