@@ -23,10 +23,7 @@ _TAU = 1.0  # ps, of the feedback
 def cured(propagator: Propagator, arguments: argparse.Namespace, folder: Path, system: ASESystem) -> LearnedMap:
     """The propagator, wrapped or changed in place."""
     if arguments.cure.startswith("noise"):
-        pairs = TrajectoryPairs(folder / "bursts.h5md", lag=f"{system.lag} fs", time_reversal=True, progress=False)
-        noisy = Fluctuating.measured(propagator, (pairs.batch([index]) for index in range(0, len(pairs), 2)))
-        if arguments.cure == "noise-0.85":
-            noisy = Fluctuating(propagator, noisy.numbers, 0.85 * noisy.covariance)
+        noisy = with_noise(propagator, folder, system.lag, float(arguments.cure.partition("-")[2] or 1.0))
         print(noisy.describe(), flush=True)
         return noisy
     predict = propagator.predict
@@ -44,6 +41,16 @@ def cured(propagator: Propagator, arguments: argparse.Namespace, folder: Path, s
 
         propagator.predict = scaled  # type: ignore[method-assign]
     return propagator
+
+
+def with_noise(
+    propagator: Propagator, folder: Path, lag: float, factor: float, held: list[list[int]] | None = None
+) -> Fluctuating:
+    """With the covariance of errors on the bursts of a folder, or a part of it; lag in fs, held bonds."""
+    pairs = TrajectoryPairs(folder / "bursts.h5md", lag=f"{lag} fs", time_reversal=True, progress=False)
+    batches = (pairs.batch([index]) for index in range(0, len(pairs), 2))
+    noisy = Fluctuating.measured(propagator, batches, held=held)
+    return noisy if factor == 1.0 else Fluctuating(propagator, noisy.numbers, factor * noisy.covariance)
 
 
 def with_feedback(found: Prediction, state: State, feedback: Tensor, propagator: Propagator, kt: float) -> Prediction:

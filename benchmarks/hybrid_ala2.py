@@ -194,16 +194,19 @@ def hybrid(molecule: Molecule, folder: Path, arguments: argparse.Namespace) -> N
     cycle_name += "-energy" if arguments.conserve_energy else ""
     name = f"{arguments.stage}-{arguments.friction:g}-{1e3 * step:g}fs{cycle_name}-{arguments.seed}"
     integrator: LearnedIntegrator
-    if arguments.conserve_energy:
-        integrator = LearnedIntegrator(
-            propagator, Langevin(TEMPERATURE, arguments.friction), conserve=Conserve(energy=True), seed=arguments.seed
-        )
-    else:
+    if classical_steps:
         integrator = LearnedIntegrator(
             propagator,
             schedule=Schedule(
                 classical_steps, classical=molecule.langevin(arguments.friction, 100 + arguments.seed, timestep=step)
             ),
+            seed=arguments.seed,
+        )
+    else:  # without a classical integrator, whose velocities would be those of half its step ago and look too hot
+        integrator = LearnedIntegrator(
+            propagator,
+            Langevin(TEMPERATURE, arguments.friction),
+            conserve=Conserve(energy=arguments.conserve_energy),
             seed=arguments.seed,
         )
     platform, properties = molecule.platform()

@@ -1,4 +1,4 @@
-"""Training by several processes, started by Lightning, by torchrun or by hand: one model, one set of files."""
+"""Training by several processes, started by Lightning, torchrun, SLURM or by hand: one model, one set of files."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ result = fit(train, validation, TrainingConfig.from_yaml(config), output, resume
 rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
 found = {"world": world, "updates": result.updates, "metrics": result.metrics, "model there": os.path.exists(output)}
 found |= {"written": sorted(written), "shown": "".join(shown), "seen": seen}
+found["weights"] = [value.tolist() for value in result.propagator.parameters()]
 with open(f"rank-{rank}.json", "w") as file:
     json.dump(found, file)
 """
@@ -153,6 +154,14 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning"} | more
 
 
+def srun(node: int) -> dict[str, str]:
+    """What ``srun --nodes 2 --ntasks-per-node 1`` tells the task of a node."""
+    number = str(node)
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "node[1-2]"}
+    job |= {"SLURM_NNODES": "2", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    return job | {"SLURM_NODEID": number, "SLURM_PROCID": number, "SLURM_LOCALID": "0"}
+
+
 class Finished(NamedTuple):
     code: int
     out: str
@@ -186,10 +195,11 @@ def train(data: Path, folder: Path, *options: str, way: str = "lightning", **key
     """Run the script with two processes, into ``model.safetensors``."""
     (folder / "script.py").write_text(SCRIPT)
     script = ["script.py", str(data), "train.yaml", "model.safetensors", *options]
-    if way == "nodes":
+    if way in ("nodes", "slurm"):
         settings(num_nodes=2, **keys).to_yaml(folder / "train.yaml")
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        return run(folder, *(([sys.executable, *script], {"NODE_RANK": str(node)} | where) for node in (0, 1)))
+        tell = srun if way == "slurm" else lambda node: {"NODE_RANK": str(node)}
+        return run(folder, *(([sys.executable, *script], tell(node) | where) for node in (0, 1)))
     settings(devices=2, **keys).to_yaml(folder / "train.yaml")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if way == "torchrun" else []
     return run(folder, ([sys.executable, *torchrun, *script], {}))
@@ -244,11 +254,13 @@ def test_two_processes_give_the_model_and_the_history_of_one(together: Path, alo
     assert first["metrics"] == second["metrics"] == Propagator.load(together).metrics
 
 
-@pytest.mark.parametrize(("way", "strategy"), [("torchrun", "ddp"), ("nodes", "auto")])
+@pytest.mark.parametrize(("way", "strategy"), [("torchrun", "ddp"), ("nodes", "auto"), ("slurm", "auto")])
 def test_whoever_starts_the_processes(way: str, strategy: str, data: Path, alone: Path, tmp_path: Path) -> None:
     assert_success(train(data, tmp_path, way=way, strategy=strategy))
     assert_same_model(tmp_path / "model.safetensors", alone)
-    assert reports(tmp_path)[1]["written"] == []
+    first, second = reports(tmp_path)
+    assert second["written"] == []
+    assert first["weights"] == second["weights"], "every process has the trained model, to the last bit"
 
 
 def test_only_the_first_process_writes_and_shows_a_bar_and_all_find_the_model(together: Path) -> None:

@@ -64,6 +64,37 @@ def test_what_is_lost_is_measured():
     assert halved.unexplained == pytest.approx({one: 0.5 * lost for one, lost in found.unexplained.items()})
 
 
+def rigid_pairs(rng: np.random.Generator, lost: float):
+    """A diatomic of held length that rests in the mean, its ends with a share of the variance of its velocities."""
+    numbers, masses = torch.tensor([6, 18]), torch.tensor([12.0, 40.0], dtype=torch.float64)
+    for _ in range(4000):
+        x = torch.from_numpy(rng.normal(size=(1, 3)))
+        x = torch.cat((x, x + torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(1, 3))))))
+        start = State(x, torch.zeros(2, 3, dtype=torch.float64), numbers, masses)
+        bond = Constraints(masses, torch.tensor([[0, 1]]), torch.ones(1), torch.zeros(2, dtype=torch.bool))
+        spread = (BOLTZMANN * T / masses).sqrt()[:, None]
+        known, unknown, moved = (spread * torch.from_numpy(one) for one in rng.normal(size=(3, 2, 3)))
+        v = bond.project_velocities(start, (1 - lost) ** 0.5 * known + lost**0.5 * unknown)
+        yield start.replace(velocities=known), start.replace(positions=x + 1e-4 * moved, velocities=v)
+
+
+def test_held_bonds_leave_errors_and_motion_fewer_degrees_of_freedom():
+    lost = 0.04
+    some = next(rigid_pairs(np.random.default_rng(0), lost))[0]
+
+    def pushing(state: State) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of what is known it tells all, and pushes along the bond, which a step takes off again."""
+        along = torch.nn.functional.normalize(state.positions[1:] - state.positions[:1])
+        push = 300.0 * torch.cat((-along, along)) / state.masses[:, None]
+        return state.positions, (1 - lost) ** 0.5 * state.velocities + push
+
+    base = FakePropagator(pushing, DT, permissive_domain(some, conserves_momentum=False))
+    found = Fluctuating.measured(base, rigid_pairs(np.random.default_rng(0), lost), held=[(0, 1)])
+    assert found.unexplained == pytest.approx({6: lost, 18: lost}, rel=0.05)
+    with pytest.raises(DataError, match="held bonds have the atoms 0 to 2, starts 2"):
+        Fluctuating.measured(base, rigid_pairs(np.random.default_rng(0), lost), held=[(0, 2)])
+
+
 def temperatures(propagator, state: State, friction: float, steps: int) -> dict[int, float]:
     step = guarded_step(propagator, temperature=T, friction=friction, guard=False)
     free = Constraints(

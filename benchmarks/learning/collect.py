@@ -111,6 +111,9 @@ def main() -> None:
     larger = options.runs / f"{options.system}-larger.json"
     if larger.exists():
         found["larger cells"] = with_distances(json.loads(larger.read_text("utf-8")), options.runs)
+    modes = options.runs / f"{options.system}-modes.json"
+    if modes.exists():
+        found["without a classical run"] = json.loads(modes.read_text("utf-8"))
     path = options.output / f"learning_{options.system}.json"
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({**found["costs"], "wrote": str(path)}, indent=2))

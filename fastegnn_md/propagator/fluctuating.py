@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
+from ..mechanics.constraints import Constraints
 from ..mechanics.motion import centre_of_mass
 from ..state import State
 from ..units import BOLTZMANN
@@ -75,7 +76,9 @@ class Fluctuating(LearnedMap):
 
     @classmethod
     @torch.no_grad()
-    def measured(cls, base: LearnedMap, pairs: Iterable[tuple[State, State]]) -> Fluctuating:
+    def measured(
+        cls, base: LearnedMap, pairs: Iterable[tuple[State, State]], *, held: Sequence[Sequence[int]] | None = None
+    ) -> Fluctuating:
         """With the errors of a map on pairs it was not trained on.
 
         Parameters
@@ -85,6 +88,9 @@ class Fluctuating(LearnedMap):
         pairs : iterable of (State, State)
             Starts and ends a time step later, ends unwrapped relative to starts: batches of
             :meth:`TrajectoryPairs.batch`. Their own kinetic temperature is that of the errors.
+        held : sequence of (int, int), optional
+            Atoms at fixed distance, as in all of the starts. Errors along these bonds, which a step takes off, are not
+            counted, and neither are these degrees of freedom.
 
         Raises
         ------
@@ -98,11 +104,14 @@ class Fluctuating(LearnedMap):
             start, end = start.to(dtype=torch.float64), end.to(dtype=torch.float64)
             found, root = base.predict(start), start.masses.sqrt()[:, None]
             assert found.velocities is not None  # of a map that predicts them
-            wrong_x = root * (end.positions - start.positions - found.displacement.double())
-            wrong_v = root * (end.velocities - found.velocities.double())
+            wrong_x = end.positions - start.positions - found.displacement.double()
+            wrong_v = end.velocities - found.velocities.double()
+            if held is not None:
+                bonds = _bonds(held, start)
+                wrong_x, wrong_v = (bonds.project_velocities(end, one) for one in (wrong_x, wrong_v))
             for index, number in enumerate(numbers):
                 of = start.numbers == number
-                errors = torch.stack([wrong_x[of].flatten(), wrong_v[of].flatten()], dim=1)
+                errors = torch.stack([(root * one)[of].flatten() for one in (wrong_x, wrong_v)], dim=1)
                 sums[index] += errors.T @ errors
                 counts[index] += len(errors)
                 thermal[index] += (root * end.velocities)[of].square().sum()
@@ -110,8 +119,9 @@ class Fluctuating(LearnedMap):
             raise DataError(
                 f"there are no pairs in which all of the elements {numbers} move: give some of these systems"
             )
-        kt = (thermal.sum() / counts.sum()) * torch.ones_like(counts)
-        return cls(base, numbers, sums / (counts * kt)[:, None, None])
+        # Of free coordinates the mean is the better known; where bonds are held, they leave each element its own number
+        kt = thermal if held is not None else counts * (thermal.sum() / counts.sum())
+        return cls(base, numbers, sums / kt[:, None, None])
 
     @property
     def unexplained(self) -> dict[int, float]:
@@ -178,3 +188,12 @@ class Fluctuating(LearnedMap):
         """One line for people."""
         lost = ", ".join(f"{100 * share:.2g} %" for share in self.unexplained.values())
         return f"{self.base.describe()}; with fluctuations of {lost} of the velocities"
+
+
+def _bonds(held: Sequence[Sequence[int]], state: State) -> Constraints:
+    """For velocities, which do not depend on lengths."""
+    bonds = torch.as_tensor(held, dtype=torch.int64).reshape(-1, 2)
+    if len(bonds) and not 0 <= int(bonds.min()) <= int(bonds.max()) < state.n_atoms:
+        raise DataError(f"held bonds have the atoms {int(bonds.min())} to {int(bonds.max())}, starts {state.n_atoms}")
+    free = torch.zeros(state.n_atoms, dtype=torch.bool)
+    return Constraints(state.masses, bonds, torch.ones(len(bonds)), free)
