@@ -52,7 +52,7 @@ SYSTEMS: dict[str, tuple[str, bool, float, float, tuple[int, int]]] = {
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "force-free": {"kind": "force-free", "updates": 2500},
-    "symplectic": {"kind": "symplectic", "kicks": 2, "force_updates": 600, "updates": 1200},
+    "symplectic": {"kind": "symplectic", "kicks": 3, "force_updates": 600, "updates": 1200},
 }
 _EVERY = 1.0  # ps between the frames that bursts start from
 _SETTLE = 10.0  # ps
