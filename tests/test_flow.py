@@ -114,8 +114,9 @@ class TestMolecules:
         assert len(Molecules.of(molecule("CH4")).rotors) == 0
         assert len(Molecules.of(molecule("C2H6")).rotors) == 2
         assert len(Molecules.of(molecule("C6H6")).rotors) == 0
-        rotor = Molecules.of(molecule("CH3OH")).rotors[0]
-        assert (molecule("CH3OH").numbers[rotor] == 1).all()
+        (rotor,) = Molecules.of(molecule("CH3OH")).rotors
+        assert (molecule("CH3OH").numbers[rotor.atoms] == 1).all()
+        assert rotor.atoms.shape == (1, 3, 1)
 
     def test_edges_go_both_ways_and_leave_out_distant_hydrogens_on_carbon(self):
         butane = molecule("trans-butane")
@@ -148,9 +149,11 @@ class TestAlignment:
     def test_what_only_turned_drifted_and_exchanged_methyl_hydrogens_did_not_move(self):
         start = State.concatenate([molecule("CH3CH2OH"), molecule("trans-butane")])
         rotors = Molecules.of(start).rotors
+        assert len(rotors) == 3
         moved = start.positions.clone()
-        moved[rotors[0]] = moved[rotors[0].roll(1)]
-        moved[rotors[2]] = moved[rotors[2].roll(-1)]
+        for rotor, turn in ((rotors[0], 1), (rotors[2], -1)):
+            atoms = rotor.atoms.flatten()
+            moved[atoms] = moved[atoms.roll(turn)]
         first = start.batch == 0
         moved[first] = moved[first] @ rotation(1) + 3.0
         moved[~first] = moved[~first] @ rotation(2) - 1.0
@@ -168,10 +171,10 @@ class TestAlignment:
 
     def test_a_rotor_is_turned_and_never_reflected(self):
         state = molecule("CH3OH")
-        rotor = Molecules.of(state).rotors[0]
-        swapped = state.positions.clone()
-        swapped[rotor[:2]] = swapped[rotor[:2].flip(0)]  # two hydrogens exchanged: the mirror image of the group
-        back = aligned(state, state.replace(positions=swapped), rotor[None])
+        rotors = Molecules.of(state).rotors
+        pair, swapped = rotors[0].atoms.flatten()[:2], state.positions.clone()
+        swapped[pair] = swapped[pair.flip(0)]  # two hydrogens exchanged: the mirror image of the group
+        back = aligned(state, state.replace(positions=swapped), rotors)
         assert (back.positions - state.positions).norm(dim=1).max() > 0.5
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CompatibilityError
 from ..graph.environments import environments, mixed
 from ..state import State
+from .molecules import like_molecules
 
 # Keys of two atoms, the lower first, and the bonds between them -> mean of d_i·d_j / 3 over displacements d, Å².
 #
@@ -46,8 +47,8 @@ def covariances(start: State, end: State, *, bonds: bool = True) -> Covariances:
     """
     sums: dict[tuple[int, int, int], tuple[float, int]] = {}
     moved = (end.positions - start.positions).double().cpu()
-    for _, rows, numbers, links in _molecules(start, bonds=bonds):
-        pairs = _pairs(numbers, links)
+    for firsts, numbers, links in like_molecules(start, bonds=bonds):
+        pairs, rows = _pairs(numbers, links), firsts[:, None] + torch.arange(len(numbers))
         d = moved[rows]  # (systems, n, 3)
         products = torch.einsum("bik,bjk->ij", d, d).numpy() / 3
         size = len(pairs.names)
@@ -119,7 +120,9 @@ class ModesOf:
         """
         device, groups = state.device, []
         variance, weight = (torch.zeros(state.n_atoms, 1, dtype=torch.float64) for _ in range(2))
-        for name, rows, numbers, links in _molecules(state, bonds=self._bonds):
+        for firsts, numbers, links in like_molecules(state, bonds=self._bonds):
+            name = numbers.numpy().tobytes(), links.numpy().tobytes()
+            rows = firsts[:, None] + torch.arange(len(numbers))
             if name not in self._found:
                 self._found[name] = self._modes(numbers, links, int(rows[0, 0]))
             eigenvalues, vectors = self._found[name]
@@ -140,27 +143,6 @@ class ModesOf:
             ) from error
         eigenvalues, vectors = torch.linalg.eigh(torch.from_numpy(values[pairs.which]))
         return eigenvalues.clamp(min=_LEAST), vectors
-
-
-def _molecules(state: State, *, bonds: bool) -> list[tuple[_Name, Tensor, Tensor, Tensor]]:
-    """Molecules that are alike: atoms of all (B, n), and elements (n,) and bonds (M, 2) of one; on the CPU."""
-    assert state.batch is not None  # set by State
-    numbers, counts = state.numbers.cpu(), state.atom_counts.cpu()
-    firsts = counts.cumsum(0) - counts
-    links = state.bonds.cpu() if bonds and state.bonds is not None else torch.zeros(0, 2, dtype=torch.int64)
-    owner = state.batch.cpu()[links[:, 0]]
-    order = owner.argsort(stable=True)
-    links, ends = links[order], torch.bincount(owner, minlength=len(counts)).cumsum(0).tolist()
-    alike: dict[_Name, tuple[list[int], Tensor, Tensor]] = {}
-    for k, (first, count) in enumerate(zip(firsts.tolist(), counts.tolist(), strict=True)):
-        own = numbers[first : first + count]
-        bonded = links[ends[k - 1] if k else 0 : ends[k]] - first
-        name = own.numpy().tobytes(), bonded.numpy().tobytes()
-        alike.setdefault(name, ([], own, bonded))[0].append(first)
-    return [
-        (name, torch.tensor(begin)[:, None] + torch.arange(len(own)), own, bonded)
-        for name, (begin, own, bonded) in alike.items()
-    ]
 
 
 def _pairs(numbers: Tensor, bonds: Tensor) -> _Pairs:

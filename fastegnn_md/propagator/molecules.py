@@ -11,6 +11,7 @@ from ..graph import BondDistance
 from ..graph.environments import environments, mixed
 from ..graph.stereo import tetrahedra
 from ..state import State
+from .rotors import Rotor, rotors_of
 
 # Bonds around an atom that make its key: amino acids of one kind are alike inside a chain, those at its ends are not.
 _ROUNDS = 4
@@ -29,8 +30,8 @@ class Molecules:
         the first. Without bonds all pairs.
     hops : Tensor of int64, shape (E, 4)
         Distance along bonds, one-hot.
-    rotors : Tensor of int64, shape (R, 3)
-        Groups of three atoms that turn about one bond and are alike, as the hydrogens of a methyl group.
+    rotors : tuple of Rotor
+        Groups that turn into themselves about a bond, as methyl groups and phenyl rings, those that hold others first.
     tetrahedra : Tensor of int64, shape (T, 5)
         Atoms with four neighbours, and these.
     """
@@ -38,7 +39,7 @@ class Molecules:
     keys: Tensor
     edge_index: Tensor
     hops: Tensor
-    rotors: Tensor
+    rotors: tuple[Rotor, ...]
     tetrahedra: Tensor
 
     @classmethod
@@ -58,7 +59,7 @@ class Molecules:
             place = torch.arange(n, device=state.device) - first
             nothing = torch.zeros(0, 5, dtype=torch.int64, device=state.device)
             pairs = torch.stack([receiver, sender])[:, keep]
-            return cls(mixed(state.numbers + 1000 * place), pairs, hops, nothing[:, :3], nothing)
+            return cls(mixed(state.numbers + 1000 * place), pairs, hops, (), nothing)
         pairs = torch.stack([receiver, sender])
         hops = BondDistance(state.bonds, n)(pairs)
         quiet = _on_carbon_alone(state.numbers, state.bonds)
@@ -67,7 +68,7 @@ class Molecules:
             environments(state.numbers, state.bonds, _ROUNDS),
             pairs[:, keep],
             hops[keep],
-            _rotors(state.numbers, state.bonds),
+            _rotors(state),
             tetrahedra(state.bonds, n),
         )
 
@@ -106,16 +107,34 @@ def _on_carbon_alone(numbers: Tensor, bonds: Tensor) -> Tensor:
     return (numbers == 1) & (others == 0)
 
 
-def _rotors(numbers: Tensor, bonds: Tensor) -> Tensor:
-    """Threes of atoms of one element with no neighbour but a shared one, which has one further neighbour."""
-    both = torch.cat([bonds, bonds.flip(1)])
-    degree = torch.bincount(both[:, 0], minlength=len(numbers))
-    centre = torch.full_like(numbers, -1).index_copy_(0, both[:, 0], both[:, 1])  # of atoms with one bond
-    leaves = ((degree == 1) & (centre >= 0) & (degree[centre.clamp(min=0)] == 4)).nonzero()[:, 0]
-    # Leaves by centre and element; a key that occurs three times is a rotor.
-    key = centre[leaves] * 1000 + numbers[leaves]
-    order = key.argsort(stable=True)
-    leaves, key = leaves[order], key[order]
-    _, counts = key.unique_consecutive(return_counts=True)
-    chosen = counts.repeat_interleave(counts) == 3
-    return leaves[chosen].view(-1, 3)
+def like_molecules(state: State, *, bonds: bool = True) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Systems of a batch that have the same elements and bonds in the same order.
+
+    Returns
+    -------
+    list of (Tensor, Tensor, Tensor)
+        Their first atoms, shape (B,), and of one of them the elements (n,) and the bonds (M, 2); on the CPU.
+    """
+    assert state.batch is not None  # set by State
+    numbers, counts = state.numbers.cpu(), state.atom_counts.cpu()
+    links = state.bonds.cpu() if bonds and state.bonds is not None else torch.zeros(0, 2, dtype=torch.int64)
+    owner = state.batch.cpu()[links[:, 0]]
+    order = owner.argsort(stable=True)
+    links, ends = links[order], torch.bincount(owner, minlength=len(counts)).cumsum(0).tolist()
+    alike: dict[tuple[bytes, bytes], tuple[list[int], Tensor, Tensor]] = {}
+    first = 0
+    for k, count in enumerate(counts.tolist()):
+        own, bonded = numbers[first : first + count], links[ends[k - 1] if k else 0 : ends[k]] - first
+        name = own.numpy().tobytes(), bonded.numpy().tobytes()
+        alike.setdefault(name, ([], own, bonded))[0].append(first)
+        first += count
+    return [(torch.tensor(firsts), own, bonded) for firsts, own, bonded in alike.values()]
+
+
+def _rotors(state: State) -> tuple[Rotor, ...]:
+    """Of all molecules; of one inside another the outer one first."""
+    return tuple(
+        rotor.of(firsts.to(state.device))
+        for firsts, numbers, bonds in like_molecules(state)
+        for rotor in rotors_of(tuple(numbers.tolist()), tuple((a, b) for a, b in bonds.tolist()))
+    )

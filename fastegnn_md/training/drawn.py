@@ -88,7 +88,8 @@ class _Shapes(NamedTuple):
             links = torch.stack([first, first + 1], dim=1)
         keys = molecules.keys
         like = (keys[links[:, 0]] + keys[links[:, 1]]).unique(return_inverse=True)[1]  # int64 wraps round
-        torsions = _torsions(links, state.masses, set(molecules.rotors.flatten().tolist()))
+        turning = {atom for rotor in molecules.rotors for atom in rotor.atoms[:, :, 0].flatten().tolist()}
+        torsions = _torsions(links, state.masses, turning)
         kinds = keys[torsions[:, 1]] * 3 + keys[torsions[:, 2]]
         return cls(links, like, torsions, kinds)
 
@@ -115,7 +116,7 @@ class _Shapes(NamedTuple):
 
 
 def _torsions(bonds: Tensor, masses: Tensor, turning: set[int]) -> Tensor:
-    """One torsion about each bond that has one: its ends are the heaviest neighbours, but none of a methyl group."""
+    """One torsion about each bond that has one: its ends are the heaviest neighbours, but none of a rotor."""
     neighbours: dict[int, list[int]] = {}
     for a, b in bonds.tolist():
         neighbours.setdefault(a, []).append(b)
