@@ -502,6 +502,19 @@ class TestRefusals:
         with pytest.raises(DataError, match="kind 'flow' is for isolated molecules"):
             fit(pairs, pairs, TrainingConfig(propagator=SMALL), progress=False)
 
+    @pytest.mark.parametrize("hand", [1.0, -1.0])
+    def test_a_trajectory_that_is_another_one_turned(self, hand):
+        first = trajectory(40, seed=1)
+        turned = first.copy()
+        places = hand * first.trajectory.timeseries(order="fac") @ rotation().float().numpy() + 3.0
+        turned.load_new(places.astype(np.float32), dt=1.0)
+        train, validation = (
+            TrajectoryPairs(one, lag="1 ps", velocities="none", progress=False) for one in (first, turned)
+        )
+        config = TrainingConfig(propagator=SMALL, updates=1)
+        with pytest.raises(DataError, match=r"is a copy of .*, turned, shifted or mirrored"):
+            fit(train, validation, config, progress=False)
+
 
 class TestDefaults:
     def test_of_the_kind_and_of_others(self):

@@ -22,6 +22,7 @@ from ..propagator.base import Propagator
 from ..units import format_time
 from .batches import pairs_for
 from .config import TrainingConfig
+from .copies import check_copies
 from .folder import TrainingFolder
 from .one_step import Errors, lowest_baseline, one_step_errors, over_baseline
 from .schedule import spread
@@ -207,6 +208,8 @@ def _check_pairs(train: TrajectoryPairs, validation: TrajectoryPairs, config: Tr
             raise DataError(f"the {name} set has no pairs; give a longer trajectory or other split fractions")
         pairs.sequences(config.unroll)
         check_forces(pairs, config.propagator)
+    if config.propagator.stochastic:
+        check_copies(train, validation)
     if config.force_updates and not train.has_forces:
         raise DataError("force_updates needs forces, the training set has none: harvest bursts, or set it to 0")
     if train.lag != validation.lag:
