@@ -87,7 +87,7 @@ def test_other_masses_move_in_the_potential_of_the_shipped_model(masses):
     masses("make", "--masses", "3")
     pairs = TrajectoryPairs(masses.folder / "train-3.h5", lag="6 fs", progress=False)
     shipped = Propagator.load("organic-xtb-4fs")
-    made = masses.script.started(pairs, shipped.config)
+    made = masses.script.with_potential_of("organic-xtb-4fs", pairs, shipped.config)
     state = pairs.batch([0])[0]
     assert float(state.masses.min()) == pytest.approx(3.0)
     natural = state.replace(masses=torch.tensor(masses.script.ethanol("1").get_masses(), dtype=state.dtype))

@@ -239,6 +239,23 @@ class TestDynamics:
         assert 0 <= thermal["torsions"]["distance"] <= 1
         assert abs(nve["change of the energy by quarters, kT"][-1]) < 1
         assert models["exact"]["summary"]["nve"]["runs"] == 1
+        command("collect", "--output", command.runs.parent / "all.json")
+        assert json.loads((command.runs.parent / "all.json").read_text())["models"] == models
+        for path in written:
+            path.unlink()  # the results outlast the files
+        command("run", "--model", "exact", "--picoseconds", "0.2", "--friction", "1")
+        command("run", "--model", "exact", "--picoseconds", "0.2", "--friction", "10")
+        command("collect", "--output", command.runs.parent / "all.json")
+        added = json.loads((command.runs.parent / "all.json").read_text())["models"]
+        assert added["classical-0.5fs"] == models["classical-0.5fs"]
+        new, old = added["exact"]["runs"], {row["friction, 1/ps"]: row for row in models["exact"]["runs"]}
+        assert [row["friction, 1/ps"] for row in new] == [1.0, 10.0, None]
+        assert new[1:] == [old[10.0], old[None]]  # of two the longer one
+
+    def test_classical_runs_with_heavier_hydrogens_stand_by_themselves(self, command):
+        command("run", "--model", "classical", "--picoseconds", "0.05", "--timestep", "1", "--hydrogen", "4")
+        (path,) = command.runs.rglob("*.json")
+        assert path.parent.name == "classical-1fs-H4"
 
     def test_refused_jumps_and_an_engine_that_gives_up_are_told(self, command, scripts, monkeypatch):
         from ase.calculators.calculator import CalculationFailed

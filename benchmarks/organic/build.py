@@ -4,6 +4,7 @@ Needs RDKit and tblite: ``pip install rdkit tblite``. About an hour of one core 
 
     OMP_NUM_THREADS=1 python benchmarks/organic/build.py FOLDER --processes 4
     OMP_NUM_THREADS=1 python benchmarks/organic/build.py FOLDER --exam --processes 4
+    OMP_NUM_THREADS=1 python benchmarks/organic/build.py HEAVY --hydrogen 4 --first 90
 
 Run again, it goes on where it stopped. ``summary.json`` of the folder says what was dropped and why.
 """
@@ -16,6 +17,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--exam", action="store_true", help="exam.smi at 350 K, ten bursts each")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--hydrogen", type=float, help="mass of hydrogen in u; default: the natural one")
+    parser.add_argument("--molecules", nargs="+", help="only these")
     parser.add_argument("--first", type=int, help="only so many molecules of the order")
     parser.add_argument("--check", action="store_true", help="check the lists and stop")
     arguments = parser.parse_args()
@@ -85,13 +89,16 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the worker processes
     which, planned = ("exam", exam_plan) if arguments.exam else ("train", training_plan)
     molecules = shuffled(read_list(which))[: arguments.first]
+    if arguments.molecules:
+        molecules = [one for one in molecules if one.name in arguments.molecules]
     folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     waiting = [one for one in molecules if not (folder / f"{one.name}.json").exists()]
     start = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
-        jobs = {pool.submit(work, one, planned(one.n_atoms), folder): one for one in waiting}
+        plans = {one.name: replace(planned(one.n_atoms), hydrogen=arguments.hydrogen) for one in waiting}
+        jobs = {pool.submit(work, one, plans[one.name], folder): one for one in waiting}
         for count, job in enumerate(as_completed(jobs), 1):
             record = job.result()
             said = record.get("dropped", f"{record.get('frames')} bursts")

@@ -10,9 +10,10 @@
     python benchmarks/organic/dynamics.py collect RUNS --output benchmarks/results/organic_dynamics.json
 
 Every run is a file of ``RUNS``; one that is there, as long and of the same weights, is not run again, so that a command
-that was stopped goes on when it is given again. ``--model classical`` is Langevin dynamics or velocity Verlet of ASE
-with ``--timestep``. Frictions are in 1/ps. Learned runs have the default guards and audits; times by the clock hold
-everything.
+that was stopped goes on when it is given again. ``collect`` adds to what its output has of the same weights. ``--model
+classical`` is Langevin dynamics or velocity Verlet of ASE with ``--timestep``, of natural masses or hydrogens of
+``--hydrogen``; learned runs have the masses of the model's training. Frictions are in 1/ps. Learned runs have the
+default guards and audits; times by the clock hold everything.
 """
 
 from __future__ import annotations
@@ -56,11 +57,22 @@ MOLECULES = (
 )
 
 
-def beginning(exam: Path, name: str, seed: int, nve: bool) -> Atoms:
-    """A frame at 350 K of the first conformer, with new velocities; at constant energy without overall motion."""
+def beginning(
+    exam: Path, name: str, seed: int, nve: bool, propagator: Propagator | None = None, hydrogen: float | None = None
+) -> Atoms:
+    """A frame at 350 K of the first conformer, with new velocities; at constant energy without overall motion.
+
+    Masses are natural, with hydrogens of so many u, or, of a propagator that knows no natural ones, its own.
+    """
     atoms = read(exam / f"{name}.traj", index=0)
     assert isinstance(atoms, Atoms)  # one frame was asked for
-    atoms.info.clear()
+    atoms = Atoms(atoms.numbers, atoms.positions)
+    if hydrogen is not None:
+        atoms.set_masses(np.where(atoms.numbers == 1, hydrogen, atoms.get_masses()))
+    if propagator is not None and not all(
+        propagator.domain.knows(torch.as_tensor(atoms.numbers), torch.as_tensor(atoms.get_masses()))
+    ):
+        atoms.set_masses(propagator.domain.masses_of(atoms.numbers).numpy())
     atoms.calc = xtb()
     thermalize_momenta(atoms, TEMPERATURE, rng=np.random.default_rng([seed_of(name), seed]))
     if nve:
@@ -137,7 +149,8 @@ def run_one(arguments: argparse.Namespace, molecule: Molecule, seed: int, propag
     """One run, to two files; the second says that it is complete."""
     nve = arguments.friction is None
     mode = "nve" if nve else f"{arguments.friction:g}"
-    model = f"{CLASSICAL}-{arguments.timestep:g}fs" if propagator is None else Path(arguments.model).stem
+    heavy = "" if arguments.hydrogen is None else f"-H{arguments.hydrogen:g}"
+    model = f"{CLASSICAL}-{arguments.timestep:g}fs{heavy}" if propagator is None else Path(arguments.model).stem
     path = arguments.runs_folder / model / f"{molecule.name}_{mode}_{seed}.json"
     identity = None if propagator is None else propagator.identity()
     if path.exists():
@@ -145,7 +158,7 @@ def run_one(arguments: argparse.Namespace, molecule: Molecule, seed: int, propag
         if known["identity"] == identity and known["asked for, ps"] >= arguments.picoseconds:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
-    atoms = beginning(arguments.exam, molecule.name, seed, nve)
+    atoms = beginning(arguments.exam, molecule.name, seed, nve, propagator, arguments.hydrogen)
     if propagator is None:
         dynamics, step = classical(atoms, arguments.timestep, arguments.friction, seed), arguments.timestep
     else:
@@ -200,7 +213,7 @@ def clock(arguments: argparse.Namespace, molecules: list[Molecule]) -> None:
         if path.exists() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
             continue
         steppers: dict[str, tuple[Callable[[int], Any], int]] = {}
-        atoms = beginning(arguments.exam, molecule.name, 0, False)
+        atoms = beginning(arguments.exam, molecule.name, 0, False, propagator)
         steppers["jump"] = (learned(atoms, propagator, arguments.friction, 0).run, JUMPS)
         for step in (0.5, 1.0):
             own = beginning(arguments.exam, molecule.name, 0, False)
@@ -232,8 +245,10 @@ def _turn(stepper: Callable[[int], Any], count: int) -> tuple[float, float]:
 
 
 def collect(arguments: argparse.Namespace, molecules: list[Molecule]) -> None:
-    """Everything that the runs show, to one file."""
-    found = {"machine": about_machine(), "temperature, K": TEMPERATURE, "models": observe(arguments.runs_folder)}
+    """Everything that the runs show, to one file, beside what it has of runs whose files are gone."""
+    known = json.loads(arguments.output.read_text("utf-8")) if arguments.output.exists() else {"models": {}}
+    models = observe(arguments.runs_folder, known["models"])
+    found = known | {"machine": about_machine(), "temperature, K": TEMPERATURE, "models": models}
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     arguments.output.write_text(text, encoding="utf-8")
 
@@ -259,6 +274,7 @@ def main() -> None:
         if name == "run":
             one.add_argument("--picoseconds", type=float, default=100.0)
             one.add_argument("--timestep", type=float, default=0.5, help="of classical runs, fs")
+            one.add_argument("--hydrogen", type=float, help="mass of hydrogen in classical runs, u; default: natural")
             one.add_argument("--runs", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

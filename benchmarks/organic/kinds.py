@@ -100,7 +100,7 @@ def judge(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Dynamics of a molecule it has not seen."""
     model = Propagator.load(_model(arguments))
-    atoms = beginning(arguments.stores, arguments.molecule, arguments.seed, nve=False)
+    atoms = beginning(arguments.stores, arguments.molecule, arguments.seed, False, model)
     dynamics = learned(atoms, model, arguments.friction, arguments.seed)
     begun = time.process_time()
     found = record(dynamics, atoms, 1e3 * model.timestep, arguments.picoseconds, False)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,16 @@ from dynamics import TEMPERATURE, classical, learned, record
 from engine import about_machine, xtb
 from judging import asked_pairs
 from observed import SETTLE, temperatures
+from train import with_potential_of
 
 from fastegnn_md import Propagator
 from fastegnn_md.data import TrajectoryPairs
 from fastegnn_md.data.ase_files import ase_universe
 from fastegnn_md.engines.ase.atoms import guess_bonds
 from fastegnn_md.harvest import harvest
-from fastegnn_md.propagator import PropagatorConfig, SymplecticPropagator
+from fastegnn_md.propagator import PropagatorConfig
 from fastegnn_md.training import TrainingConfig, fit
 from fastegnn_md.training.one_step import one_step_errors, ratios
-from fastegnn_md.training.start import untrained_propagator
 
 START = "organic-xtb-4fs"  # whose potential training starts from
 SAMPLES = {"train": (450.0, 200), "exam": (TEMPERATURE, 40)}  # K and bursts: training is hotter than what it is for
@@ -104,28 +103,6 @@ def make(arguments: argparse.Namespace) -> None:
         harvest(universe, xtb, store=path.with_suffix(".h5"), temperature=None, overwrite=True, **times)
 
 
-def started(pairs: TrajectoryPairs, config: PropagatorConfig) -> SymplecticPropagator:
-    """An untrained propagator with the potential of ``START``, told natural masses whatever they are."""
-    known, own = Propagator.load(START), untrained_propagator(pairs, config)
-    # sums over neighbours are divided by the mean number of them in the data of the potential
-    made = Propagator.build(config, pairs.lag, replace(own.domain, neighbours=known.domain.neighbours))
-    made.load_state_dict(own.state_dict())
-    made.fingerprint, made.provenance, made.surroundings = own.fingerprint, own.provenance, own.surroundings
-    assert isinstance(known, SymplecticPropagator)
-    assert isinstance(made, SymplecticPropagator)
-    state = dict(known.network.state_dict())
-    weight = state["embedding.weight"]  # columns: elements, logarithm of the mass, place of the kick
-    natural = Atoms(made.species).get_masses()
-    mass = weight[:, [len(known.species)]]
-    columns = weight[:, [known.species.index(number) for number in made.species]]
-    columns = columns + mass * torch.as_tensor(np.log(natural), dtype=weight.dtype)
-    state["embedding.weight"] = torch.cat([columns, 0 * mass, weight[:, len(known.species) + 1 :]], dim=1)
-    made.network.load_state_dict(state)
-    made.head.load_state_dict(known.head.state_dict())
-    made.energy_unit.copy_(known.energy_unit)
-    return made
-
-
 def train(arguments: argparse.Namespace) -> None:
     """One propagator, and its error on bursts at the temperature of the runs."""
     lag, path = f"{arguments.lag:g} fs", _model(arguments)
@@ -133,7 +110,7 @@ def train(arguments: argparse.Namespace) -> None:
     training, held_out = pairs.split((0.9, 0.1))
     known = Propagator.load(START).config.model_dump()
     config = PropagatorConfig.model_validate(known | {"kicks": arguments.kicks, "mollify": None})
-    made: Any = started(training, config)
+    made: Any = with_potential_of(START, training, config)
     if arguments.updates:
         settings = TrainingConfig(
             propagator=config,

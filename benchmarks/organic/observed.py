@@ -63,8 +63,12 @@ class Run:
         return universe
 
 
-def observe(folder: Path) -> dict[str, Any]:
-    """Rows of all runs by model, and what they come to."""
+def observe(folder: Path, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Rows of all runs by model, and what they come to.
+
+    ``known`` is what an earlier call returned: its rows of the same weights are kept beside those of the folder, and of
+    two of one molecule, friction and seed the longer one.
+    """
     runs: dict[str, list[Run]] = defaultdict(list)
     gains: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(folder.glob("*/*.json")):
@@ -78,18 +82,33 @@ def observe(folder: Path) -> dict[str, Any]:
         if run.key[1] != "nve" and not run.about["stopped"]:
             reference[run.key[0]].append(run)
     found: dict[str, Any] = {}
-    for model in sorted({*runs, *gains}):
+    for model in sorted({*runs, *gains, *(known or {})}):
         rows = [_row(run, [] if model == REFERENCE else reference[run.key[0]]) for run in runs[model]]
-        identities = [run.about["identity"] for run in runs[model]]
+        before = (known or {}).get(model, {"identity": None, "runs": [], "clock": []})
+        identities = [run.about["identity"] for run in runs[model]] or [before["identity"]]
         if any(identity != identities[0] for identity in identities):
             raise SystemExit(f"{folder / model} has runs of several models of that name; run those of old ones again")
+        if identities[0] != before["identity"]:
+            before = {"runs": [], "clock": []}
+        rows = _longest([*before["runs"], *rows])
+        clock = {row["molecule"]: row for row in (*before["clock"], *gains[model])}
         found[model] = {
-            "identity": identities[0] if identities else None,
+            "identity": identities[0],
             "summary": _summary(rows),
             "runs": rows,
-            "clock": gains[model],
+            "clock": [clock[name] for name in sorted(clock)],
         }
     return found
+
+
+def _longest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row of each molecule, friction and seed: the longest, of equal ones the last."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = row["molecule"], math.inf if row["friction, 1/ps"] is None else row["friction, 1/ps"], row["seed"]
+        if key not in kept or row["asked for, ps"] >= kept[key]["asked for, ps"]:
+            kept[key] = row
+    return [kept[key] for key in sorted(kept)]
 
 
 def temperatures(kinetic: np.ndarray, counts: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:

@@ -30,12 +30,13 @@ TIMES = {"burst": "16 fs", "interval": "2 fs", "timestep": "0.5 fs"}
 
 @dataclass(frozen=True)
 class Plan:
-    """How a molecule is sampled: temperatures in K, number of bursts and of runs they start from."""
+    """How a molecule is sampled: temperatures in K, number of bursts and of runs they start from, mass of hydrogen."""
 
     low: float
     high: float
     bursts: int
     runs: int
+    hydrogen: float | None = None  # u, if not the natural mass
 
 
 def training_plan(n_atoms: int) -> Plan:
@@ -79,6 +80,8 @@ def sample(molecule: Molecule, plan: Plan, path: Path) -> dict[str, Any]:
         temperature = float(rng.uniform(plan.low, plan.high))
         temperatures.append(round(temperature, 1))
         lengths = _lengths(atoms.positions, bonds)
+        if plan.hydrogen is not None:
+            atoms.set_masses(np.where(atoms.numbers == 1, plan.hydrogen, atoms.get_masses()))
         atoms.calc = xtb()
         thermalize_momenta(atoms, 2 * temperature, rng=rng)  # half of it goes into the bonds
         dynamics = Langevin(
@@ -95,7 +98,7 @@ def sample(molecule: Molecule, plan: Plan, path: Path) -> dict[str, Any]:
             if (_lengths(atoms.positions, bonds) > STRETCH * lengths).any():
                 broken += 1
                 break
-            frame = Atoms(atoms.numbers, atoms.positions, momenta=atoms.get_momenta())
+            frame = Atoms(atoms.numbers, atoms.positions, masses=atoms.get_masses(), momenta=atoms.get_momenta())
             frame.info[TIME] = 1e-3 * EVERY * (len(frames) + 1)
             frames.append(frame)
     if not frames:

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .forcefields import calculator_factory
 from .inputs import Model, open_model, open_universe
 from .outputs import Overwrite, check_outputs
-from .stepping import ase_atoms, keep_constraints, keep_labels
+from .stepping import ase_atoms, keep_constraints, keep_labels, trained_masses
 from .verdict import DOUBTFUL
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def adapt(
     propagator = open_model(model)
     assert isinstance(propagator, Propagator)  # no members were given
     state = state_from_universe(select_atoms(open_universe(start, None), "all"), velocities="zero")
+    state, _ = trained_masses(propagator, state)
     atoms = ase_atoms(state)
     keep_constraints(atoms, start, len(atoms))
     keep_labels(atoms, start)

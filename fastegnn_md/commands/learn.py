@@ -16,7 +16,7 @@ from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Bonds, open_model, open_universe
 from .outputs import Overwrite, claimed
-from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
+from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
 
 if TYPE_CHECKING:
     from ..integrators import LearningDynamics
@@ -151,6 +151,8 @@ def learn(
     _seek(universe, start, frame)
     moving = bool(universe.trajectory.ts.has_velocities)
     state = state_from_universe(group, velocities="stored" if moving else "zero")
+    if trained is not None and calculator:
+        state, moving = trained_masses(trained, state, moving)
     rng = np.random.default_rng(seed)
     atoms = ase_atoms(state)
     bonds = None if state.bonds is None else state.bonds.numpy()

@@ -18,7 +18,7 @@ from .replicas import replica_outputs, run_ase_replicas
 from .run_checks import check_pressure, check_redrawn, check_replicas, is_amber
 from .run_openmm import run_openmm
 from .starts import own_start
-from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities
+from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
 from .verdict import became, speed, tell, tell_volumes
 
 if TYPE_CHECKING:
@@ -271,6 +271,8 @@ def run(
         )
         return
     state = state_from_universe(group, velocities="stored" if moving else "zero")
+    if not (forcefield or system):  # which bring masses of their own
+        state, moving = trained_masses(propagator, state, moving)
     rng = np.random.default_rng(seed)
     bonds = None if state.bonds is None else state.bonds.numpy()
     if bonds is None and propagator.uses_bonds and not (forcefield or system):

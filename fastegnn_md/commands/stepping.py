@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from .._extras import naming_extras
 from ..errors import ConfigError, DataError
 from .forcefields import calculator_factory, openmm_system
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from torch import Tensor
 
+    from ..propagator.learned_map import LearnedMap
     from ..state import State
 
 
@@ -30,6 +33,44 @@ def ase_atoms(state: State) -> Atoms:
     )
     atoms.set_masses(state.masses.numpy())
     return atoms
+
+
+def trained_masses(propagator: LearnedMap, state: State, moving: bool = False) -> tuple[State, bool]:
+    """A state of natural masses with those of a model that knows others, as of heavier hydrogens; the user is told.
+
+    Where the model knows natural masses, or the state has others of its own, it is returned as it is. Beside it stands
+    whether its velocities are still to be used: those of other masses are not.
+
+    Raises
+    ------
+    CompatibilityError
+        As :meth:`.Domain.masses_of`.
+    """
+    import torch
+
+    from ..propagator.domain import MASS_TOLERANCE
+
+    with naming_extras("stepping ASE Atoms"):
+        from ase.data import atomic_masses, chemical_symbols
+
+    natural = torch.as_tensor(atomic_masses)[state.numbers]
+    domain = propagator.domain
+    own = (state.masses / natural - 1).abs() > MASS_TOLERANCE
+    if bool(own.any()) or bool(domain.knows(state.numbers, natural).all()):
+        return state, moving
+    masses = domain.masses_of(state.numbers.tolist())
+    changed = {
+        int(number): float(mass)
+        for number, mass, before in zip(state.numbers, masses, natural, strict=True)
+        if abs(mass / before - 1) > MASS_TOLERANCE
+    }
+    said = ", ".join(f"{chemical_symbols[number]} {mass:g} u" for number, mass in sorted(changed.items()))
+    typer.echo(
+        f"atoms get the masses that the model was trained with ({said}): positions are distributed as with those of "
+        "nature, how fast they change is not" + ("; velocities of START are drawn anew" if moving else ""),
+        err=True,
+    )
+    return state.replace(masses=masses.to(state.dtype)), False
 
 
 def attach_engine(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..errors import CompatibilityError
+from ..errors import CompatibilityError, Remedy
 from ..graph import neighbour_list
 from ..mechanics.motion import centre_of_mass
 from ..state import State
@@ -114,14 +115,43 @@ class Domain:
             table[number] = torch.tensor([lightest * (1 - MASS_TOLERANCE), heaviest * (1 + MASS_TOLERANCE)])
         return table
 
+    def knows(self, numbers: Tensor, masses: Tensor) -> Tensor:
+        """Whether training had atoms of such an element and mass (amu), shape (N,), bool, on the CPU."""
+        table, masses = self._mass_range, masses.cpu()
+        limits = table.index_select(0, numbers.cpu().clamp(0, len(table) - 1))
+        return (masses >= limits[:, 0]) & (masses <= limits[:, 1]) & (limits[:, 1] != 0)
+
+    def masses_of(self, numbers: Iterable[int]) -> Tensor:
+        """Masses that atoms had in training, shape (N,), amu: those to set where training was with heavier hydrogens.
+
+        Parameters
+        ----------
+        numbers : iterable of int, shape (N,)
+            Atomic numbers.
+
+        Raises
+        ------
+        CompatibilityError
+            If training had none of an element, or several masses of it.
+        """
+        found = []
+        for atom, number in enumerate(map(int, numbers)):
+            lightest, heaviest = self.masses.get(number, (math.nan, math.nan))
+            if math.isnan(lightest):
+                raise self._unknown(atom, number)
+            if heaviest > lightest * (1 + MASS_TOLERANCE):
+                raise CompatibilityError(
+                    f"atom {atom} has atomic number {number}, of which training had masses from {lightest:.4f} to "
+                    f"{heaviest:.4f} amu; set masses as the training data had them, atom by atom"
+                )
+            found.append((lightest + heaviest) / 2)
+        return torch.tensor(found, dtype=torch.float64)
+
     def check(self, state: State) -> None:
         """Refuse a system unlike those of the training data; see :meth:`fastegnn_md.Propagator.check`."""
-        table = self._mass_range
-        limits = table.index_select(0, state.numbers.cpu().clamp(0, len(table) - 1))
-        masses = state.masses.cpu()
-        outside = (masses < limits[:, 0]) | (masses > limits[:, 1]) | (limits[:, 1] == 0)
-        if bool(outside.any()):
-            raise self._unseen(state, int(outside.nonzero()[0]))
+        known = self.knows(state.numbers, state.masses)
+        if not bool(known.all()):
+            raise self._unseen(state, int((~known).nonzero()[0]))
         assert state.pbc is not None  # set by State
         if state.periodic and not bool(state.pbc.all()):
             raise CompatibilityError("pbc is mixed; a propagator takes systems periodic in all directions or in none")
@@ -141,16 +171,23 @@ class Domain:
     def _unseen(self, state: State, atom: int) -> CompatibilityError:
         number, mass = int(state.numbers[atom]), float(state.masses[atom])
         if number not in self.masses:
-            known = ", ".join(map(str, self.species))
-            return CompatibilityError(
-                f"atom {atom} has atomic number {number}; this propagator was trained on the elements {known}: take a "
-                "model that knows it ('fastegnn-md models' lists those of the package), or train one on bursts of "
-                "systems that have it ('fastegnn-md harvest', then 'train')"
-            )
+            return self._unknown(atom, number)
         lightest, heaviest = self.masses[number]
         return CompatibilityError(
-            f"atom {atom} (atomic number {number}) has mass {mass:.4f} amu; training had {lightest:.4f} to "
-            f"{heaviest:.4f}: use the same masses, or train with these"
+            Remedy(
+                f"atom {atom} (atomic number {number}) has mass {mass:.4f} amu; training had {lightest:.4f} to "
+                f"{heaviest:.4f}: ",
+                "use these masses, atoms.set_masses(propagator.domain.masses_of(atoms.numbers)), or train with others",
+                "give a structure with these masses, or natural ones and --calculator, or train with others",
+            )
+        )
+
+    def _unknown(self, atom: int, number: int) -> CompatibilityError:
+        known = ", ".join(map(str, self.species))
+        return CompatibilityError(
+            f"atom {atom} has atomic number {number}; this propagator was trained on the elements {known}: take a "
+            "model that knows it ('fastegnn-md models' lists those of the package), or train one on bursts of "
+            "systems that have it ('fastegnn-md harvest', then 'train')"
         )
 
 
