@@ -77,7 +77,7 @@ def test_mass_comes_from_the_atom_that_hydrogen_is_bonded_to_or_from_nowhere(scr
 def test_the_page_writes_a_structure_with_the_masses_it_says(scripts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scripts("masses").ethanol("1").write("molecule.xyz", format="xyz")
-    (code,) = (one for one in pages.blocks(ROOT / "docs" / "propagator.md", "python") if "set_masses" in one)
+    (code,) = (one for one in pages.blocks(ROOT / "docs" / "propagator.md", "python") if "guess_bonds" in one)
     exec(code, {})
     written = load_universe(tmp_path / "heavy.traj").atoms.masses
     np.testing.assert_allclose(written, scripts("masses").ethanol("3").get_masses())

@@ -4,7 +4,7 @@ Needs RDKit and tblite: ``pip install rdkit tblite``. About an hour of one core 
 
     OMP_NUM_THREADS=1 python benchmarks/organic/build.py FOLDER --processes 4
     OMP_NUM_THREADS=1 python benchmarks/organic/build.py FOLDER --exam --processes 4
-    OMP_NUM_THREADS=1 python benchmarks/organic/build.py HEAVY --hydrogen 4 --first 90
+    OMP_NUM_THREADS=1 python benchmarks/organic/build.py HEAVY --hydrogen 4 --first 66
 
 Run again, it goes on where it stopped. ``summary.json`` of the folder says what was dropped and why.
 """
