@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
 import shutil
@@ -389,6 +391,13 @@ class TestCommand:
         assert self.run("engines_of_mine:soft", "--target", "0.9") == 0
         assert "good enough as it is" in capsys.readouterr().out
         assert (here / "adapted.safetensors").exists()
+
+    def test_atoms_get_the_masses_of_a_model_that_knows_only_others(self, here, model, capsys):
+        heavy = copy.deepcopy(model)
+        heavy.domain = dataclasses.replace(model.domain, masses=model.domain.masses | {1: (4.0, 4.0)})
+        heavy.save(here / "model.safetensors")
+        assert self.run("engines_of_mine:soft", "--target", "9") == 0
+        assert "masses that the model was trained with (H 4 u)" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -369,9 +369,11 @@ class TestMolecules:
             run.run(210)
         assert len(found) == 1
 
-    @pytest.mark.parametrize("name", ["organic-xtb-4fs", "organic-xtb"])
+    @pytest.mark.parametrize("name", ["organic-xtb-4fs", "organic-xtb", "organic-xtb-8fs-heavy"])
     def test_shipped_models_of_organic_molecules(self, name):
         def met(atoms: Atoms) -> None:
+            if name.endswith("heavy"):
+                atoms.set_masses(np.where(atoms.numbers == 1, 4.0, atoms.get_masses()))
             atoms.calc = EMT()
             dynamics(atoms, name, temperature=350)
 

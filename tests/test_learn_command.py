@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -149,6 +150,19 @@ def test_a_model_of_the_catalogue_may_jump_after_a_few_exams(tmp_path: Path, cap
 
 
 @ROUGH
+def test_atoms_get_the_masses_of_a_model_that_knows_only_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = load("copper-emt")
+    model.domain = dataclasses.replace(model.domain, masses={29: (80.0, 80.0)})
+    model.save(tmp_path / "heavy.safetensors")
+    (bulk("Cu", cubic=True) * (3, 3, 3)).write(tmp_path / "cu.extxyz")
+    arguments = ("--calculator", "emt", "--model", tmp_path / "heavy.safetensors", "--temperature", 600)
+    code, _, err = cli(
+        capsys, "learn", tmp_path / "cu.extxyz", *arguments, "--time", "0.08 ps", "-o", tmp_path / "run.traj"
+    )
+    assert (code, "masses that the model was trained with (Cu 80 u)" in err) == (0, True)
+    assert set(read(tmp_path / "run.traj").get_masses()) == {80.0}
+
+
 def test_the_page_runs_as_it_is_written_with_less_learning(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, start: Path
 ) -> None:

@@ -147,3 +147,28 @@ def test_kinds_are_trained_on_the_same_bursts_judged_and_run(scripts, tmp_path, 
     assert found["training"]["molecules"] == 1
     assert 0.02 < found["errors"]["median over best baseline"]["v"] < 1.5  # two updates teach nothing
     assert found["runs"][0]["jumps"] == 5
+
+
+def test_networks_are_trained_for_one_time_and_judged_on_molecules_they_have_not_seen(masses, scripts, monkeypatch):
+    ablation = scripts("ablation")
+    masses("make", "--masses", "4+")
+    stores = masses.folder / "stores"
+    stores.mkdir()
+    for name in ("a", "b", "ethanol"):
+        shutil.copy(masses.folder / "train-4+.h5", stores / f"{name}.h5")
+    small = {
+        "SHIPPED": {"hidden": 8, "layers": 1, "cutoff": 4.0},
+        "VARIANTS": {"as shipped": {}, "wide": {"hidden": 16}},
+    }
+    tiny = {"MOLECULES": 2, "HELD_OUT": 1, "EXAM": ("ethanol",), "CLOCKED": "ethanol", "FORCES": 2, "PAIRS": 2}
+    for name, value in {"xtb": springs, **small, **tiny}.items():
+        monkeypatch.setattr(ablation, name, value)
+    own = ["ablation.py", masses.folder / "networks", "--stores", stores, "--exam", stores, "--seconds", "0.01"]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*own, "--output", masses.folder / "ablation.json"])))
+    ablation.main()
+    found = json.loads((masses.folder / "ablation.json").read_text())
+    assert found["molecules"] == 1
+    rows = found["networks"]
+    assert rows["wide"]["weights"] > rows["as shipped"]["weights"]
+    assert rows["wide"]["hidden"] == 16
+    assert rows["wide"]["v over best baseline"]["ethanol"] == rows["wide"]["v over best baseline, median"] > 0
