@@ -117,4 +117,4 @@ def test_run_leaves_masses_alone_that_somebody_has_set(ethanol, model, tmp_path,
     )
     assert code != 0
     assert "has mass 3.0000 amu; training had 4.0000" in err
-    assert "give a structure with these masses, or natural ones and --calculator" in err
+    assert "give a structure with these masses (.traj has some" in err
