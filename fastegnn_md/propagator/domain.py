@@ -178,8 +178,8 @@ class Domain:
                 f"atom {atom} (atomic number {number}) has mass {mass:.4f} amu; training had {lightest:.4f} to "
                 f"{heaviest:.4f}: ",
                 "use these masses, atoms.set_masses(propagator.domain.masses_of(atoms.numbers)), or train with others",
-                "give a structure with these masses (.traj has some; 'run --calculator' sets them in place of natural ones), or "
-                "train with others",
+                "give a structure with these masses (.traj has some; 'run --calculator' sets them in place of natural "
+                "ones), or train with others",
             )
         )
 
