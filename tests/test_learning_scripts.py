@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks" / "learning"
@@ -45,3 +47,45 @@ def test_a_case_is_learned_judged_and_accounted_for(require, tmp_path):
     assert long["learned, CPU s"] > costs["learning, CPU s"]
     assert 0 < short["gain"] < long["gain"] < costs["gain of a jump"]
     assert {"temperature", "g(r)", "vdos"} <= {row["name"] for row in found["judgement"]["rows"]}
+
+
+def test_modes_and_temperatures_of_four_atoms_on_springs(require, monkeypatch):
+    require("ase")
+    from ase import Atoms, units
+    from ase.calculators.calculator import Calculator, all_changes
+    from ase.md.velocitydistribution import thermalize_momenta
+
+    monkeypatch.syspath_prepend(SCRIPTS)
+    modes = importlib.import_module("modes")
+    spring, mass, length = 20.0, 10.0, 1.5
+
+    class Springs(Calculator):
+        implemented_properties = ("energy", "forces")
+
+        def calculate(self, atoms=None, properties=(), system_changes=all_changes):
+            super().calculate(atoms, properties, system_changes)
+            apart = atoms.positions[:, None] - atoms.positions[None]
+            far = np.linalg.norm(apart, axis=2) + np.eye(4)
+            pull = spring * (far - length) * (1 - np.eye(4))
+            self.results = {"energy": 0.25 * (pull * (far - length)).sum()}
+            self.results["forces"] = -((pull / far)[..., None] * apart).sum(axis=1)
+
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * length / 8**0.5
+    rest = Atoms("C4", corners, masses=[mass] * 4, calculator=Springs())
+    wavenumbers, vectors = modes.normal_modes(rest)
+    of = np.sqrt(spring / mass * np.array([1, 1, 2, 2, 2, 4])) * 1000 * units.fs / (2 * np.pi) * 33.35641
+    np.testing.assert_allclose(wavenumbers, of, rtol=1e-3)
+
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(500):
+        frame = rest.copy()
+        thermalize_momenta(frame, 300, rng=rng)
+        frame.rotate(360 * rng.random(), rng.normal(size=3), center="COM")
+        frames.append(frame)
+    temperatures = [modes.with_error(one**2 / units.kB) for one in modes.amplitudes(frames, rest, vectors).T]
+    for kelvin, error in temperatures:
+        assert abs(kelvin - 300) < 4 * error
+        assert error < 40
+    turning = rest.copy()
+    turning.set_velocities(np.cross([0.1, -0.2, 0.3], turning.positions) + np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(modes.amplitudes([turning], rest, vectors), 0, atol=1e-9)
