@@ -23,7 +23,13 @@ from openmm import Platform, System, unit
 from openmm.app import DCDReporter
 
 import fastegnn_md
-from fastegnn_md.integrators import LearnedIntegrator, LearnedSimulation, Schedule, SimulationEnsemble
+from fastegnn_md.integrators import (
+    GuardSettings,
+    LearnedIntegrator,
+    LearnedSimulation,
+    Schedule,
+    SimulationEnsemble,
+)
 from fastegnn_md.propagator import Propagator
 
 PART = 100  # jumps between two states that a run can be continued from
@@ -45,20 +51,31 @@ def replica(
     system: System | None = None,
     platform: Platform | None = None,
     options: dict[str, str] | None = None,
+    energy_change: float | None = None,
 ) -> LearnedSimulation:
     """One simulation of a peptide that jumps; relaxed by steps of 2 fs."""
     molecule = peptide(name)
     system = molecule.system() if system is None else system
     platform = Platform.getPlatformByName("Reference") if platform is None else platform
     schedule = Schedule(classical="2 fs")
-    integrator = LearnedIntegrator(propagator, temperature=kelvin, seed=seed, schedule=schedule)
+    guard = GuardSettings(energy_change=energy_change)
+    integrator = LearnedIntegrator(propagator, temperature=kelvin, seed=seed, schedule=schedule, guard=guard)
     made = LearnedSimulation(molecule.topology, system, integrator, platform, options or {})
     made.context.setPositions(start * unit.nanometer)
     made.context.applyConstraints(1e-6)
     return made
 
 
-def rollout(model: Path, folder: Path, output: Path, replicas: int, jumps: int, kelvin: float, mirror: bool) -> None:
+def rollout(
+    model: Path,
+    folder: Path,
+    output: Path,
+    replicas: int,
+    jumps: int,
+    kelvin: float,
+    mirror: bool,
+    energy_change: float | None = None,
+) -> None:
     """Make what is missing of a run, part by part."""
     output.mkdir(parents=True, exist_ok=True)
     propagator, name = fastegnn_md.load(model), folder.name.partition("-")[0]
@@ -69,7 +86,8 @@ def rollout(model: Path, folder: Path, output: Path, replicas: int, jumps: int, 
         if part:
             places = np.load(output / f"end-{part - 1:03d}.npy")
         simulations = [
-            replica(propagator, name, kelvin, place, 1 + k + 100_000 * part) for k, place in enumerate(places)
+            replica(propagator, name, kelvin, place, 1 + k + 100_000 * part, energy_change=energy_change)
+            for k, place in enumerate(places)
         ]
         for k, one in enumerate(simulations):
             (output / f"replica-{k:03d}").mkdir(exist_ok=True)
@@ -94,6 +112,7 @@ def rollout(model: Path, folder: Path, output: Path, replicas: int, jumps: int, 
             "lag_ps": propagator.timestep,
             "kelvin": kelvin,
             "mirror": mirror,
+            "energy_change_kt": energy_change,
             "model": propagator.fingerprint,
         }
         record_file.write_text(json.dumps(done, indent=1))
@@ -108,6 +127,7 @@ if __name__ == "__main__":
     parser.add_argument("--jumps", type=int, default=1600, help="of each replica")
     parser.add_argument("--kelvin", type=float, default=300.0)
     parser.add_argument("--mirror", action="store_true")
+    parser.add_argument("--energy-change", type=float, help="kT that a relaxed jump may add; default: any")
     given = parser.parse_args()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="DCDReader currently makes independent timesteps")
