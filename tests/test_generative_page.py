@@ -53,6 +53,28 @@ def test_what_training_and_handedness_bring_is_what_the_results_say():
     assert words in " ".join((ROOT / "docs" / "propagator.md").read_text("utf-8").split())
 
 
+def test_what_collective_noise_brings_is_what_the_results_say():
+    found = json.loads((ROOT / "benchmarks" / "results" / "peptides_ala3_450K_draws.json").read_text("utf-8"))
+    without, collective = (
+        next(one for one in found["models"] if (one["updates"], one["collective"]) == (1500, given))
+        for given in (False, True)
+    )
+
+    def share(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    turned = [share(one["psi turned"]["draws"][1]) for one in (collective, without)]
+    data = share(collective["psi turned"]["data"][1])
+    flipped = [share(one["any stereocentre turned over"]) for one in (collective, without)]
+    stretched = [share(one["a bond stretched by 0.25 Å"]["draws"]) for one in (collective, without)]
+    words = (
+        f"the middle ψ turns in {turned[0]} of the draws in place of {turned[1]} (data: {data}), stereocentres turn "
+        f"over in {flipped[0]} in place of {flipped[1]}, and bonds are worse: one is 0.25 Å off in {stretched[0]} in "
+        f"place of {stretched[1]}"
+    )
+    assert words in " ".join((ROOT / "docs" / "propagator.md").read_text("utf-8").split())
+
+
 # MDAnalysis, of files without a box or charges
 @pytest.mark.filterwarnings("ignore:Found no information for attr:UserWarning")
 @pytest.mark.filterwarnings("ignore:Unit cell dimensions not found:UserWarning")
