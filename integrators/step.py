@@ -290,6 +290,9 @@ class GuardedStep(StepOptions):
             and not (check_motion(state, ended, ranges).ok and check_bonds(state, ended, ranges).ok)
         ):
             report = GuardReport(False, "relaxation", None, "atoms fly apart in the classical steps after it")
+        elif report.ok and ranges and ranges.shape is not None:  # what is drawn too rough may turn over as it relaxes
+            turned = ranges.shape.changed_hand(state.positions, ended.positions)
+            report = report if turned is None else GuardReport(False, "chirality", *turned)
         return ended, report
 
     def _settle(

@@ -6,6 +6,7 @@ import json
 import math
 from importlib.resources import as_file, files
 
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
@@ -15,8 +16,12 @@ from fastegnn_md.engines.ase.atoms import state_from_atoms
 from fastegnn_md.engines.ase.stepper import guess_bonds
 from fastegnn_md.errors import CheckpointError, DataError
 from fastegnn_md.graph.stereo import dihedral_angles, signed_volumes, stereocentres, torsions
-from fastegnn_md.integrators.guards import GuardSettings, check_jump, check_shape
+from fastegnn_md.integrators import step
+from fastegnn_md.integrators.engine import Classical
+from fastegnn_md.integrators.guards import PASSED, GuardSettings, check_jump, check_shape
 from fastegnn_md.integrators.ranges import Ranges
+from fastegnn_md.mechanics.constraints import no_constraints
+from fastegnn_md.propagator.fake import FakePropagator, permissive_domain
 from fastegnn_md.propagator.limits import JumpLimits
 from fastegnn_md.state import State
 
@@ -178,3 +183,17 @@ def test_without_bonds_nothing_is_looked_at():
     state = state_from_atoms(molecule("CH3OH"))
     assert JumpLimits.from_pairs(state, state, torsions=True).torsions == {}
     assert check_shape(state, state, ranges(state, JumpLimits({}))).ok
+
+
+def test_a_centre_that_turns_over_in_the_relaxation_is_drawn_anew(dipeptide, monkeypatch):
+    propagator = FakePropagator(
+        lambda state: (state.positions, state.velocities), 10.0, permissive_domain(dipeptide, bonds=True), kind="flow"
+    )
+    guarded = step.GuardedStep(propagator, temperature=300.0)
+    monkeypatch.setattr(step, "relax", lambda ended, *rest: (mirrored(ended), PASSED))
+    engine = Classical(lambda x: x, lambda x: 0.0, lambda x, steps: x)
+    given = dipeptide, no_constraints(dipeptide.masses), np.random.default_rng(0), engine
+    _, report = guarded.propose(*given, None)
+    assert (report.ok, report.guard) == (False, "chirality")
+    monkeypatch.setattr(step, "relax", lambda ended, *rest: (ended, PASSED))
+    assert guarded.propose(*given, None)[1].ok

@@ -17,7 +17,10 @@ MODELS = {
     "`ala2-obc-100ps`, 300 K": "peptides_ala2_100ps",
     "10 ps, trained and run at 450 K": "peptides_ala2_450K_10ps",
 }
-LARGER = {"Ac-Ala3-NHMe, 10 ps, 300 K": "peptides_ala3_10ps"}
+LARGER = {
+    "Ac-Ala3-NHMe, 10 ps, 300 K": "peptides_ala3_10ps",
+    "the same at 450 K, collective noise": "peptides_ala3_450K_10ps",
+}
 ROWS = {
     "map": ("φ/ψ: Jensen-Shannon distance", "{:.3f}"),
     "transitions": ("basins one jump later: largest difference of a probability", "{:.3f}"),
