@@ -199,8 +199,8 @@ def test_the_page_of_trained_systems_has_the_runs_of_the_results(scripts):
         assert f"jumps heat by {100 * heating:.1f} ± {100 * error:.1f} %" in words
         near, sure = summary["temperatures within 3 %"], summary["temperatures within two standard errors"]
         assert f"{100 * near:.0f} % of them are, and {100 * sure:.0f} % within two of their errors" in words
-        assert not summary["ended early"]
-        assert not summary["with audit warnings"]
+        told = ["glycidol"] if name == "organic-xtb-8fs-heavy" else []  # an epoxide, on which the page has a sentence
+        assert summary["ended early"] == summary["with audit warnings"] == told
 
 
 class TestDynamics:

@@ -54,8 +54,6 @@ def with_potential_of(model: str | Path, pairs: TrajectoryPairs, config: Propaga
     made.fingerprint, made.provenance, made.surroundings = own.fingerprint, own.provenance, own.surroundings
     state = dict(known.network.state_dict())
     if made.domain.masses[1] != known.domain.masses[1]:
-        if known.species == made.species:
-            made.surroundings = known.surroundings
         state["embedding.weight"] = _told_natural_masses(state["embedding.weight"], known.species, made.species)
     made.network.load_state_dict(state)
     made.head.load_state_dict(known.head.state_dict())
@@ -115,6 +113,10 @@ def main() -> None:
     initial = None if arguments.initial is None else with_potential_of(arguments.initial, train, propagator)
     result = fit(train, validation, config, arguments.output, initial=initial, resume=arguments.resume)
     trained = result.propagator
+    if arguments.initial is not None:
+        known = Propagator.load(arguments.initial)
+        if known.species == trained.species and known.domain.masses[1] != trained.domain.masses[1]:
+            trained.surroundings = known.surroundings
     if trained.provenance is not None:  # the list has nothing else, and tblite was not told
         trained.provenance = trained.provenance.model_copy(update={"charge": 0.0, "multiplicity": 1})
         trained.save(arguments.output)
