@@ -11,6 +11,7 @@ import pytest
 
 from fastegnn_md.cli import main
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs, read_topology, suggest_flow_lag
+from fastegnn_md.data.flow_lag import transitions_note
 from fastegnn_md.data.internal import InternalCoordinates
 from fastegnn_md.errors import DataError
 
@@ -85,6 +86,31 @@ def test_transitions_are_counted_run_by_run(tmp_path: Path) -> None:
     assert not found.enough
     assert f"{expected} transitions in 12 ns are too few" in found.reason
     assert "simulate until there are 100" in found.reason
+
+
+def test_training_says_when_transitions_are_too_few_to_learn_from(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(5)
+
+    def switching(name: str, share: float) -> tuple[TrajectoryPairs, int]:
+        state = np.cumsum(rng.random(3000) < share) % 2
+        run = in_a_row(4 + state + 0.1 * rng.standard_normal(3000), 4 + 0.1 * rng.standard_normal(3000))
+        return pairs_of(tmp_path / name, [run], 2.0), int(np.count_nonzero(np.diff(state)))
+
+    often, times = switching("often.h5md", 1 / 12)
+    assert times > 100
+    assert transitions_note(often) == ""
+    seldom, times = switching("seldom.h5md", 1 / 300)
+    told = f"{times} transitions in 6 ns, too few"
+    assert told in transitions_note(seldom)
+    short = [in_a_row(*(4 + 0.1 * rng.standard_normal((2, 30))))]
+    assert transitions_note(pairs_of(tmp_path / "short.h5md", short, 2.0)) == ""  # cannot be told
+    settings = [f"--set=propagator.{one}" for one in ("hidden=8", "layers=1", "radial_functions=4", "virtual_nodes=1")]
+    settings += ["--set=updates=2", "--set=validate_every=2", "-o", str(tmp_path / "flow.safetensors")]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "seldom.h5md"), "--kind", "flow", "--lag", "2 ps", *settings])
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    assert told in said.err
 
 
 def test_a_slow_process_shorter_than_five_frames_is_named_an_equilibrium_draw(tmp_path: Path) -> None:

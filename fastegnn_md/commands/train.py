@@ -75,6 +75,7 @@ def train(
     molecule without its solvent and box (--select protein): --kind flow --lag "10 ps".
     """
     from .._extras import naming_extras
+    from ..data.flow_lag import transitions_note
     from ..data.noise import thermostat_note
     from ..propagator.base import Propagator
     from ..training import TrainingConfig, fit
@@ -119,6 +120,8 @@ def train(
     )
     if main and pairs.friction is None and (note := thermostat_note(pairs)):
         typer.echo(f"{note}; --friction tells how much (0/ps: there was none), a harvest makes pairs without", err=True)
+    if main and chosen.propagator.stochastic and (note := transitions_note(pairs)):
+        typer.echo(note, err=True)
     training, validation, test = pairs.split(_fractions(split))
     result = fit(training, validation, chosen, output, initial=model, resume=resume)
     if not main:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import units
-from ..errors import DataError, Remedy
+from ..errors import DataError, MissingDependencyError, Remedy
 from .internal import InternalCoordinates, fit_components
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def suggest_flow_lag(pairs: TrajectoryPairs, *, seed: int = 0) -> FlowLagSuggest
         )
         return FlowLagSuggestion(dt, length, memory, (), 0, None, reason)
     processes, slow = _processes(runs, dt, np.random.default_rng(seed))
-    transitions = sum(_crossings(one, _sides(np.concatenate(slow))) for one in slow)
+    transitions = _transitions(slow)
     slowest = processes[0].timescale
     multiple = _rounded(slowest / _LAGS_PER_PROCESS / dt)
     longest = max(map(len, runs)) - 1
@@ -147,6 +147,34 @@ def suggest_flow_lag(pairs: TrajectoryPairs, *, seed: int = 0) -> FlowLagSuggest
     if pairs.periodic:
         reason += "; train takes the molecule out of its box for kind flow (isolated=True of TrajectoryPairs)"
     return FlowLagSuggestion(dt, length, memory, processes, transitions, dt * multiple, reason)
+
+
+def transitions_note(pairs: TrajectoryPairs) -> str:
+    """A sentence where trajectories hold too few transitions of their slowest process to learn from; else nothing.
+
+    Nothing, too, where that cannot be told: of several molecules, of few frames, and without deeptime.
+    """
+    stores = pairs.stores
+    if len({store.topology.sha256 for store in stores}) > 1:
+        return ""
+    try:
+        coordinates = InternalCoordinates(stores[0].topology)
+        runs = [
+            coordinates(np.asarray(store.positions[first:last])).astype(np.float32)
+            for store in stores
+            for first, last in store.segments
+        ]
+        _, slow, _ = _components(runs)
+    except (DataError, MissingDependencyError):
+        return ""
+    found = _transitions(slow)
+    if found >= ENOUGH:
+        return ""
+    length = sum(store.dt * (last - first - 1) for store in stores for first, last in store.segments)
+    return (
+        f"the slowest process of these trajectories has {found} transitions in {_long(length)}, too few to learn how "
+        f"often it happens: simulate until there are {ENOUGH}"
+    )
 
 
 def _check(pairs: TrajectoryPairs) -> None:
@@ -170,7 +198,27 @@ def _check(pairs: TrajectoryPairs) -> None:
 def _processes(
     runs: list[np.ndarray], dt: float, rng: np.random.Generator
 ) -> tuple[tuple[SlowProcess, ...], list[np.ndarray]]:
-    """Slow processes, and the slowest component of each run."""
+    """Slow processes, and the components of each run, the slowest first."""
+    model, few, lag = _components(runs)
+    # The coordinates stay, so that resampled blocks tell how well the time scales in them are known.
+    size = max(2 * lag + 2, sum(map(len, few)) // _BLOCKS)
+    blocks = [block for run in few for block in np.array_split(run, max(1, len(run) // size))]
+    drawn = []
+    for _ in range(_RESAMPLES):
+        chosen = [blocks[k] for k in rng.integers(len(blocks), size=len(blocks))]
+        drawn.append(dt * _timescales(fit_components(chosen, lag, few[0].shape[1]), few[0].shape[1]))
+    found = dt * _timescales(model, few[0].shape[1])
+    low, high = np.nanquantile(np.array(drawn), (0.025, 0.975), axis=0)
+    processes = tuple(
+        SlowProcess(float(one), (float(min(one, a)), float(max(one, b))))
+        for one, a, b in zip(found, low, high, strict=True)
+        if math.isfinite(one)
+    )
+    return processes, few
+
+
+def _components(runs: list[np.ndarray]) -> tuple[Any, list[np.ndarray], int]:
+    """Slow components, their values in each run that is long enough, and their lag in frames."""
     longest, most = max(map(len, runs)), sum(map(len, runs))
     if longest < 50:
         raise DataError(
@@ -187,22 +235,14 @@ def _processes(
         lag, model = lag_tried, tried
     if model is None:
         raise DataError(f"{most} frames are too few to see slow processes in")
-    few = [model.transform(run) for run in runs if len(run) > lag]
-    # The coordinates stay, so that resampled blocks tell how well the time scales in them are known.
-    size = max(2 * lag + 2, sum(map(len, few)) // _BLOCKS)
-    blocks = [block for run in few for block in np.array_split(run, max(1, len(run) // size))]
-    drawn = []
-    for _ in range(_RESAMPLES):
-        chosen = [blocks[k] for k in rng.integers(len(blocks), size=len(blocks))]
-        drawn.append(dt * _timescales(fit_components(chosen, lag, few[0].shape[1]), few[0].shape[1]))
-    found = dt * _timescales(model, few[0].shape[1])
-    low, high = np.nanquantile(np.array(drawn), (0.025, 0.975), axis=0)
-    processes = tuple(
-        SlowProcess(float(one), (float(min(one, a)), float(max(one, b))))
-        for one, a, b in zip(found, low, high, strict=True)
-        if math.isfinite(one)
-    )
-    return processes, [run[:, 0] for run in few]
+    return model, [model.transform(run) for run in runs if len(run) > lag], lag
+
+
+def _transitions(components: list[np.ndarray]) -> int:
+    """Of the slowest component, run by run."""
+    slow = [run[:, 0] for run in components]
+    sides = _sides(np.concatenate(slow))
+    return sum(_crossings(one, sides) for one in slow)
 
 
 def _timescales(model: Any, count: int) -> np.ndarray:
