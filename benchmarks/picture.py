@@ -1,10 +1,13 @@
-"""The picture of README: gain by the clock against the cost of a force call, from the results that are committed.
+"""The pictures of README, from the results that are committed, for the two themes of GitHub.
 
     python benchmarks/picture.py
 
-reads benchmarks/results/gain_cpu.json (`python benchmarks/gain.py`, and with ``--only ethanol-xtb`` for ethanol, whose
-engine is not installed with the package) and writes docs/gain-light.svg and docs/gain-dark.svg for the two themes of
-GitHub, with the points in their metadata.
+docs/gain-light.svg and docs/gain-dark.svg: gain by the clock against the cost of a force call, of
+benchmarks/results/gain_cpu.json (`python benchmarks/gain.py`, and with ``--only ethanol-xtb`` for ethanol, whose
+engine is not installed with the package), with the points in their metadata.
+
+docs/sampled-light.svg and docs/sampled-dark.svg: nanoseconds sampled in some minutes, of
+benchmarks/results/peptides_speed_ala2_*.json (`peptides/speed.py`), with the lines in their metadata.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +35,10 @@ LABELS = {
     ("copper-emt", 108): ("EMT (ASE)", "copper, 108 atoms", (12, -5), "left"),
     ("copper-emt", 2048): ("EMT (ASE)", "copper, 2,048 atoms", (-12, 8), "right"),
 }
+
+
+PREPARATION = 140.0  # ns of classical steps that data and training of the model of 10 ps cost, docs/generative.md
+MINUTES = (1.0, 1000.0)  # of the axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +101,68 @@ def draw(found: list[Point], theme: str) -> Figure:
     return figure
 
 
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Nanoseconds sampled in a minute, from a minute on."""
+
+    words: str
+    ns_per_minute: float
+    begins: float
+
+
+def lines(results: Path = RESULTS) -> list[Line]:
+    """Alanine dipeptide with native OBC: classical steps, and jumps of 64 replicas in one call."""
+    timed = {
+        lag: json.loads((results / f"peptides_speed_ala2_{lag}ps.json").read_text(encoding="utf-8"))["solvents"]["obc"]
+        for lag in (10, 100)
+    }
+    classical = timed[10]["ns_per_minute_classical"]
+    return [
+        Line("jumps of 100 ps", timed[100]["ns_per_minute_many"], 0.0),
+        Line("jumps of 10 ps", timed[10]["ns_per_minute_many"], 0.0),
+        Line("10 ps, data and training first", timed[10]["ns_per_minute_many"], PREPARATION / classical),
+        Line("classical steps of 2 fs", classical, 0.0),
+    ]
+
+
+def draw_sampled(found: list[Line], theme: str) -> Figure:
+    """The picture of what is sampled, for a theme."""
+    background, text, faint, better, _ = THEMES[theme]
+    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    axes = figure.add_subplot(facecolor=background)
+    axes.set(xscale="log", yscale="log", xlim=MINUTES, ylim=(1, 1e6))
+    for line in found:
+        minutes = line.begins + np.geomspace(1 if not line.begins else 0.02, MINUTES[1] - line.begins, 200)
+        learned = "classical" not in line.words
+        dashes = "--" if line.begins else "-"
+        axes.plot(minutes, line.ns_per_minute * (minutes - line.begins), dashes, color=better if learned else text)
+        # Above the lines, left of where they rise.
+        place = (line.begins, 2.0) if line.begins else (20.0, 20.0 * line.ns_per_minute)
+        axes.annotate(line.words, place, (-6, 3), textcoords="offset points", color=text, ha="right", va="bottom")
+    axes.set_xlabel("minutes by the clock", color=text)
+    axes.set_ylabel("sampled, ns", color=text)
+    axes.tick_params(colors=faint, labelcolor=text)
+    axes.minorticks_off()
+    axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
+    axes.set_yticks([1, 100, 1e4, 1e6], ["1", "100", "10,000", "1,000,000"])
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(faint)
+    return figure
+
+
 def main() -> None:
-    found = points()
-    matplotlib.rcParams["svg.hashsalt"] = "gain"  # the same file from the same numbers
+    gains, sampled = points(), lines()
     for theme in THEMES:
-        description = json.dumps([dataclasses.asdict(point) for point in found])
-        metadata = {"Title": "Gain by the clock", "Description": description, "Date": None, "Creator": None}
-        figure = draw(found, theme)
-        figure.savefig(DOCS / f"gain-{theme}.svg", facecolor=THEMES[theme][0], metadata=metadata)
+        for name, title, found, figure in (
+            ("gain", "Gain by the clock", gains, draw(gains, theme)),
+            ("sampled", "Nanoseconds by the clock", sampled, draw_sampled(sampled, theme)),
+        ):
+            matplotlib.rcParams["svg.hashsalt"] = name  # the same file from the same numbers
+            description = json.dumps([dataclasses.asdict(one) for one in found])
+            metadata = {"Title": title, "Description": description, "Date": None, "Creator": None}
+            figure.savefig(DOCS / f"{name}-{theme}.svg", facecolor=THEMES[theme][0], metadata=metadata)
 
 
 if __name__ == "__main__":

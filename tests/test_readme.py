@@ -61,10 +61,18 @@ def test_the_gain_of_learning_from_nothing_is_that_of_the_results():
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_picture_shows_the_results(picture, theme):
-    drawn = ElementTree.parse(ROOT / "docs" / f"gain-{theme}.svg").getroot()
-    (description,) = drawn.iter("{http://purl.org/dc/elements/1.1/}description")
-    assert [picture.Point(**point) for point in json.loads(description.text)] == picture.points()
+def test_the_pictures_show_the_results(picture, theme):
+    for name, kind, expected in (("gain", picture.Point, picture.points()), ("sampled", picture.Line, picture.lines())):
+        drawn = ElementTree.parse(ROOT / "docs" / f"{name}-{theme}.svg").getroot()
+        (description,) = drawn.iter("{http://purl.org/dc/elements/1.1/}description")
+        assert [kind(**one) for one in json.loads(description.text)] == expected
+
+
+def test_a_model_of_ones_own_pays_after_its_preparation(picture):
+    trained, classical = picture.lines()[2:]
+    assert trained.begins * classical.ns_per_minute == pytest.approx(picture.PREPARATION)
+    page = (ROOT / "docs/generative.md").read_text(encoding="utf-8")
+    assert f"cost as much as {picture.PREPARATION:.0f} ns of classical steps" in page
 
 
 def test_no_label_of_the_picture_covers_another_or_a_point(picture):
