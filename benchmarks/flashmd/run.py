@@ -15,10 +15,10 @@ predictor. Roll-outs of 20 ps take Langevin half steps at 10/ps around each jump
 rescaling of energies; constraints, where there are any, are projected onto by ASE for both. What is there is kept: a
 command that was stopped goes on with the next file.
 
-What is unfair: FlashMD is made for large and diverse data and hours of a GPU; "theirs" has the size of ours, "theirs-
-default" its default of 17.7 million weights. It takes several times as long for an update, so that it sees fewer
-pairs. We start from a linear predictor fitted beforehand and are equivariant, FlashMD learns both. It is told no
-bonds; we are. Its rate is raised to what a short training needs, ours is the default. CPU seconds hold the whole
+What is unfair: FlashMD is made for large and diverse data and hours of a GPU; "theirs" has the size of ours,
+"theirs-default" its default of 17.7 million weights. It takes several times as long for an update, so that it sees
+fewer pairs. We start from a linear predictor fitted beforehand and are equivariant, FlashMD learns both. It is told
+no bonds; we are. Its rate is raised to what a short training needs, ours is the default. CPU seconds hold the whole
 training but not the reading of its data.
 """
 
