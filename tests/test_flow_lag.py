@@ -12,7 +12,7 @@ import pytest
 from fastegnn_md.cli import main
 from fastegnn_md.data import StoreWriter, Topology, TrajectoryPairs, read_topology, suggest_flow_lag
 from fastegnn_md.data.flow_lag import transitions_note
-from fastegnn_md.data.internal import InternalCoordinates
+from fastegnn_md.data.internal import InternalCoordinates, fit_components
 from fastegnn_md.errors import DataError
 
 FAST, SLOW = 3.0, 40.0  # ps, of the two distances
@@ -111,6 +111,13 @@ def test_training_says_when_transitions_are_too_few_to_learn_from(tmp_path: Path
     said = capsys.readouterr()
     assert ended.value.code == 0, said.err
     assert told in said.err
+
+
+def test_a_molecule_that_does_not_move_has_no_slow_process(tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path / "rigid.h5md", [in_a_row(*np.full((2, 300), 4.0))], 2.0)
+    assert transitions_note(pairs) == ""
+    with pytest.raises(DataError, match="the same in all frames"):
+        fit_components([np.ones((300, 2))], 1)
 
 
 def test_a_slow_process_shorter_than_five_frames_is_named_an_equilibrium_draw(tmp_path: Path) -> None:

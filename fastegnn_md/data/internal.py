@@ -94,16 +94,20 @@ def fit_components(series: Sequence[np.ndarray], lag: int, dimension: int = 2) -
     Raises
     ------
     DataError
-        If a run is no longer than the lag.
+        If a run is no longer than the lag, or nothing moves.
     MissingDependencyError
         If deeptime is not installed.
     """
     with naming_extras("time-lagged independent components"):
         from deeptime.decomposition import TICA
+        from deeptime.numeric import ZeroRankError
 
     if lag < 1 or min(len(one) for one in series) <= lag:
         raise DataError(f"the lag is {lag} frames and the shortest run {min(len(one) for one in series)}")
-    return TICA(lagtime=lag, dim=dimension).fit([np.ascontiguousarray(one) for one in series]).fetch_model()
+    try:
+        return TICA(lagtime=lag, dim=dimension).fit([np.ascontiguousarray(one) for one in series]).fetch_model()
+    except ZeroRankError as error:
+        raise DataError("torsions and distances are the same in all frames; give a molecule that moves") from error
 
 
 def _torsions(topology: Topology) -> np.ndarray:
