@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -54,9 +55,34 @@ def test_without_a_gpu_every_part_says_so(tmp_path):
     assert all(part["status"].startswith("not run: torch") for part in parts.values())
 
 
-def test_a_part_that_fails_leaves_the_others(tmp_path):
-    """Of which each says that there was no time."""
-    _, parts = run(tmp_path / "all.json", "--small", "--seconds", "6", "--parts", "jumps", "edges")
-    assert list(parts) == ["jumps", "edges"]
-    assert parts["jumps"]["status"].startswith(("out of time", "not run: no time left"))
-    assert parts["edges"]["status"].startswith(("out of time", "not run: no time left"))
+def test_no_part_begins_without_time(tmp_path):
+    _, parts = run(tmp_path / "all.json", "--small", "--seconds", "4", "--parts", "jumps", "edges")
+    assert [part["status"] for part in parts.values()] == ["not run: no time left"] * 2
+
+
+def test_parts_that_fail_or_take_too_long_leave_the_others(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.delitem(sys.modules, "gpu_all", raising=False)
+    script = importlib.import_module("gpu_all")
+    monkeypatch.setitem(sys.modules, "gpu_all", script)
+
+    def part(name, share, code):
+        return script.Part(name, share, [sys.executable, "-c", "import sys, time\n" + code, "{out}"])
+
+    parts = [
+        part("broken", 0.6, "raise ValueError('no such thing')"),
+        part("endless", 0.02, "open(sys.argv[1], 'w').write('[1]'); print('half', flush=True); time.sleep(600)"),
+        part("fine", 0.38, "open(sys.argv[1], 'w').write('[2]')"),
+    ]
+    monkeypatch.setattr(script, "parts_of", lambda arguments, scratch: parts)
+    output = tmp_path / "all.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_all.py", "--small", "--seconds", "200", "--output", str(output)])
+    script.main()
+    found = json.loads(output.read_text())["parts"]
+    assert list(found) == ["broken", "endless", "fine"]
+    assert found["broken"]["status"] == "failed, exit code 1"
+    assert found["broken"]["last lines"] == ["ValueError: no such thing"]
+    assert found["endless"]["status"].startswith("out of time after")
+    assert found["endless"]["seconds"] < 60
+    assert (found["endless"]["last lines"], found["endless"]["result"]) == (["half"], [1])
+    assert (found["fine"]["status"], found["fine"]["result"]) == ("done", [2])

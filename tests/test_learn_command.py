@@ -163,6 +163,7 @@ def test_atoms_get_the_masses_of_a_model_that_knows_only_others(tmp_path: Path, 
     assert set(read(tmp_path / "run.traj").get_masses()) == {80.0}
 
 
+@ROUGH
 def test_the_page_runs_as_it_is_written_with_less_learning(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, start: Path
 ) -> None:
