@@ -48,7 +48,7 @@ def test_a_structure_becomes_bursts_numbers_and_a_page(cli: Cli, tmp_path: Path)
     assert sum(shares) == pytest.approx(1.0)
     assert all(one["low"] <= one["value"] <= one["high"] for one in found["populations"]["bursts"])
     assert sum(found["populations"]["flow"]) == pytest.approx(1.0)
-    assert all("-CA-" in name for name in found["states"])
+    assert all("φ of ALA 2" in name or "ψ of ALA 2" in name for name in found["states"])
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)

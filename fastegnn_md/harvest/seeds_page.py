@@ -20,6 +20,7 @@ from .seed_run import Seeded
 _BINS = 36
 _UNSEEN = 0.005  # share of frames that is worth a warning
 _SHOWN = 5.0  # kT above the minimum
+_BACKBONE = {"C-N-CA-C": "φ", "C-CA-N-C": "φ", "N-CA-C-N": "ψ", "N-C-CA-N": "ψ"}  # either way round
 
 
 def write_page(found: Seeded) -> tuple[Path, Path]:
@@ -46,7 +47,7 @@ def write_page(found: Seeded) -> tuple[Path, Path]:
     ]
     summary = (
         f"{found.bursts} bursts of {found.settings['burst_ps']:g} ps ({found.nanoseconds:.3g} ns together) from "
-        f"{found.settings['starts']} starting points that {found.settings['model']} spread."
+        f"{found.settings['starts']} starting points. The model whose jumps spread them: {found.settings['model']}."
     )
     write_report(page, "Seeds", summary, sections)
     return data, page
@@ -297,7 +298,9 @@ class _Axes:
         group: mda.AtomGroup = self._universe.atoms[atoms]
         known = len(set(group.names.tolist())) == len(atoms) or self._turns
         name = "-".join(group.names.tolist() if known else map(str, atoms.tolist()))
-        return f"{name} of {group[1].resid}" if len(self._universe.residues) > 1 else name
+        if len(self._universe.residues) == 1:
+            return name
+        return f"{_BACKBONE.get(name, name)} of {group[1].resname} {group[1].resid}"
 
     @property
     def _unit(self) -> str:
