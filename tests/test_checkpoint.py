@@ -76,7 +76,7 @@ def test_manifest_names_units_and_versions(saved):
     assert manifest.units["length"] == "Å"
     assert manifest.species == [1, 8]
     assert manifest.masses_amu[1] == (1.008, 3.024)
-    assert manifest.format_version == 7
+    assert manifest.format_version == 8
 
 
 def rewrite(path, change):
@@ -95,7 +95,7 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=8), "format version 8.*reads up to 7: upgrade"),
+        (lambda m: m.update(format_version=9), "format version 9.*reads up to 8: upgrade"),
         (lambda m: m.update(format_version=0), "damaged"),
         (
             lambda m: m.update(format_version=1, config={"mode": "full"}),

@@ -291,9 +291,11 @@ class TestHandedness:
         config = Catalogue().manifest("ala2-obc-10ps").config  # of format 5
         assert not config.handedness
         assert config.vector_channels == 5
+        assert config.corrections == 0
         other = load("ala2-obc-100ps").config
         assert not other.handedness
         assert not other.collective
+        assert other.corrections == 0
 
 
 class TestCollectiveNoise:
@@ -401,6 +403,42 @@ class TestDraws:
             expected = propagator.domain.environments[int(keys[0])]
             assert float(moved[chosen].square().mean().sqrt()) == pytest.approx(expected, rel=0.12)
 
+    @pytest.mark.parametrize("collective", [False, True])
+    def test_corrections_leave_what_is_right_as_it_is(self, collective):
+        """But for the error of their steps, about a percent of a width each."""
+        state = State.concatenate([molecule("CH3CH2OH")] * 1000)
+        once, again = (
+            flow(molecule("CH3CH2OH"), sampling_steps=30, corrections=count, collective=collective)
+            .displacements(state, seeded(1), network=False)
+            .square()
+            .mean()
+            .sqrt()
+            for count in (0, 2)
+        )
+        assert 0.97 < float(again / once) < 1.0
+
+    def test_corrections_give_what_is_narrow_its_width(self, monkeypatch):
+        """Of data on a narrow Gaussian the velocity is known, and few steps from noise end beside it."""
+        width, state = 0.05, State.concatenate([molecule("CH3CH2OH")] * 300)
+
+        def exact(self, place, u, w, state, network=True):
+            noise = place.noise * w
+            return ((1 - w) * width**2 - w * place.noise**2) / (((1 - w) * width) ** 2 + noise**2) * u
+
+        monkeypatch.setattr(FlowPropagator, "_velocity", exact)
+        found = []
+        for count in (0, 2):
+            moved = flow(molecule("CH3CH2OH"), sampling_steps=2, corrections=count).displacements(state, seeded(1))
+            found.append(abs(float(moved.square().mean().sqrt()) / width - 1))
+        assert found[1] < 0.5 * found[0]
+
+    def test_a_network_that_says_anything_gives_a_draw(self, monkeypatch):
+        """Where it was never trained it may; a draw that is not finite would be refused, and drawn anew."""
+        state = molecule("CH3CH2OH")
+        propagator = flow(state)
+        monkeypatch.setattr(propagator, "_network", lambda place, u, var, w: 1e30 * (1 + u.abs()))
+        assert propagator.displacements(state, seeded(1)).abs().max() < 50
+
     def test_are_those_of_the_seed(self):
         state = molecule("CH3CH2OH")
         propagator = flow(state)
@@ -485,9 +523,10 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="leave unroll, noise and mmd_weight out"):
             TrainingConfig(propagator={"kind": "flow"}, **setting)
 
-    def test_sampling_steps_of_other_kinds(self):
-        with pytest.raises(ConfigError, match="sampling_steps is an option of kind 'flow'"):
-            PropagatorConfig(kind="position", sampling_steps=3)
+    @pytest.mark.parametrize("option", ["sampling_steps", "corrections"])
+    def test_options_of_draws_of_other_kinds(self, option):
+        with pytest.raises(ConfigError, match=f"{option} is an option of kind 'flow'"):
+            PropagatorConfig(kind="position", **{option: 3})
 
     def test_handedness_without_room_for_it(self):
         with pytest.raises(ConfigError, match="handedness needs 5 or more"):
@@ -523,6 +562,8 @@ class TestDefaults:
         assert TrainingConfig(propagator=PropagatorConfig(kind="flow")).updates == 20_000
         assert TrainingConfig(propagator={"kind": "flow"}, updates=7).updates == 7
         assert TrainingConfig(propagator={"kind": "position"}).updates == TrainingConfig().updates
+        assert config.propagator.corrections == 2
+        assert PropagatorConfig().corrections == 0
         assert PropagatorConfig(kind="flow", cutoff=5.0).cutoff == 5.0
 
 

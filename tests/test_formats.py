@@ -67,7 +67,7 @@ def test_what_is_read_is_written_in_the_present_format(kind: Kind, tmp_path: Pat
     earlier = fastegnn_md.load(DATA / f"propagator-{kind}-2.safetensors")
     earlier.save(tmp_path / "model.safetensors")
     again = fastegnn_md.load(tmp_path / "model.safetensors")
-    assert read_manifest(tmp_path / "model.safetensors").format_version == 7
+    assert read_manifest(tmp_path / "model.safetensors").format_version == 8
     assert again.identity() == earlier.identity()
     assert (again.config, again.domain, again.metrics) == (earlier.config, earlier.domain, earlier.metrics)
 

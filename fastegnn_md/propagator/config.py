@@ -20,6 +20,7 @@ _OPTIONS = {
     "edge_dropping": ("position",),
     "mollify": ("symplectic",),
     "sampling_steps": ("flow",),
+    "corrections": ("flow",),
     "handedness": ("flow",),
     "collective": ("flow",),
 }
@@ -28,7 +29,7 @@ _WANTED: dict[str, WantedForces] = {"force-start": "start", "force-midpoint": "m
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "symplectic": {"kicks": 3},
     "conservative": {"kicks": 3},
-    "flow": {"cutoff": 12.0, "layers": 3, "vector_channels": 6, "handedness": True},
+    "flow": {"cutoff": 12.0, "layers": 3, "vector_channels": 6, "corrections": 2, "handedness": True},
 }
 _WIDEST, _MOST = 100_000, 10_000  # far beyond sense; a slip or a damaged file is found before anything is built
 
@@ -91,6 +92,13 @@ class PropagatorConfig(Settings):
     )
     sampling_steps: int = Field(
         default=7, ge=1, le=1000, description="steps of Heun's method from noise to positions, kind 'flow'"
+    )
+    corrections: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="times that a draw gets some noise again and loses it, kind 'flow' (2 by default): bonds get their "
+        "width, and fewer are far off",
     )
     handedness: bool = Field(
         default=False,

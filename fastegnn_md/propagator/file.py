@@ -48,22 +48,35 @@ def _as_it_is(content: dict[str, Any]) -> dict[str, Any]:
     return content  # what came to it has defaults
 
 
-def _from_5(content: dict[str, Any]) -> dict[str, Any]:
-    config = content["config"]
-    if isinstance(config, dict) and config.get("kind") == "flow":  # its default is another now
-        return {**content, "config": {"handedness": False, **config}}
-    return content
+def _without(key: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Give models of kind "flow" a key that they did not have, and whose default is another value now."""
+
+    def migrate(content: dict[str, Any]) -> dict[str, Any]:
+        config = content["config"]
+        if isinstance(config, dict) and config.get("kind") == "flow":
+            return {**content, "config": {key: value, **config}}
+        return content
+
+    return migrate
 
 
 FORMAT = TensorFormat(
     name="fastegnn_md propagator",
     # 2: smooth at the cutoff; 3: config.kind; 4: provenance and surroundings; 5: environments, torsions; 6: handedness;
-    # 7: covariances
-    version=7,
+    # 7: covariances; 8: corrections
+    version=8,
     key="manifest",
     what="model file",
     advice="copy or train the model again",
-    migrations={1: _from_1, 2: _from_2, 3: _from_3, 4: _as_it_is, 5: _from_5, 6: _as_it_is},
+    migrations={
+        1: _from_1,
+        2: _from_2,
+        3: _from_3,
+        4: _as_it_is,
+        5: _without("handedness", False),
+        6: _as_it_is,
+        7: _without("corrections", 0),
+    },
 )
 
 

@@ -15,11 +15,16 @@ F is what the network says. F = 0 is the best that is linear in u: a Gaussian of
 With collective noise the same is said of modes in place of atoms. C is the covariance of the displacements of a
 molecule, the noise has the covariance C + (0.3 Å)² 1, and along an eigenvector of C of eigenvalue λ, S² = λ and
 σ² = λ + (0.3 Å)². Errors count by λ^¼: turns of half a molecule weigh more than the width of a bond.
+
+A path ends at a draw. Corrections put it back on a path, at w = 0.25 with new noise, and follow that to its end. Of a
+velocity without error they leave the distribution as it is; of a learned one they mend what the first path left wrong
+in bonds and angles, as the noise that is added in the samplers of Karras et al. does.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -44,6 +49,8 @@ SMALLEST_NOISE = 0.3  # Å, of the noise about the present positions; atoms that
 _LATEST = 0.02  # of w in training: closer to the data the velocity of a path says little
 _JITTER = 0.05  # Å, of the present positions in training: those of a roll-out are never those of a trajectory
 _BEND = 1.4  # exponent of the grid of w, denser at the end: stiff bonds get their width in the last steps
+_AGAIN = (0.25, 0.08, 0.0)  # w of a correction: noise that can move an atom between its places, not a torsion
+_MOST = 10.0  # of F, which has unit variance: a network says more only where it was never trained, and then anything
 _TIMES = 4  # features of a node that tell w
 _INNER = 0.8  # share of the cutoff within which all edges count alike
 
@@ -193,14 +200,22 @@ class FlowPropagator(Propagator):
     def displacements(self, state: State, generator: Generators, *, network: bool = True) -> Tensor:
         """Displacements (N, 3) of a draw, Å; without the network those of a Gaussian as wide as the training data."""
         place, steps = self._place(state), self.config.sampling_steps
-        u = _centred(place.back(place.noise * place.into(normal(state, generator, self.dtype))), state)
-        grid = [(1 - k / steps) ** _BEND for k in range(steps + 1)]
-        for now, then in itertools.pairwise(grid):
-            velocity = self._velocity(place, u, now, state, network)
-            ahead = u + (now - then) * velocity
-            if then > 0:  # Heun's method; the last step is Euler's, the velocity at w = 0 was never learned
-                ahead = u + 0.5 * (now - then) * (velocity + self._velocity(place, ahead, then, state, network))
-            u = ahead
+
+        def noise() -> Tensor:
+            return _centred(place.back(place.noise * place.into(normal(state, generator, self.dtype))), state)
+
+        def follow(u: Tensor, grid: Sequence[float]) -> Tensor:
+            for now, then in itertools.pairwise(grid):
+                velocity = self._velocity(place, u, now, state, network)
+                ahead = u + (now - then) * velocity
+                if then > 0:  # Heun's method; the last step is Euler's, the velocity at w = 0 was never learned
+                    ahead = u + 0.5 * (now - then) * (velocity + self._velocity(place, ahead, then, state, network))
+                u = ahead
+            return u
+
+        u = follow(noise(), [(1 - k / steps) ** _BEND for k in range(steps + 1)])
+        for _ in range(self.config.corrections):
+            u = follow((1 - _AGAIN[0]) * u + _AGAIN[0] * noise(), _AGAIN)
         return u
 
     def predict(self, state: State, *, generator: Generators | None = None) -> Prediction:
@@ -222,7 +237,8 @@ class FlowPropagator(Propagator):
         var, along, across = _coefficients(times, place)
         velocity = along * place.into(u)
         if network:
-            velocity = velocity + across * place.into(self._network(place, u, var, times))
+            found = place.into(self._network(place, u, var, times))
+            velocity = velocity + across * found.clamp(-_MOST, _MOST)
         return _centred(place.back(velocity), state)
 
     def _network(self, place: _Place, u: Tensor, var: Tensor, w: Tensor) -> Tensor:
