@@ -14,6 +14,7 @@ from fastegnn_md.propagator.provenance import Provenance, SystemKind, across_ang
 from fastegnn_md.state import State
 
 _HOTTER = 1.5  # times the highest temperature of training
+_ALIKE = 0.98  # of two temperatures
 _DENSER = 0.05  # share beyond the range of volumes per atom
 _LARGER = 1.5  # times the most atoms of training
 _ALL, _NONE = 0.95, 0.05  # shares of held distances that count as all and none
@@ -36,6 +37,7 @@ def check_home(
     unusual_forces: Sequence[str] = (),
     lenient: bool = False,
     holds_atoms: bool = False,
+    drawn: bool = False,
 ) -> None:
     """Compare a system with the training data of a propagator.
 
@@ -62,6 +64,8 @@ def check_home(
         Warn of what would be an error: the user has switched the guards off.
     holds_atoms : bool
         Whether frozen atoms and restraints do no harm: the propagator gets forces, or classical steps follow jumps.
+    drawn : bool
+        Whether jumps are drawn from a distribution, which is that of one temperature.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def check_home(
         raise CompatibilityError(wrong[0])
     doubts = [
         *wrong,
-        *_temperature(provenance, temperature),
+        *_temperature(provenance, temperature, drawn),
         *_volume(provenance, state),
         *_size(provenance, state),
         *_molecules(provenance, state),
@@ -238,10 +242,20 @@ def _molecule(provenance: Provenance, state: State) -> list[str]:
     return []
 
 
-def _temperature(provenance: Provenance, temperature: float | None) -> list[str]:
-    if temperature is None or provenance.temperature_K is None or temperature <= _HOTTER * provenance.temperature_K[1]:
+def _temperature(provenance: Provenance, temperature: float | None, drawn: bool) -> list[str]:
+    if temperature is None or provenance.temperature_K is None:
         return []
     low, high = provenance.temperature_K
+    if drawn:
+        if _ALIKE * low <= temperature <= high / _ALIKE:
+            return []
+        trained = f"{low:g} K" if low == high else f"{low:g} to {high:g} K"
+        return [
+            f"the temperature is {temperature:g} K, jumps are drawn from what the training data did at {trained}, "
+            "whatever is asked for: run at that, or train on trajectories at this one"
+        ]
+    if temperature <= _HOTTER * high:
+        return []
     return [f"the temperature is {temperature:g} K, the training data had {low:g} to {high:g} K: train at this one too"]
 
 

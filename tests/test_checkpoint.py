@@ -92,6 +92,27 @@ def rewrite(path, change):
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + raw[8 + size :])
 
 
+@pytest.mark.parametrize(("version", "handedness"), [(5, False), (6, True), (7, True)])
+def test_draws_of_before_stay_what_they_were(version, handedness, tmp_path):
+    """Keys that models did not have, and whose default in new ones is another."""
+    state = water().replace(batch=torch.zeros(3, dtype=torch.int64))
+    moved = state.replace(positions=state.positions + 0.3 * torch.randn_like(state.positions))
+    config = PropagatorConfig(kind="flow", handedness=handedness, hidden=8, layers=1)
+    path = tmp_path / "flow.safetensors"
+    Propagator.build(config, 10.0, Domain.from_pairs(state, moved, config)).save(path)
+    assert read_manifest(path).config.corrections == 2
+
+    def earlier(manifest):
+        manifest["format_version"] = version
+        del manifest["config"]["corrections"]
+        if version < 6:
+            del manifest["config"]["handedness"]
+
+    rewrite(path, earlier)
+    found = Propagator.load(path).config
+    assert (found.handedness, found.corrections) == (handedness, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -22,7 +22,6 @@ from fastegnn_md.graph.environments import environments
 from fastegnn_md.mechanics.motion import centre_of_mass
 from fastegnn_md.propagator import Domain, FlowPropagator, PropagatorConfig, permissive_domain
 from fastegnn_md.propagator.alignment import aligned
-from fastegnn_md.propagator.catalogue import Catalogue
 from fastegnn_md.propagator.handedness import handedness, volumes
 from fastegnn_md.propagator.modes import ModesOf, covariances
 from fastegnn_md.propagator.molecules import Molecules
@@ -287,15 +286,11 @@ class TestHandedness:
                 )
                 assert (here - there).abs().max() > 1e-4
 
-    def test_is_not_asked_of_models_of_before(self):
-        config = Catalogue().manifest("ala2-obc-10ps").config  # of format 5
-        assert not config.handedness
-        assert config.vector_channels == 5
-        assert config.corrections == 0
-        other = load("ala2-obc-100ps").config
-        assert not other.handedness
-        assert not other.collective
-        assert other.corrections == 0
+    def test_models_that_ship_have_none_of_what_came_after_them(self):
+        for name in ("ala2-obc-10ps", "ala2-obc-100ps"):
+            config = load(name).config
+            assert config.vector_channels == 5
+            assert (config.handedness, config.collective, config.corrections) == (False, False, 0)
 
 
 class TestCollectiveNoise:
@@ -782,7 +777,20 @@ class TestSoluteOfABox:
             assert ended.value.code == 0, err
             return out
 
-        arguments = ["--bonds", "guess", "--kind", "flow", "--lag", "2 ps", "-o", model, *settings]
+        arguments = [
+            "--bonds",
+            "guess",
+            "--kind",
+            "flow",
+            "--lag",
+            "2 ps",
+            "-o",
+            model,
+            "--temperature",
+            "310",
+            *settings,
+        ]
         assert "Gaussian" in said("train", topology, frames, *arguments)
         assert "Gaussian" in said("evaluate", model, topology, frames, "--bonds", "guess")
         assert "flow" in said("inspect", model)
+        assert load(model).provenance.temperature_K == (310.0, 310.0)

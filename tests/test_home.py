@@ -173,6 +173,18 @@ class TestAtoms:
         with pytest.warns(UnlikeTrainingWarning, match="the temperature is 1500 K, the training data had 600 to 800"):
             dynamics(copper(), "copper-emt", 1500.0)
 
+    @pytest.mark.parametrize("kelvin", [290.0, 310.0])
+    def test_drawn_jumps_at_another_temperature(self, ala2, kelvin):
+        atoms, bonds, hydrogens = ala2
+        atoms.calc = EMT()
+        atoms.set_constraint(FixBondLengths(hydrogens))
+        options = {"temperature_K": kelvin, "rng": 1, "bonds": bonds}
+        with pytest.warns(UnlikeTrainingWarning, match=f"is {kelvin:g} K, jumps are drawn from what .* at 300 K, wh"):
+            LearnedDynamics(atoms, fastegnn_md.load("ala2-obc-10ps"), **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UnlikeTrainingWarning)
+            LearnedDynamics(atoms, fastegnn_md.load("ala2-obc-10ps"), **options | {"temperature_K": 302.0})
+
     @pytest.mark.parametrize("model", ["ala2-vacuum", "ala2-gbn2"])
     def test_bonds_that_are_free_or_held_unlike_in_training(self, ala2, model):
         atoms, bonds, hydrogens = ala2

@@ -21,7 +21,13 @@ from fastegnn_md.training.one_step import error_table, one_step_errors
 def train(folder: Path, lag: str, output: Path, updates: int, overrides: list[str], held_out: int = 2) -> None:
     """Read the trajectories, train, and say how the field does."""
     # Pairs turned round in time are as good: the trajectories are at equilibrium.
-    settings = {"propagator": {"kind": "flow"}, "updates": updates, "time_reversal": True}
+    _, _, kelvin = folder.name.partition("-")
+    settings = {
+        "propagator": {"kind": "flow"},
+        "updates": updates,
+        "time_reversal": True,
+        "temperature": float(kelvin.removesuffix("K") or 300),
+    }
     config = TrainingConfig.from_mapping(settings, overrides)
     runs = [parts(folder, run) for run in TRAINING]
 

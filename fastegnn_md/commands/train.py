@@ -61,6 +61,10 @@ def train(
         int | None,
         typer.Option("--kicks", help="Kicks per jump, kinds kick-drift (4), symplectic and conservative (3)"),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="K, of the trajectory, where it has no velocities that tell it."),
+    ] = None,
     updates: Annotated[int | None, typer.Option("--updates", help="Optimiser updates (1200; kind flow 20000).")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs per update (32).")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and order.")] = None,
@@ -88,6 +92,7 @@ def train(
         "propagator.architecture": architecture,
         "propagator.kind": kind,
         "propagator.kicks": kicks,
+        "temperature": temperature,
         "updates": updates,
         "batch_size": batch_size,
         "seed": seed,

@@ -59,6 +59,8 @@ class TrainingConfig(Settings):
     ema_decay : float
         Decay of the exponential moving average of the weights, min(``ema_decay``, (1 + n)/(10 + n)) after n updates.
         The average is what is evaluated and exported; 0 evaluates the weights themselves.
+    temperature : float or None
+        K, of the run that the data come from, for a model to remember: where frames have no velocities that tell it.
     time_reversal : bool
         Train on the reversed pairs (x', -v') -> (x, -v) too. Read where the data set is built.
     unroll : int
@@ -119,6 +121,7 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(default=1e-12, ge=0)
     gradient_clip: float | None = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    temperature: float | None = Field(default=None, gt=0, le=1e6)
     time_reversal: bool = True
     unroll: int = Field(default=1, ge=1, le=10_000)
     noise: float = Field(default=0.0, ge=0)

@@ -154,10 +154,10 @@ def _fit(
         files.describe(config)
 
     if initial is None:
-        propagator = untrained_propagator(train, config.propagator, seed=config.seed)
+        propagator = untrained_propagator(train, config.propagator, seed=config.seed, temperature=config.temperature)
     else:
         propagator = copy.deepcopy(initial).cpu().requires_grad_(True)
-        remember_data(propagator, train, seed=config.seed)
+        remember_data(propagator, train, seed=config.seed, temperature=config.temperature)
     propagator.to(torch.float64 if config.precision == "64-true" else torch.float32).train()
     chosen = spread(len(validation), config.validation_pairs)
     baselines = one_step_errors(propagator, validation, indices=chosen, progress=progress)

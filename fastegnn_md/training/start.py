@@ -62,12 +62,17 @@ def _check_middle_frames(pairs: TrajectoryPairs, config: PropagatorConfig) -> No
 
 
 def untrained_propagator(
-    pairs: TrajectoryPairs, config: PropagatorConfig, *, seed: int = 0, sample: int = 4096
+    pairs: TrajectoryPairs,
+    config: PropagatorConfig,
+    *,
+    seed: int = 0,
+    sample: int = 4096,
+    temperature: float | None = None,
 ) -> Propagator:
     """Make an untrained propagator that fits a data set, of the class its kind asks for.
 
     Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
-    systems, and at least one of each system.
+    systems, and at least one of each system. ``temperature`` is that of :func:`remember_data`.
 
     Raises
     ------
@@ -95,7 +100,7 @@ def untrained_propagator(
     if config.stochastic:  # a basin that one of a thousand frames is in is no error of a jump
         domain = replace(domain, limits=_with_rare_torsions(domain.limits, pairs, sample, seed))
     propagator = _measured(start, end, config, pairs.lag, domain, seed)
-    remember_data(propagator, pairs, seed=seed, sample=sample)
+    remember_data(propagator, pairs, seed=seed, sample=sample, temperature=temperature)
     return propagator
 
 
@@ -118,13 +123,24 @@ def _with_rare_torsions(limits: JumpLimits, pairs: TrajectoryPairs, sample: int,
     return limits
 
 
-def remember_data(propagator: Propagator, pairs: TrajectoryPairs, *, seed: int = 0, sample: int = 4096) -> None:
-    """Let a propagator know the data it is for: their fingerprint, provenance and surroundings."""
+def remember_data(
+    propagator: Propagator,
+    pairs: TrajectoryPairs,
+    *,
+    seed: int = 0,
+    sample: int = 4096,
+    temperature: float | None = None,
+) -> None:
+    """Let a propagator know the data it is for: their fingerprint, provenance and surroundings.
+
+    ``temperature`` in K is that of the run, where somebody said it; else what stores say or velocities tell.
+    """
     start, end = pairs.batch(representative(pairs, sample, seed))
+    sources = [store.provenance for store in pairs.stores]
+    if temperature is not None:
+        sources = [{**source, "temperature": temperature} for source in sources]
     propagator.fingerprint = pairs.fingerprint
-    propagator.provenance = Provenance.measure(
-        start, end, (store.provenance for store in pairs.stores), package_version()
-    )
+    propagator.provenance = Provenance.measure(start, end, sources, package_version())
     if propagator.stochastic:  # its reach is the whole molecule, and what it does not know it refuses by name
         return
     measured = Surroundings.measure(start, propagator.config.cutoff, seed=seed)

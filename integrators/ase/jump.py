@@ -295,6 +295,7 @@ class AtomsJump:
             unusual_forces=getattr(self.atoms.calc, "unusual_forces", ()),
             lenient=self.guarded.guard is None,
             holds_atoms=self.guarded.tolerates_frozen_atoms,
+            drawn=propagator.stochastic,
         )
         # Forces of zero stand for those of the first step, which are not worth a call here.
         zeros = torch.zeros_like(state.positions)

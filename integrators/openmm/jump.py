@@ -94,6 +94,7 @@ class ContextJump:
             theory=theory_of(system),
             lenient=self.guarded.guard is None,
             holds_atoms=self.guarded.tolerates_frozen_atoms,
+            drawn=self.guarded.propagator.stochastic,
         )
         hybrid, informed = self.guarded.schedule.hybrid, self.guarded.propagator.wants_forces is not None
         described = check_forces(system, force, informed, hybrid, learned_forces)
