@@ -7,10 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from scipy.stats import binom
+
 from .guards import GuardReport
 
 MOST_REDRAWS = 0.01  # per jump
-_FEWEST = 200  # jumps before a share says something
+_FEWEST = 200  # jumps from which the share itself is held against it
+_FEW = 5  # from which so many redraws that they are no chance are told
+_BY_CHANCE = 1e-6  # probability of as many; small, as draws from one geometry are refused in a row
 
 
 class RedrawWarning(UserWarning):
@@ -124,8 +128,15 @@ class JumpStatistics:
 
     @property
     def too_many_redraws(self) -> bool:
-        """Whether so many draws were refused that the model is to blame, after enough jumps to say so."""
-        return self.tried >= _FEWEST and self.redraw_share > MOST_REDRAWS
+        """Whether so many draws were refused that the model is to blame.
+
+        From 200 jumps on that is so if the share is too large; from five on if a model at the limit would have as
+        many by chance less than once in a million runs: 5 in 10 jumps, 10 in 100.
+        """
+        if self.tried < _FEW or self.redraw_share <= MOST_REDRAWS:
+            return False
+        draws = self.tried + self.redraws
+        return self.tried >= _FEWEST or bool(binom.sf(self.redraws - 1, draws, MOST_REDRAWS) < _BY_CHANCE)
 
     @property
     def of_redraws(self) -> str:

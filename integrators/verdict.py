@@ -20,7 +20,8 @@ from .statistics import JumpStatistics
 
 _DRAWS = 20_000  # of velocities of atoms, for degrees of freedom of elements: 1 % for one atom of a molecule of 22
 _BLOCKS = 8  # of a half of the run, whose means give the error of its mean
-_FEWEST = 50  # frames from which temperatures can be judged
+_FEWEST = 50  # frames from which temperatures can be judged closely
+_FAR = 3.0  # times the temperature: judged in fewer frames
 _FEWEST_AUDITS = 20  # from which heating can be judged
 _REFUSED = 0.1  # share of jumps
 _OFF = 0.1  # share of the temperature
@@ -59,15 +60,17 @@ class RunWatch:
 
     def verdict(self, statistics: JumpStatistics, *audits: Audits | None) -> RunVerdict:
         """What the run was like, from what was recorded and counted; with the audits of each replica."""
-        halves = np.array_split(np.array(self._kinetic).reshape(-1, len(self._degrees)), 2)
-        means = [self._means(half) for half in halves]
+        frames = np.array(self._kinetic).reshape(-1, len(self._degrees))
+        middle = len(frames) // 2  # a single frame is of the second half, which is judged
+        means = [self._means(half) for half in (frames[:middle], frames[middle:])]
         return RunVerdict(
             means[0],
             means[1],
             statistics,
             self.temperature,
             sum(one.strikes for one in audits if one is not None),
-            len(self._kinetic),
+            len(frames),
+            sum(self._degrees.values()),
         )
 
     def _means(self, kinetic: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -101,7 +104,9 @@ class RunVerdict:
     strikes : int
         How often audits were out of bounds.
     frames : int
-        Recorded; from fewer than fifty temperatures are not judged.
+        Recorded; in fewer than fifty temperatures are judged only where they are far too high.
+    degrees : float
+        Of freedom, which say how far the temperature of a single frame may be.
     """
 
     first: dict[str, tuple[float, float]]
@@ -110,6 +115,7 @@ class RunVerdict:
     temperature: float | None
     strikes: int = 0
     frames: int = 0
+    degrees: float = math.inf
 
     @property
     def lines(self) -> list[str]:
@@ -153,24 +159,33 @@ class RunVerdict:
         return found
 
     def _temperatures(self) -> list[str]:
-        if self.frames < _FEWEST:
-            return []
         kelvin, error = self.second["all"]
         target = self.temperature
         if target is None:  # NVE: the first half is what the second should be
             target, before = self.first["all"]
             error = math.hypot(error, before)
-        found = []
-        if not math.isfinite(kelvin) or abs(kelvin - target) > _OFF * target + _SURE * error:
+        found, few = [], self.frames < _FEWEST
+        off = self._is_far(kelvin, target) if few else abs(kelvin - target) > _OFF * target + _SURE * error
+        if off or (self.frames and not math.isfinite(kelvin)):
             wanted = "in the first half" if self.temperature is None else "asked for"
             found.append(f"the temperature of the second half is {kelvin:.0f} K, {target:.0f} K {wanted}")
         elements = {name: value for name, value in self.second.items() if name != "all"}
-        if len(elements) > 1:
+        if not few and len(elements) > 1:
             hot, cold = max(elements, key=lambda n: elements[n][0]), min(elements, key=lambda n: elements[n][0])
             (high, e1), (low, e2) = elements[hot], elements[cold]
             if high - low > _APART * kelvin + _SURE * math.hypot(e1, e2):
                 found.append(f"elements are apart in the second half: {hot} {high:.0f} K, {cold} {low:.0f} K")
         return found
+
+    def _is_far(self, kelvin: float, target: float) -> bool:
+        """Whether a temperature is above the other by a factor that frames, which may be as one, do not have by chance.
+
+        ln T of a frame scatters by √(2/f), f degrees of freedom. The other way says nothing in a few frames: motion
+        that begins in a minimum soon has most of its energy as potential energy.
+        """
+        if not (self.degrees > 0 and 0 < kelvin < math.inf and target > 0):  # a single frame has nothing before it
+            return False
+        return math.log(kelvin / target) > math.log(_FAR) + _SURE * math.sqrt(2 / self.degrees)
 
 
 def degrees_of_elements(state: State, freedom: Freedom, seed: int = 0) -> dict[int, float]:

@@ -111,6 +111,7 @@ def test_steps_are_those_of_ase():
     assert np.abs(atoms.positions - 10 * start).max() > 0.05
 
 
+@pytest.mark.filterwarnings("ignore::fastegnn_md.integrators.RedrawWarning")  # a model that is bad on purpose
 def test_refused_draws_are_drawn_anew_and_the_last_is_replaced():
     made = simulation(flow(Draws(bad=0.4)), schedule=Schedule(relax_steps=2, redraws=30, classical="2 fs"))
     made.step(10)

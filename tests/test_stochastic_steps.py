@@ -30,6 +30,7 @@ from fastegnn_md.propagator.limits import JumpLimits
 LAG = 0.5  # ps
 FS = units.fs
 PS = 1000 * FS
+BAD = pytest.mark.filterwarnings("ignore::fastegnn_md.integrators.RedrawWarning")  # models that are bad on purpose
 
 
 class Springs(Calculator):
@@ -118,6 +119,7 @@ def test_constraints_hold_after_jump_and_relaxation():
     assert [atoms.get_distance(0, 1), atoms.get_distance(1, 3)] == pytest.approx(lengths, abs=1e-8)
 
 
+@BAD
 def test_refused_draws_are_drawn_anew():
     dynamics = dynamics_of(flow(Draws(bad=0.4)), schedule=Schedule(relax_steps=2, redraws=30))
     dynamics.run(20)
@@ -130,6 +132,7 @@ def test_refused_draws_are_drawn_anew():
     assert np.abs(dynamics.atoms.positions - dynamics.atoms.calc.places).max() < 1.0
 
 
+@BAD
 @pytest.mark.parametrize(("steps", "redrawn"), [(2, ["energy"]), (400, [])])
 def test_draws_whose_energy_relaxation_does_not_bring_down_are_drawn_anew(steps, redrawn):
     dynamics = dynamics_of(
@@ -199,6 +202,7 @@ def test_a_restart_goes_on_as_if_nothing_had_happened(tmp_path):
     assert again.get_time() == pytest.approx(whole.get_time())
 
 
+@BAD
 @pytest.mark.parametrize("bad", [0.0, 0.4])
 def test_replicas_move_as_they_would_alone(bad):
     names, kelvin = ("CH3OH", "CH3CH2OH", "CH3OH"), (300, 300, 400)

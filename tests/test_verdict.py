@@ -88,7 +88,51 @@ def test_runaway_and_elements_apart_are_told(temperatures, target, words):
 
 
 def test_a_few_frames_tell_no_temperature():
-    assert watched([{1: 3000.0, 8: 10.0}], frames=20).verdict(JumpStatistics(20, 20)).warnings == []
+    assert watched([{1: 1200.0, 8: 10.0}], frames=20).verdict(JumpStatistics(20, 20)).warnings == []
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 20])
+def test_a_few_frames_tell_a_temperature_that_is_far_too_high(frames):
+    found = watched([{1: 6786.0, 8: 6786.0}], frames=frames).verdict(JumpStatistics(9, 9)).warnings
+    assert len(found) == 1
+    assert re.fullmatch(r"the temperature of the second half is \d+ K, 300 K asked for", found[0])
+
+
+def test_a_few_cold_frames_say_nothing_as_motion_may_have_begun_in_a_minimum():
+    assert watched([{1: 14.0, 8: 14.0}], frames=5).verdict(JumpStatistics(9, 9)).warnings == []
+
+
+def test_without_a_thermostat_a_few_frames_tell_a_runaway_between_the_halves():
+    def warnings(frames, *halves):
+        return watched([{1: t, 8: t} for t in halves], frames, target=None).verdict(JumpStatistics(9, 9)).warnings
+
+    assert re.search(r"second half is \d+ K, \d+ K in the first half", warnings(10, 300.0, 9000.0)[0])
+    assert warnings(10, 300.0, 450.0) == []
+    assert warnings(1, 300.0) == warnings(0, 300.0) == []
+
+
+def test_a_small_molecule_may_be_hot_in_a_frame():
+    value = {"all": (1800.0, math.inf)}
+    assert RunVerdict(value, value, JumpStatistics(), 300.0, frames=5, degrees=3).warnings == []
+    assert RunVerdict(value, value, JumpStatistics(), 300.0, frames=5, degrees=60).warnings
+
+
+@pytest.mark.parametrize(
+    ("tried", "redrawn", "words"),
+    [
+        (10, 10, r"10 redraws in 10 jumps \(100.0%; 10 by the bond guard\): more than 1% is a failure of the model"),
+        (10, 3, None),  # one jump that was drawn four times
+        (10, 5, "5 redraws in 10 jumps"),
+        (100, 7, None),
+        (100, 10, "10 redraws in 100 jumps"),
+        (200, 3, r"3 redraws in 200 jumps \(1.5%"),
+        (200, 2, None),
+    ],
+)
+def test_redraws_that_are_no_chance_are_told_in_short_runs(tried, redrawn, words):
+    statistics = JumpStatistics(tried, tried, redrawn={"bond": redrawn})
+    found = watched([{1: 300.0, 8: 300.0}], frames=10).verdict(statistics).warnings
+    assert (found == []) if words is None else re.match(words, found[0])
 
 
 def test_refusals_and_audits_are_told():
