@@ -80,12 +80,12 @@ def check_home(
     if provenance is None:
         return
     wrong = [
+        *_molecule(provenance, state),  # first: of another molecule the rest says little
         *_constraints(provenance, state, constraints),
         *([] if holds_atoms else _frozen(provenance, constraints)),
         *([] if holds_atoms else _restraints(unusual_forces)),
         *_charge(provenance, charge),
         *_spin(provenance, state, charge, multiplicity),
-        *_molecule(provenance, state),
     ]
     if wrong and not lenient:
         raise CompatibilityError(wrong[0])

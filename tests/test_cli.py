@@ -505,8 +505,11 @@ def test_a_calculator_of_ones_own_is_found_beside_the_data(
     assert calculator_factory("my_calculator:EMT")().name == "emt"
     with pytest.raises(ConfigError, match="no callable 'number'"):
         calculator_factory("my_calculator:number")
-    with pytest.raises(MissingDependencyError, match="no_such_module"):
-        calculator_factory("no_such_module:Calculator")
+    with pytest.raises(MissingDependencyError, match=r"no my_calculatr\.py in this folder or on PYTHONPATH"):
+        calculator_factory("my_calculatr:EMT")
+    (tmp_path / "other.py").write_text("import no_such_module\n")
+    with pytest.raises(MissingDependencyError, match="needs the module 'no_such_module', which is not installed"):
+        calculator_factory("other:EMT")
 
 
 def test_force_fields_become_systems(tmp_path: Path, require: Any) -> None:

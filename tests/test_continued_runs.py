@@ -71,6 +71,11 @@ def test_a_continued_run_is_bit_for_bit_the_uninterrupted_one(cli: Cli, crystal:
     code, said = cli(*command, "--steps", 9, "-o", parts, "--restart", restart)
     assert code == 0, said
     assert said.startswith("9 jumps of ")
+    assert (
+        "\njumps and audits are those of all 9 steps; temperatures, volumes and speed those of steps 6 to 9, " in said
+    )
+    assert "run: 5 of 9 steps, 56 %, " in said
+    assert "run: 9 of 9 steps, 100 %, " in said
     assert parts.read_bytes() == whole.read_bytes()
 
 

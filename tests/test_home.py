@@ -159,6 +159,11 @@ class TestAtoms:
         with pytest.raises(CompatibilityError, match=words):
             dynamics(atoms, "ethanol-xtb", bonds=guess_bonds(atoms))
 
+    def test_another_molecule_is_named_before_its_constraints(self):
+        ethanol = molecule("CH3CH2OH")  # its bonds to hydrogen are free, those of training were held
+        with pytest.raises(CompatibilityError, match="the system is C2H6O, this propagator has seen C6H12N2O2 only"):
+            dynamics(ethanol, "ala2-vacuum", 300.0, bonds=guess_bonds(ethanol))
+
     def test_another_charge_and_another_theory(self):
         atoms = molecule("CH3CH2OH")
         atoms.calc = EMT()

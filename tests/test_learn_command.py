@@ -15,6 +15,7 @@ import pages
 import pytest
 from ase.build import bulk
 from ase.io import read
+from ase.md.velocitydistribution import thermalize_momenta
 
 from fastegnn_md import load
 from fastegnn_md.cli import main
@@ -60,7 +61,7 @@ def test_a_run_writes_its_frames_with_their_phase_a_model_and_a_page(
     assert code == 0
     assert "frozen" in out
     assert "calls made" in out
-    assert "learn: 51 of 51 steps" in err
+    assert "learn: 50 of 50 steps, 100 %" in err
     frames = read(output, ":")
     phases = [frame.info["phase"] for frame in frames]
     assert len(phases) == 51
@@ -99,6 +100,32 @@ def test_a_run_goes_on_with_other_settings_and_says_which(
     np.testing.assert_allclose(np.diff(times), 0.016)
     code, _, err = cli(capsys, *again[:7], "--lag", "8 fs", *again[9:])
     assert code == 2
+
+
+@pytest.mark.filterwarnings("always::fastegnn_md.integrators.LearningWarning")  # which the command prints
+def test_another_engine_is_told_of_and_taken(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "run.traj"
+    code, *_ = cli(capsys, *command(start, output, "--time", "0.08 ps", "--updates", 1))
+    assert code == 0
+    again = command(start, output, "--time", "0.16 ps", "--updates", 1, "--restart", f"{output}.restart")
+    other = ["lj" if one == "emt" else one for one in again]
+    code, _, err = cli(capsys, *other)
+    assert code == 0
+    assert "engine was EMT, is now LennardJones: the model would learn from pairs of both" in " ".join(err.split())
+    assert "changed: --calculator was 'emt', is 'lj' now: the model learns from both" in err
+    assert len(read(output, ":")) == 11
+
+
+@pytest.mark.parametrize(("nve", "told"), [((), True), (("--nve",), False)])
+def test_velocities_of_the_start_without_a_thermostat_are_told(
+    nve: tuple[str, ...], told: bool, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    atoms = read(start)
+    thermalize_momenta(atoms, 400, rng=np.random.default_rng(0))
+    atoms.write(start)
+    few = ("--calculator", "emt", "--lag", "16 fs", "--timestep", "4 fs", *SMALL, "--time", "0.032 ps")
+    code, _, err = cli(capsys, "learn", start, *few, *nve, "-o", tmp_path / "run.traj")
+    assert (code, "no thermostat (NVE), from the velocities of START" in err) == (0, told)
 
 
 @pytest.mark.parametrize(

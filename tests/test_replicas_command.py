@@ -61,6 +61,31 @@ def test_replicas_are_continued_as_if_they_had_not_been_stopped(cli, tmp_path):
     code, out, err = cli(*command, "--steps", 9, "-o", parts, *restart)
     assert code == 0, err
     assert out.startswith("2 replicas: 18 jumps, 0 refused")
+    assert "\njumps and audits are those of all 9 steps; temperatures, volumes and speed those of steps 6 to 9, " in out
+    assert "run: 9 of 9 steps, 100 %" in err
+    for k in range(2):
+        assert (tmp_path / f"parts-0{k}.xtc").read_bytes() == (tmp_path / f"whole-0{k}.xtc").read_bytes()
+
+
+def test_replicas_that_fail_early_leave_the_restart_file_of_their_start(cli, tmp_path, monkeypatch):
+    from fastegnn_md.integrators import LearnedEnsemble
+
+    whole, parts, run = tmp_path / "whole.xtc", tmp_path / "parts.xtc", LearnedEnsemble.run
+    command = (copper(tmp_path), "--temperature", 300, "--replicas", 2, "--steps", 5)
+    calls = []
+
+    def fails(self, steps):
+        calls.append(steps)
+        if len(calls) == 3:
+            raise OSError("no licence")
+        return run(self, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnedEnsemble, "run", fails)
+        code, _, err = cli(*command, "-o", parts)
+    assert (code, "no licence" in err) == (2, True)
+    assert cli(*command, "-o", parts, "--restart", f"{parts}.restart")[0] == 0
+    assert cli(*command, "-o", whole)[0] == 0
     for k in range(2):
         assert (tmp_path / f"parts-0{k}.xtc").read_bytes() == (tmp_path / f"whole-0{k}.xtc").read_bytes()
 
@@ -125,3 +150,11 @@ def test_replicas_without_a_thermostat_may_draw_their_velocities(cli, tmp_path):
     assert cli(copper(tmp_path), *drawn)[0] == 0
     first, second = (read(tmp_path / f"o-0{k}.traj", "0") for k in range(2))
     assert np.abs(first.get_momenta() - second.get_momenta()).max() > 1
+
+
+def test_velocities_of_the_start_without_a_thermostat_are_told(cli, tmp_path):
+    start, few = copper(tmp_path, moving=True), ("--steps", 1, "-o", tmp_path / "o.traj", "--overwrite")
+    said = "no thermostat (NVE), from the velocities of START: --temperature brings one"
+    assert said in cli(start, *few)[2]
+    for more in (("--nve",), ("--temperature", 600)):
+        assert said not in cli(start, *few, *more)[2]

@@ -99,11 +99,15 @@ class Place:
         What must not change when a run is continued: option to value, as JSON has them.
     outputs : sequence of Path, optional
         Trajectories of replicas, which have one restart file, that of ``output``.
+    engine : dict, optional
+        Settings likewise that may change, which is told.
 
     Attributes
     ----------
     step : int
         Steps done.
+    changed : list of str
+        What of the engine is another, in words.
     after : list of (Written or None)
         Of each trajectory the frames that stay, None for a new file.
 
@@ -130,8 +134,11 @@ class Place:
         steps: int,
         settings: dict[str, Any],
         outputs: Sequence[Path] | None = None,
+        engine: dict[str, Any] | None = None,
     ):
-        self.restart, self.settings, self.steps = restart, settings, steps
+        engine = engine or {}
+        self.restart, self.settings, self.steps = restart, settings | engine, steps
+        self.changed: list[str] = []
         self.step = 0
         outputs = [output] if outputs is None else outputs
         self.after: list[Written | None] = [None] * len(outputs)
@@ -148,6 +155,11 @@ class Place:
                     f"{name} was {_said(before.get(name))} when {restart} was written, is {_said(value)} now; continue "
                     "with the same, or start a new run from the last frame"
                 )
+        self.changed = [
+            f"{name} was {_said(before[name])}, is {_said(value)} now: the model learns from both"
+            for name, value in engine.items()
+            if name in before and before[name] != value
+        ]
         if self.step >= steps:
             raise ConfigError(f"{restart} is of step {self.step}: all of --steps {steps} are done; ask for more")
         mine = restart_of(output)

@@ -93,6 +93,11 @@ def calculator_factory(name: str) -> Callable[[], Calculator]:
             raise
         package = {"tblite": "tblite", "mace": "mace-torch"}.get(name)
         remedy = "install it in this environment" if package is None else f"pip install {package}"
+        if name not in _CALCULATORS and error.name == module_name.partition(".")[0]:
+            raise MissingDependencyError(
+                f"calculator {name!r}: there is no {error.name}.py in this folder or on PYTHONPATH, and no module "
+                f"{error.name!r} is installed; correct the name, or {remedy}"
+            ) from error
         raise MissingDependencyError(
             f"calculator {name!r} needs the module {error.name!r}, which is not installed: {remedy}"
         ) from error

@@ -16,7 +16,15 @@ from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Bonds, open_model, open_universe
 from .outputs import Overwrite, claimed
-from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
+from .stepping import (
+    ase_atoms,
+    attach_engine,
+    keep_constraints,
+    keep_labels,
+    set_velocities,
+    tell_no_thermostat,
+    trained_masses,
+)
 
 if TYPE_CHECKING:
     from ..integrators import LearningDynamics
@@ -88,7 +96,7 @@ def learn(
             "--restart",
             metavar="FILE",
             help="Continue the run that wrote this file (OUTPUT.restart); --target, --updates, --temperature, "
-            "--friction, --pressure, --timestep and --freeze-after may be others.",
+            "--friction, --pressure, --timestep, --freeze-after and the engine may be others.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -133,13 +141,15 @@ def learn(
         {
             "learn": True,
             "--lag": f"{1e3 * length:.6g} fs",
+            "--constraints": constraints,
+            "--every": every,
+            "--nve": nve,
+        },
+        engine={
             "--calculator": calculator,
             "--forcefield": [Path(name).name for name in forcefield or []],
             "--system": system and system.name,
-            "--constraints": constraints,
             "--cutoff": cutoff,
-            "--every": every,
-            "--nve": nve,
         },
     )
     page, saved = (output.with_name(output.name + suffix) for suffix in (".html", ".safetensors"))
@@ -162,6 +172,8 @@ def learn(
     keep_constraints(atoms, start, len(atoms))
     keep_labels(atoms, start)
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
+    if temperature is None and not nve and restart is None:
+        tell_no_thermostat()
     learning = _learning(target, updates, freeze_after, length, seed)
     rate = parse_quantity(friction or _FRICTION, "friction") / PICOSECOND
     bath: dict[str, Any] = {} if nve or temperature is None else {"temperature_K": temperature, "friction": rate}
@@ -169,7 +181,7 @@ def learn(
         bath["barostat"] = barostat
     if restart is not None:
         dynamics = LearningDynamics.restart(restart, atoms, learning=learning, timestep=timestep, **bath)
-        for words in dynamics.changed:
+        for words in [*place.changed, *dynamics.changed]:
             typer.echo(f"changed: {words}", err=True)
     else:
         dynamics = LearningDynamics(
@@ -187,7 +199,7 @@ def learn(
     with (
         StopSignals() as stop,
         RolloutWriter(output, group, dt=every * length, after=place.after[0]) as writer,
-        progress_bar(desc="learn", unit="step", initial=first, total=steps + 1) as bar,
+        progress_bar(desc="learn", unit="step", initial=place.step, total=steps) as bar,
     ):
         keeper = Keeper(place, output, [writer], dynamics.save_restart)
         for step in range(first, steps + 1):
@@ -197,9 +209,9 @@ def learn(
                 except Exception:  # the atoms are as they were before the step
                     keeper.rescue(step - 1)
                     raise
+                bar.update()
             if step % every == 0:
                 writer.write(atoms, time=step * length)
-            bar.update()
             if dynamics.phase != phase or time.monotonic() - told > _TELL:
                 bar.write(dynamics.report_line(), file=sys.stderr)
                 told, phase = time.monotonic(), dynamics.phase

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .continuing import Keeper, Place, StopSignals
-from .verdict import became, speed, tell, tell_volumes
+from .verdict import became, speed, tell, tell_span, tell_volumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +130,8 @@ def _run(
 ) -> Keeper:
     """Steps of all replicas until the last one or a signal.
 
-    A step that fails leaves some replicas ahead of the others: the restart file before it stays as it is.
+    A step that fails leaves some replicas ahead of the others: the restart file before it stays as it is. That of the
+    start is there from the beginning.
     """
     from .._progress import progress_bar
     from ..engines.mdanalysis import RolloutWriter
@@ -143,13 +144,17 @@ def _run(
             for one, after in zip(outputs, place.after, strict=True)
         ]
         keeper = Keeper(place, output, writers, save)
-        for step in progress_bar(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
+        bar = stack.enter_context(progress_bar(desc="run", unit="step", initial=place.step, total=steps))
+        for step in range(first, steps + 1):
             if step:
                 advance()
+                bar.update()
             record(step, writers)
             if stop.given or step == steps:
                 keeper.save(step)
                 break
+            if not step:
+                keeper.save(step)
             keeper.step_done(step)
     if stop.given and step < steps:
         raise keeper.stopped(stop.given, step)
@@ -160,4 +165,5 @@ def _tell(total: JumpStatistics, place: Place, output: Path, keeper: Keeper, sim
     outputs = replica_outputs(output, len(place.after))
     names = f"{outputs[0]} to {outputs[-1].name} and {keeper.path.name}"
     typer.echo(f"{len(outputs)} replicas: {total.tried} jumps, {became(total)}; saved {names}")
+    tell_span(place)
     typer.echo(speed(simulated, time.perf_counter() - begun))

@@ -18,8 +18,16 @@ from .replicas import replica_outputs, run_ase_replicas
 from .run_checks import check_pressure, check_redrawn, check_replicas, is_amber
 from .run_openmm import run_openmm
 from .starts import own_start
-from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
-from .verdict import became, speed, tell, tell_volumes
+from .stepping import (
+    ase_atoms,
+    attach_engine,
+    keep_constraints,
+    keep_labels,
+    set_velocities,
+    tell_no_thermostat,
+    trained_masses,
+)
+from .verdict import became, speed, tell, tell_span, tell_volumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,6 +298,8 @@ def run(
         set_velocities(atoms, state.velocities if moving else None, temperature, rng)
         return atoms, bonds
 
+    if temperature is None and not nve and moving:
+        tell_no_thermostat()
     rate = parse_quantity(friction or _FRICTION, "friction")
     thermostat: Langevin | VelocityRescaling | None = None
     if tau is not None:
@@ -339,15 +349,20 @@ def run(
     volumes: list[float] = []
     timestep_ps = dynamics.guarded.timestep if isinstance(dynamics, LearnedDynamics) else propagator.timestep
     first, begun = place.step + (restart is not None), time.perf_counter()
-    with StopSignals() as stop, RolloutWriter(output, group, dt=every * timestep_ps, after=place.after[0]) as writer:
+    with (
+        StopSignals() as stop,
+        RolloutWriter(output, group, dt=every * timestep_ps, after=place.after[0]) as writer,
+        progress_bar(desc="run", unit="step", initial=place.step, total=steps) as bar,
+    ):
         keeper = Keeper(place, output, [writer], dynamics.save_restart)
-        for step in progress_bar(range(first, steps + 1), desc="run", unit="step", initial=first, total=steps + 1):
+        for step in range(first, steps + 1):
             if step:
                 try:
                     dynamics.run(1)
                 except Exception:  # the atoms are as they were before the step
                     keeper.rescue(step - 1)
                     raise
+                bar.update()
             if step % every == 0:
                 writer.write(atoms, time=step * timestep_ps)
             temperatures.append(dynamics.get_temperature())
@@ -366,6 +381,7 @@ def run(
         f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {became(dynamics.statistics)}"
         f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
+    tell_span(place)
     if volumes and isinstance(dynamics, LearnedDynamics):
         tell_volumes(dynamics.statistics, volumes)
     if propagator.stochastic:

@@ -15,7 +15,7 @@ from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
 from .replicas import run_replicas
-from .verdict import became, speed, tell
+from .verdict import became, speed, tell, tell_span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,6 +170,7 @@ def run_openmm(
         f"{1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken):.3g} ms per classical step; "
         f"saved {output} and {keeper.path.name}"
     )
+    tell_span(place)
     if propagator.stochastic:
         typer.echo(speed(context.getTime()._value - first, time.perf_counter() - begun))
     tell(watch.verdict(statistics, integrator.audits))

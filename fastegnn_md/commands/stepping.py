@@ -170,3 +170,11 @@ def set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | Non
         velocities = thermal_velocities(torch.from_numpy(atoms.get_masses()), temperature, rng).numpy()
         velocities -= (masses * velocities).sum(axis=0) / masses.sum()
     atoms.set_velocities(velocities / PICOSECOND)
+
+
+def tell_no_thermostat() -> None:
+    """Say that energy is constant, where nobody asked for it."""
+    typer.echo(
+        "no thermostat (NVE), from the velocities of START: --temperature brings one, --nve says that none is meant",
+        err=True,
+    )

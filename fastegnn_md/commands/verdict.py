@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from ..integrators import JumpStatistics, MetropolisStatistics
     from ..integrators.verdict import RunVerdict
+    from .continuing import Place
 
 DOUBTFUL = 3  # exit code of a run that went through and should not be trusted
 
@@ -34,6 +35,15 @@ def speed(picoseconds: float, seconds: float) -> str:
     """How much was simulated, and how fast."""
     nanoseconds = 1e-3 * picoseconds
     return f"{nanoseconds:.4g} ns in {seconds:.3g} s, {60 * nanoseconds / max(seconds, 1e-9):.3g} ns per minute"
+
+
+def tell_span(place: Place) -> None:
+    """Print of a continued run which steps are meant by what."""
+    if place.restart is not None:
+        typer.echo(
+            f"jumps and audits are those of all {place.steps} steps; temperatures, volumes and speed those of steps "
+            f"{place.step + 1} to {place.steps}, since {place.restart.name}"
+        )
 
 
 def tell_volumes(statistics: JumpStatistics, volumes: Sequence[float]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from fastegnn_md.engines.ase.calculators import describe_calculator
 from fastegnn_md.engines.ase.trajectory import check_frames, truncate_trajectory
-from fastegnn_md.errors import CheckpointError, ConfigError
+from fastegnn_md.errors import CheckpointError, ConfigError, Remedy
 from fastegnn_md.propagator.base import Propagator
 from fastegnn_md.propagator.base import load as load_model
 from fastegnn_md.propagator.config import PropagatorConfig
@@ -229,7 +229,11 @@ def _engine(before: str | None, atoms: Atoms) -> tuple[str, ...]:
         return ()
     told = f"engine was {before}, is now {now}"
     warnings.warn(
-        f"{told}: the model would learn from pairs of both; begin another run from the model instead (model=)",
+        Remedy(
+            f"{told}: the model would learn from pairs of both; begin another run from the model instead (",
+            "model=)",
+            "--model OUTPUT.safetensors)",
+        ),
         LearningWarning,
         stacklevel=6,
     )
