@@ -301,6 +301,14 @@ def report_of_error(error: StateError | ConstraintError) -> GuardReport:
     return GuardReport(False, "finite", None, str(error))
 
 
+def failed_steps(error: StateError | ConstraintError) -> str:
+    """What made classical steps fail, which went off from a finite geometry."""
+    if isinstance(error, NotFiniteError) and error.atom is not None:
+        what = error.field.replace("_", " ")
+        return f"{what} of atom {error.atom} are not finite: what the engine answers lets it fly apart"
+    return str(error)
+
+
 def _check_size(guard: str, what: str, unit: str, values: Tensor, limits: Tensor) -> GuardReport:
     if bool((values <= limits).all()):
         return PASSED

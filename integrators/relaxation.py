@@ -13,7 +13,7 @@ from fastegnn_md.mechanics.verlet import velocity_verlet
 from fastegnn_md.state import State
 
 from .engine import Classical
-from .guards import PASSED, GuardReport
+from .guards import PASSED, GuardReport, failed_steps
 from .thermostats import Langevin
 
 RELAX_STEPS = 50  # after each draw, where nothing else is said
@@ -82,7 +82,9 @@ def relax(
     try:
         return langevin_steps(state, temperature, timestep, steps, constraints, rng, classical), PASSED
     except (StateError, ConstraintError) as error:
-        return state, GuardReport(False, "relaxation", None, f"{steps} classical steps after it fail: {error}")
+        return state, GuardReport(
+            False, "relaxation", None, f"{steps} classical steps after it fail: {failed_steps(error)}"
+        )
 
 
 def _on_tensors(classical: Classical, constraints: Constraints, state: State, timestep: float, steps: int) -> State:

@@ -29,6 +29,7 @@ from .guards import (
     check_motion,
     check_spread,
     check_surroundings,
+    failed_steps,
     jump_error,
     ranges_of,
     report_of_error,
@@ -205,7 +206,10 @@ class GuardedStep(StepOptions):
             else:
                 ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
         except (StateError, ConstraintError) as error:
-            advice = f"the classical steps that were to replace it failed as well ({error})"
+            advice = (
+                f"{steps} classical steps of {1e3 * timestep / steps:.3g} fs that were to replace it failed as well "
+                f"({failed_steps(error)}): minimise the geometry, or look whether the engine takes it for what it is"
+            )
             raise jump_error(state, report, advice) from error
         self.statistics.fallback_steps += steps
         return self._thermalise(ended, constraints, rng)

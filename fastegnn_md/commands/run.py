@@ -26,6 +26,7 @@ from .stepping import (
     set_velocities,
     tell_no_thermostat,
     trained_masses,
+    with_bonds,
 )
 from .verdict import became, speed, tell, tell_span, tell_volumes
 
@@ -163,6 +164,7 @@ def run(
         VelocityRescaling,
     )
     from ..integrators.ase.restart import resume_together
+    from ..integrators.start import check_start
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
@@ -256,6 +258,7 @@ def run(
             group,
             state_from_universe(universe.atoms, velocities="stored" if moving else "zero"),
             moving,
+            name=str(start),
             structure=topology or start,
             output=output,
             place=place,
@@ -293,6 +296,7 @@ def run(
         bonds = attach_engine(
             atoms, known, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
         )
+        check_start(str(start), with_bonds(state, bonds), propagator.limits)
         keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
         keep_labels(atoms, start)
         set_velocities(atoms, state.velocities if moving else None, temperature, rng)

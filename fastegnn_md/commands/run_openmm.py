@@ -15,6 +15,7 @@ from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
 from .replicas import run_replicas
+from .stepping import with_bonds
 from .verdict import became, speed, tell, tell_span
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def run_openmm(
     start: State,
     moving: bool,
     *,
+    name: str,
     structure: Path,
     output: Path,
     place: Place,
@@ -56,11 +58,18 @@ def run_openmm(
     seed: int,
     guard: GuardSettings,
 ) -> None:
-    """Hybrid steps of a whole system, of which the atoms of ``group`` jump; ``start`` is the state of all atoms."""
+    """Hybrid steps of a whole system, of which the atoms of ``group`` jump; ``start`` is the state of all atoms.
+
+    ``name`` is that of its file, ``structure`` that of the topology.
+    """
+    import numpy as np
+
     from .._progress import progress_bar
+    from ..data.topology import join_bonds
     from ..engines.mdanalysis import RolloutWriter
     from ..engines.openmm.calculator import platform_named, reduced_box
-    from ..engines.openmm.system import NM
+    from ..engines.openmm.system import NM, system_bonds
+    from ..integrators.start import check_start
 
     with naming_extras("fastegnn-md run --engine openmm"):
         import openmm
@@ -86,6 +95,10 @@ def run_openmm(
         )
     universe = group.universe
     part = None if len(group) == len(universe.atoms) else group.indices
+    bonds = join_bonds(None if start.bonds is None else start.bonds.numpy(), system_bonds(built, start.numbers.numpy()))
+    if bonds is not None:
+        bonds = bonds[np.isin(bonds, group.indices).all(axis=1)]
+    check_start(name, with_bonds(start, bonds), propagator.limits)
 
     def simulation_of(seed: int) -> LearnedSimulation:
         step = parse_quantity(timestep, "time")

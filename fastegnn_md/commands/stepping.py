@@ -35,6 +35,13 @@ def ase_atoms(state: State) -> Atoms:
     return atoms
 
 
+def with_bonds(state: State, bonds: np.ndarray | None) -> State:
+    """A state with these bonds, where there are any."""
+    import torch
+
+    return state if bonds is None else state.replace(bonds=torch.as_tensor(bonds, dtype=torch.int64).view(-1, 2))
+
+
 def trained_masses(propagator: LearnedMap, state: State, moving: bool = False) -> tuple[State, bool]:
     """A state of natural masses with those of a model that knows others, as of heavier hydrogens; the user is told.
 

@@ -1,0 +1,78 @@
+"""Geometries to start from: in nm, of atoms in another order, and merely strained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastegnn_md import State
+from fastegnn_md.cli import main
+from fastegnn_md.errors import DataError
+from fastegnn_md.integrators.start import check_start
+from fastegnn_md.propagator.limits import JumpLimits
+
+LIMITS = JumpLimits({}, bonds={(1, 8): (0.9, 1.1)})
+
+
+def water(scale: float = 1.0, cell: float | None = None) -> State:
+    """Its second bond is longer than the first by this factor."""
+    x = torch.tensor([[0.0, 0, 0], [0.96, 0, 0], [0, scale * 0.96, 0]], dtype=torch.float64)
+    if cell is not None:
+        x[2, 1] -= cell  # the atom of the next image
+    return State(
+        positions=x,
+        velocities=torch.zeros_like(x),
+        numbers=torch.tensor([8, 1, 1]),
+        masses=torch.tensor([16.0, 1, 1], dtype=torch.float64),
+        bonds=torch.tensor([[0, 1], [0, 2]]),
+        cell=None if cell is None else cell * torch.eye(3, dtype=torch.float64)[None],
+        pbc=None if cell is None else torch.ones(1, 3, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize(("scale", "cell"), [(1.0, None), (2.2, None), (0.5, None), (1.0, 10.0)])
+def test_strained_bonds_and_those_across_the_box_are_no_error(scale, cell):
+    check_start("pose.pdb", water(scale, cell), LIMITS)
+
+
+def test_kinds_of_bond_that_training_did_not_have_are_not_looked_at():
+    check_start("pose.pdb", water(50.0), JumpLimits({}, bonds={(1, 6): (0.9, 1.1)}))
+    check_start("pose.pdb", water(50.0), JumpLimits({}))
+    check_start("pose.pdb", water(50.0).replace(bonds=None), LIMITS)
+
+
+@pytest.mark.parametrize(("scale", "length"), [(3.0, "2.88"), (0.1, "0.096"), (0.0, "0")])
+def test_a_bond_that_cannot_be_one_is_named(scale, length):
+    with pytest.raises(DataError, match="the bond of atoms 0 ") as caught:
+        check_start("pose.pdb", water(scale), LIMITS)
+    assert f"0 (O) and 2 (H) is {length} Å long, those of training are 0.9 to 1.1 Å (1 of 2 " in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:No dimensions set")
+@pytest.mark.parametrize("engine", ["ase", "openmm"])
+@pytest.mark.parametrize("wrong", ["nm", "order"])
+def test_the_command_asks_for_units_and_order_before_the_first_step(
+    engine: str, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture, require: Any
+) -> None:
+    require("openmm")
+    import MDAnalysis as mda
+
+    pdb = Path(sys.modules["fastegnn_md"].__path__[0]) / "assets" / "ala2.pdb"
+    universe, start = mda.Universe(str(pdb)), tmp_path / "start.dcd"
+    x = universe.atoms.positions
+    universe.atoms.positions = 0.1 * x if wrong == "nm" else np.roll(x, 1, axis=0)
+    universe.atoms.write(str(start))
+    output = tmp_path / "out.dcd"
+    bath = ["--temperature", "300", "--steps", "2", "--engine", engine, "--constraints", "HBonds"]
+    field = ["--forcefield", "amber99sbildn.xml", "--forcefield", "amber99_obc.xml"]
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "ala2-obc-10ps", str(start), "--topology", str(pdb), *bath, *field, "-o", str(output)])
+    said = capsys.readouterr().err
+    assert (ended.value.code, output.exists()) == (2, False)
+    assert f"{start}: the bond of atoms " in said
+    assert "are coordinates in nm in place of Å, atoms in another order than in the topology" in said
