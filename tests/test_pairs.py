@@ -36,8 +36,9 @@ def make_universe(
     f: np.ndarray | None = None,
     box: np.ndarray | list[float] | None = None,
     dt: float = DT,
+    bonds: bool = True,
 ) -> mda.Universe:
-    """A trajectory in memory: x, v (frames, N, 3) Å, Å/ps, f kJ/mol/Å."""
+    """A trajectory in memory: x, v (frames, N, 3) Å, Å/ps, f kJ/mol/Å; ``bonds`` of each atom to the next."""
     n = x.shape[1]
     universe = mda.Universe.empty(n, n_residues=1, atom_resindex=[0] * n, trajectory=False)
     symbols = (SYMBOLS * n)[:n]
@@ -45,7 +46,7 @@ def make_universe(
         universe.add_TopologyAttr(name, symbols)
     universe.add_TopologyAttr("masses", (MASSES * n)[:n])
     universe.add_TopologyAttr("charges", np.linspace(-1, 1, n))
-    if n > 1:
+    if bonds and n > 1:
         universe.add_TopologyAttr("bonds", [(i, i + 1) for i in range(n - 1)])
     dimensions = None if box is None else np.broadcast_to(np.asarray(box, dtype=np.float32), (len(x), 6)).copy()
     universe.load_new(x.astype(np.float32), dt=dt, velocities=v, forces=f, dimensions=dimensions)
@@ -525,7 +526,9 @@ class TestPeriodicBoundaries:
     @pytest.mark.parametrize("seed", range(5))
     def test_wrapped_atoms_are_followed(self, seed, npt):
         path, wrapped, boxes = diffuse(seed, npt=npt)
-        pairs = TrajectoryPairs(make_universe(wrapped, box=boxes), lag=3 * DT, velocities="none", progress=False)
+        pairs = TrajectoryPairs(
+            make_universe(wrapped, box=boxes, bonds=False), lag=3 * DT, velocities="none", progress=False
+        )
         for index in range(len(pairs)):
             (start, end), frame = pairs[index], index
             first = start.positions.double() @ torch.linalg.inv(start.cell[0].double())
@@ -546,8 +549,10 @@ class TestPeriodicBoundaries:
 
     def test_as_mdanalysis_nojump(self):
         _, wrapped, boxes = diffuse(11, npt=False)
-        pairs = TrajectoryPairs(make_universe(wrapped, box=boxes), lag=DT, velocities="none", progress=False)
-        universe = make_universe(wrapped, box=boxes)
+        pairs = TrajectoryPairs(
+            make_universe(wrapped, box=boxes, bonds=False), lag=DT, velocities="none", progress=False
+        )
+        universe = make_universe(wrapped, box=boxes, bonds=False)
         universe.trajectory.add_transformations(NoJump())
         for ts, ours in zip(universe.trajectory, pairs.stores[0].positions, strict=True):
             np.testing.assert_allclose(ours, ts.positions, atol=2e-4)
@@ -630,7 +635,7 @@ class TestNoiseFloor:
     def test_short_lags_and_positions_only_do_not_warn(self):
         make_pairs()
         x, _ = vibration(50, 8)
-        TrajectoryPairs(make_universe(x, dt=1.0), lag=1.0, velocities="none", progress=False)
+        TrajectoryPairs(make_universe(x, dt=1.0, bonds=False), lag=1.0, velocities="none", progress=False)
 
     def test_bad_friction_unit(self):
         with pytest.raises(UnitError):

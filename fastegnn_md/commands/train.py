@@ -84,6 +84,7 @@ def train(
     from ..propagator.base import Propagator
     from ..training import TrainingConfig, fit
     from ..training.one_step import error_table, one_step_errors, ratios
+    from ..training.start import check_bonds
 
     with naming_extras("training"):
         from ..training.processes import is_main_process
@@ -123,6 +124,7 @@ def train(
         progress=main,
         time_reversal=chosen.time_reversal and velocities != "forward",
     )
+    check_bonds(pairs, chosen.propagator)  # fit does, too, but after what is said here
     if main and pairs.friction is None and (note := thermostat_note(pairs)):
         typer.echo(f"{note}; --friction tells how much (0/ps: there was none), a harvest makes pairs without", err=True)
     if main and chosen.propagator.stochastic and (note := transitions_note(pairs)):

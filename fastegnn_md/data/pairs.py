@@ -144,10 +144,10 @@ class TrajectoryPairs(Dataset[tuple[State, ...]]):
         self._windows = Windows([one.segments for one in self.stores], self.lag_frames, NEIGHBOURS[velocities])
         if not len(self):
             longest = max(one.dt * float(np.diff(one.segments).max(initial=1) - 1) for one in self.stores)
+            more = " (difference velocities need one frame more on their sides)" if any(NEIGHBOURS[velocities]) else ""
             raise DataError(
                 f"no pair fits: the longest run of frames spans {units.format_time(longest)}, the lag is "
-                f"{units.format_time(self.lag)} (difference velocities need one frame more on their sides); give a "
-                "shorter lag or longer trajectories"
+                f"{units.format_time(self.lag)}{more}; give a shorter lag or longer trajectories"
             )
         if velocities == "stored":
             check_stored_velocities(self.stores)

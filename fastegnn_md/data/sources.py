@@ -13,13 +13,14 @@ import numpy as np
 
 from .. import units
 from ..errors import DataError, Remedy
-from .frames import check_speeds, check_velocities
+from .frames import check_speeds, check_velocities, file_has_times
 from .scratch import Scratch
 from .store import Store
 from .topology import select_atoms
 from .trajectory import write_trajectory
 
 _LOOKED_AT = 30  # frames
+_FORGOTTEN = 0.5  # ps; displacements over longer times say nothing of velocities
 
 Source: TypeAlias = mda.Universe | mda.AtomGroup | Store | str | os.PathLike[str]
 
@@ -65,10 +66,10 @@ def check_stored_velocities(stores: Sequence[Store]) -> None:
     """Refuse stores whose velocities are missing, zero, or not those of atoms."""
     for store in stores:
         if not store.has_velocities:
-            raise _no_velocities(f"store {str(store.path)!r} has no velocities")
+            raise _no_velocities(f"store {str(store.path)!r} has no velocities", store.dt)
         sample = store.velocities[:: max(1, store.n_frames // 100)]
         if not sample.any():
-            raise _no_velocities("all stored velocities are zero")
+            raise _no_velocities("all stored velocities are zero", store.dt)
         check_velocities(sample, store.topology.masses)
         starts = np.concatenate([np.arange(first, last - 1) for first, last in store.segments])
         if len(starts):
@@ -81,7 +82,8 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
     if isinstance(source, (mda.Universe, mda.AtomGroup)):
         atoms = select_atoms(source, options["select"])
         if need_velocities and not atoms.universe.trajectory.ts.has_velocities:
-            raise _no_velocities(f"the trajectory of {len(atoms)} atoms has no velocities")
+            spacing = _spacing(atoms.universe.trajectory, options["dt"], options["stride"])
+            raise _no_velocities(f"the trajectory of {len(atoms)} atoms has no velocities", spacing)
         arguments = {name: options[name] for name in ("dt", "stride", "unwrap", "isolated", "progress")}
         return write_trajectory(atoms, path, need_velocities=need_velocities, **arguments)
     if isinstance(source, (str, os.PathLike, Store)):
@@ -96,7 +98,24 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
     raise DataError(f"source is a {type(source).__name__}; expected an MDAnalysis Universe or the path of a store")
 
 
-def _no_velocities(fact: str) -> DataError:
+def _spacing(reader: Any, dt: float | None, stride: int) -> float | None:
+    """Time between the frames that are read, ps; None where nobody knows."""
+    known = dt is not None or file_has_times(reader)
+    return stride * float(reader.dt if dt is None else dt) if known else None
+
+
+def _no_velocities(fact: str, spacing: float | None) -> DataError:
+    if spacing is not None and spacing >= _FORGOTTEN:
+        return DataError(
+            Remedy(
+                f"{fact}, and its frames are {units.format_time(spacing)} apart: by then velocities are forgotten, and "
+                "differences of frames are none. Ways out: jumps that are drawn, of a molecule without solvent",
+                " (PropagatorConfig(kind='flow'), with pairs of velocities='none'); short bursts from the frames, for "
+                "steps of femtoseconds (fastegnn_md.harvest.harvest draws velocities at a temperature)",
+                " (train --kind flow); short bursts from the frames, for steps of femtoseconds (fastegnn-md harvest "
+                "draws velocities at --temperature)",
+            )
+        )
     return DataError(
         Remedy(
             f"{fact}. Ways out: harvest short bursts from the frames",

@@ -33,6 +33,7 @@ _HANDLED_WARNINGS = (
     "Unknown masses are set to 0.0",
     "Unknown element",
     "Failed to guess the mass",
+    "there is no reference attributes",
     "No coordinate reader found",
     "The TRZ reader is deprecated",
     "Unit cell dimensions not found",
@@ -297,9 +298,12 @@ def _numbers(atoms: mda.AtomGroup, masses: np.ndarray | None) -> tuple[np.ndarra
     first, label = _unknown(atoms)
     massless = masses is not None and masses[first] == 0
     raise DataError(
-        f"the element of {describe(atoms, first)} is not known ({label}); "
-        + ("it has no mass and may be a virtual site, to be selected away; else " if massless else "")
-        + "give elements: universe.add_TopologyAttr('elements', [...]), one symbol per atom of the topology"
+        Remedy(
+            f"the element of {describe(atoms, first)} is not known ({label}); "
+            + ("it has no mass and may be a virtual site, to be selected away; else " if massless else ""),
+            "give elements: universe.add_TopologyAttr('elements', [...]), one symbol per atom of the topology",
+            "give a structure or topology that has elements; to run, --topology beside a START of coordinates only",
+        )
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._progress import progress_bar
 from ..errors import DataError, Remedy
+from .bonds import check_bond_lengths
 from .frames import READ_ERRORS, Frame, copy_frame, file_has_times, keeping_frame, read_frame, unreadable
 from .split import segments_from_times
 from .store import Store
@@ -59,7 +60,8 @@ def write_trajectory(
     Raises
     ------
     DataError
-        If the frames cannot give pairs or the store cannot be written; the message says which frame and why.
+        If the frames cannot give pairs, bonds are not as long as bonds are, or the store cannot be written; the message
+        says which frame and why.
     """
     reader = atoms.universe.trajectory
     if stride < 1:
@@ -75,7 +77,8 @@ def write_trajectory(
         spacing = _time_between_frames(reader, dt)
         topology = read_topology(atoms)
         settings = {"stride": stride, "dt": spacing, "unwrap": unwrap} | ({"isolated": True} if isolated else {})
-        tree = _one_molecule(topology) if isolated else None
+        first = read_frame(atoms, 0)
+        tree = _one_molecule(topology) if isolated and first.cell is not None else None
         source = _source_key(atoms, topology, settings)
         path = Path(path)
         if path.exists():
@@ -89,8 +92,6 @@ def write_trajectory(
                 return store
         provenance = settings | {"source": source, "files": _file_names(reader), "atoms": topology.n_atoms}
         provenance |= {f"{key} of atoms": note for key, note in topology.notes.items()}
-        reader[0]
-        first = copy_frame(atoms)
         keep = {"velocities": first.velocities is not None, "forces": first.forces is not None}
         while True:
             try:
@@ -118,6 +119,23 @@ class _FieldMissingError(DataError):
         self.field = field
 
 
+def leave_box(atoms: mda.AtomGroup) -> bool:
+    """Put a molecule together across the box in the present frame, and leave the box out; whether there was one.
+
+    Raises
+    ------
+    DataError
+        If the atoms are several molecules, or the box has no volume.
+    """
+    with quiet():
+        frame, topology = copy_frame(atoms), read_topology(atoms)
+    if frame.cell is None:
+        return False
+    atoms.positions = make_whole(frame.positions, frame.cell, _one_molecule(topology))
+    atoms.universe.trajectory.ts.dimensions = None
+    return True
+
+
 def _write(
     atoms: mda.AtomGroup,
     path: Path,
@@ -135,8 +153,11 @@ def _write(
     reader[0]
     periodic = copy_frame(atoms).cell is not None
     boxed = periodic and tree is None  # whether the store has a box
+    if periodic and not boxed:
+        provenance = provenance | {"cell": "left out: one isolated molecule"}
     follow = Unwrapper(move=unwrap)
     times = np.empty(n_frames)
+    looked_at = {0, n_frames // 2, n_frames - 1}  # for bonds
     writer = StoreWriter(
         path,
         topology,
@@ -161,6 +182,8 @@ def _write(
                 times[row] = frame.index * (spacing or 0.0)
             else:
                 times[row] = frame.time
+            if row in looked_at:
+                check_bond_lengths(atoms, topology, frame.positions, frame.cell, f"frame {frame.index}")
             try:
                 if tree is not None and frame.cell is not None:
                     x = make_whole(frame.positions, frame.cell, tree)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..state import State
 
 # Covalent radii, Å: B. Cordero et al., Dalton Trans. 2832 (2008). Of elements that make molecules; metals do not.
-_RADII = {
+COVALENT_RADII = {
     1: 0.31, 5: 0.84, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57, 14: 1.11, 15: 1.07, 16: 1.05, 17: 1.02, 34: 1.20, 35: 1.20,
     53: 1.39,
 }  # fmt: skip
@@ -31,9 +31,9 @@ def molecules(state: State) -> list[int] | None:
         None where molecules are not told by distances: periodic systems, metals, thousands of atoms.
     """
     numbers = state.numbers.tolist()
-    if state.periodic or len(numbers) > _MOST or not _RADII.keys() >= set(numbers):
+    if state.periodic or len(numbers) > _MOST or not COVALENT_RADII.keys() >= set(numbers):
         return None
-    radii = torch.tensor([_RADII[number] for number in numbers], dtype=state.positions.dtype)
+    radii = torch.tensor([COVALENT_RADII[number] for number in numbers], dtype=state.positions.dtype)
     near = torch.cdist(state.positions.cpu(), state.positions.cpu()) < _STRETCHED * (radii[:, None] + radii)
     if state.bonds is not None and len(state.bonds):
         first, second = state.bonds.cpu().T

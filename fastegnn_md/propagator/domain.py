@@ -166,7 +166,13 @@ class Domain:
                 f"the system is {here} but this propagator was trained on {there} systems: {remedy}"
             )
         if self.bonds and state.bonds is None:
-            raise CompatibilityError("this propagator was trained with bonds; give the bonds of the system")
+            raise CompatibilityError(
+                Remedy(
+                    "this propagator was trained with bonds, the system has none: ",
+                    "give them; fastegnn_md.engines.ase.guess_bonds(atoms) finds them from distances",
+                    "give a topology that has them, or take them from distances, --bonds guess",
+                )
+            )
 
     def _unseen(self, state: State, atom: int) -> CompatibilityError:
         number, mass = int(state.numbers[atom]), float(state.masses[atom])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..data import TrajectoryPairs
+from ..data.bonds import missing_bonds
 from ..errors import DataError, Remedy
 from ..propagator.base import Propagator
 from ..propagator.config import PropagatorConfig
@@ -61,6 +62,32 @@ def _check_middle_frames(pairs: TrajectoryPairs, config: PropagatorConfig) -> No
     )
 
 
+def check_bonds(pairs: TrajectoryPairs, config: PropagatorConfig) -> None:
+    """Refuse molecules for kind "flow" whose bonds are not all known: nothing would guard those that are missing."""
+    if not (config.stochastic and config.use_bonds):
+        return
+    for store in pairs.stores:
+        positions = store.positions[0]
+        missing = missing_bonds(store.topology, positions)
+        if not len(missing):
+            continue
+        (i, j), some = missing[0], store.topology.bonds is not None and len(store.topology.bonds) > 0
+        ways = "or take the incomplete ones out and then" if some else "or"
+        distance = np.linalg.norm(positions[i] - positions[j])
+        raise DataError(
+            Remedy(
+                f"kind 'flow' knows molecules by their bonds, and the topology has {'only some' if some else 'none'}: "
+                f"{len(missing)} pairs of atoms are as near as bonded ones and not connected (atoms {i} and {j}: "
+                f"{distance:.2f} Å). Give a topology that has all (.psf, .prmtop, a PDB file with CONECT records of "
+                "all atoms), ",
+                f"{ways} take them from distances, fastegnn_md.data.bonds.add_guessed_bonds(universe), or leave bonds "
+                "and their guards out, PropagatorConfig(use_bonds=False)",
+                f"{ways} take them from distances, --bonds guess, or leave bonds and their guards out, --set "
+                "propagator.use_bonds=false",
+            )
+        )
+
+
 def untrained_propagator(
     pairs: TrajectoryPairs,
     config: PropagatorConfig,
@@ -77,7 +104,7 @@ def untrained_propagator(
     Raises
     ------
     DataError
-        If the configuration asks for velocities or forces that the pairs lack.
+        If the configuration asks for velocities, forces or bonds that the pairs lack.
     """
     if config.predicts_velocities and not pairs.has_velocities:
         raise DataError(
@@ -93,6 +120,7 @@ def untrained_propagator(
                 '--select "protein", of a trajectory and not of a store',
             )
         )
+    check_bonds(pairs, config)
     check_forces(pairs, config)
     pairs = pairs_for(config, pairs)
     start, end = pairs.batch(representative(pairs, sample, seed))
