@@ -305,7 +305,7 @@ def failed_steps(error: StateError | ConstraintError) -> str:
     """What made classical steps fail, which went off from a finite geometry."""
     if isinstance(error, NotFiniteError) and error.atom is not None:
         what = error.field.replace("_", " ")
-        return f"{what} of atom {error.atom} are not finite: what the engine answers lets it fly apart"
+        return f"{what} of atom {error.atom} are not finite: with the engine's forces it flies apart"
     return str(error)
 
 

@@ -34,9 +34,8 @@ def cli(capsys):
     return call
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """Untrained: it draws about the present positions, not far."""
+def untrained(path: Path, moved: float) -> Path:
+    """A model that draws about the present positions, which it takes to move by so many Å."""
     topology = cases.peptide_pdb().topology
     positions = 10 * torch.from_numpy(np.array(cases.peptide_pdb().getPositions(asNumpy=True)._value))
     numbers = torch.tensor([atom.element.atomic_number for atom in topology.atoms()])
@@ -51,13 +50,17 @@ def model(tmp_path_factory) -> Path:
     )
     start = State.concatenate([one] * 20)
     noise = torch.randn(start.positions.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    end = start.replace(positions=start.positions + 0.02 * noise)
+    end = start.replace(positions=start.positions + moved * noise)
     config = PropagatorConfig(kind="flow", hidden=8, layers=1, sampling_steps=2)
     domain = replace(Domain.from_pairs(start, end, config), limits=JumpLimits(dict.fromkeys((1, 6, 7, 8), 5.0)))
     propagator = Propagator.build(config, LAG, domain, seed=1)
-    path = tmp_path_factory.mktemp("model") / "flow.safetensors"
     propagator.save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return untrained(tmp_path_factory.mktemp("model") / "flow.safetensors", 0.02)
 
 
 @pytest.fixture
@@ -87,6 +90,17 @@ def test_frames_are_as_far_apart_as_jump_and_relaxation(engine, cli, model, pdb,
     times, positions = frames(pdb, output)
     assert times == pytest.approx([0.0, LAG + 0.01, 2 * (LAG + 0.01)], abs=1e-4)
     assert np.abs(positions[2] - positions[1]).max() > 0.05
+
+
+@pytest.mark.parametrize("engine", ["ase", "openmm"])
+def test_a_few_steps_that_are_far_too_hot_are_not_to_be_trusted(engine, cli, pdb, tmp_path):
+    model = untrained(tmp_path / "rough.safetensors", 0.1)
+    options = ["--temperature", 300, "--engine", engine, *FIELD, "--steps", 4, "--relax-steps", 5]
+    code, out, err = cli("run", model, pdb, *options, "-o", tmp_path / "out.xtc")
+    assert code == 3, err
+    assert "4 jumps of 1000 fs, 0 refused" in out
+    assert "warning: the temperature of the second half is " in err
+    assert "4 of 4 steps, 100 %" in err
 
 
 @pytest.mark.parametrize("engine", ["ase", "openmm"])
