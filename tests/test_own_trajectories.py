@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastegnn_md.cli import main
-from fastegnn_md.data import TrajectoryPairs
+from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.data.bonds import add_guessed_bonds
 from fastegnn_md.errors import DataError
 from fastegnn_md.propagator.catalogue import Catalogue
@@ -165,6 +165,38 @@ def test_training_of_draws_wants_all_bonds(files, capsys, topology: str, options
 def test_beads_need_no_bonds(files, capsys) -> None:
     code, said = command(capsys, "train", "all.pdb", "md.dcd", "--select", "name CH3 CA", *SMALL)
     assert code == 0, said
+
+
+@pytest.fixture
+def boxed(files) -> str:
+    """The trajectory in a box that the molecule lies across, as box.dcd."""
+    universe = changed(peptide(), wrapped, box=15.0)
+    with mda.Writer("box.dcd", N, dt=1.0) as writer:
+        for _ in universe.trajectory:
+            writer.write(universe.atoms)
+    return "box.dcd"
+
+
+def test_the_box_is_left_out_of_draws_and_that_is_said(boxed: str, capsys) -> None:
+    code, said = command(capsys, "train", "all.pdb", boxed, *SMALL, "-o", "m.safetensors")
+    assert code == 0, said
+    assert "the box is left out" in said
+    code, said = command(capsys, "train", "all.pdb", "md.dcd", *SMALL, "-o", "n.safetensors")
+    assert "box" not in said
+    frames = load_universe("all.pdb", boxed)
+    ends = [k for k, ts in enumerate(frames.trajectory) if np.ptp(ts.positions, axis=0).max() > 12.0]
+    assert ends, "no frame lies across the box"
+    common = ("--topology", "all.pdb", "--steps", "1", "--temperature", "300", "--relax-steps", "0", "--frame")
+    field = ("--forcefield", "amber99sbildn.xml", "--forcefield", "amber99_obc.xml")
+    for engine in ((), field, (*field, "--engine", "openmm", "--platform", "Reference")):
+        arguments = ("run", "m.safetensors", boxed, *common, str(ends[0]), *engine, "-o", "o.xtc", "--overwrite")
+        code, said = command(capsys, *arguments)
+        assert f"the box of {boxed} is left out" in said
+        assert code in (0, 1, 3), said  # an untrained model
+        assert "periodic" not in said
+        first = load_universe("all.pdb", "o.xtc").trajectory[0]
+        assert np.ptp(first.positions, axis=0).max() < 12.0
+        assert first.dimensions is None
 
 
 def test_frames_far_apart_without_velocities_ask_for_draws(files, capsys) -> None:

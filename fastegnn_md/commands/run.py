@@ -151,6 +151,7 @@ def run(
     from ..data.ase_files import ase_format
     from ..data.frames import seek
     from ..data.topology import select_atoms
+    from ..data.trajectory import leave_box
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
     from ..integrators import (
@@ -249,6 +250,10 @@ def run(
     if not -frames <= frame < frames:
         raise DataError(f"{start} has {frames} frames, there is no frame {frame}")
     seek(universe.trajectory, frame)
+    if propagator.stochastic and (engine == "ase" or len(group) == len(universe.atoms)) and leave_box(group):
+        typer.echo(
+            f"the box of {start} is left out, its molecule put together: draws are of isolated molecules", err=True
+        )
     moving = bool(universe.trajectory.ts.has_velocities)
     if replicas > 1:
         check_replicas(propagator, engine, moving and (nve or temperature is None))
@@ -294,7 +299,16 @@ def run(
     def atoms_with_engine(rng: np.random.Generator) -> tuple[Atoms, np.ndarray | None]:
         atoms = ase_atoms(state)
         bonds = attach_engine(
-            atoms, known, topology or start, forcefield, system, constraints, cutoff, calculator, trust=trust_system
+            atoms,
+            known,
+            topology or start,
+            forcefield,
+            system,
+            constraints,
+            cutoff,
+            calculator,
+            isolated=propagator.stochastic,
+            trust=trust_system,
         )
         check_start(str(start), with_bonds(state, bonds), propagator.limits)
         keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))

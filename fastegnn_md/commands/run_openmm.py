@@ -86,7 +86,16 @@ def run_openmm(
     if start.cell is not None:
         box, turn = reduced_box(start.cell[0].numpy())
         box = box / NM
-    built = openmm_system(structure, forcefield, system, constraints, cutoff, box, trust=trust)
+    built = openmm_system(
+        structure,
+        forcefield,
+        system,
+        constraints,
+        cutoff,
+        box,
+        isolated=propagator.stochastic and box is None,
+        trust=trust,
+    )
     topology = openmm_structure(structure).topology
     if built.getNumParticles() != start.n_atoms:
         raise DataError(

@@ -90,9 +90,13 @@ def attach_engine(
     cutoff: str,
     calculator: str | None,
     *,
+    isolated: bool = False,
     trust: bool = False,
 ) -> np.ndarray | None:
-    """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known."""
+    """Give the atoms their calculator, the masses of its System, and the constraints asked for; all bonds known.
+
+    An ``isolated`` molecule gets a force field without the box of its structure.
+    """
     import numpy as np
     from ase.constraints import FixAtoms, FixBondLengths
 
@@ -107,7 +111,7 @@ def attach_engine(
         from ..engines.openmm import OpenMMCalculator
         from ..engines.openmm.system import system_bonds
 
-        built = openmm_system(structure, forcefield, system, constraints, cutoff, trust=trust)
+        built = openmm_system(structure, forcefield, system, constraints, cutoff, isolated=isolated, trust=trust)
         if built.getNumParticles() != len(atoms):
             raise DataError(
                 f"the force field describes {built.getNumParticles()} particles, {len(atoms)} atoms are selected; "

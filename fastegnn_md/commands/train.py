@@ -124,6 +124,8 @@ def train(
         progress=main,
         time_reversal=chosen.time_reversal and velocities != "forward",
     )
+    if main and any("cell" in store.provenance for store in pairs.stores):
+        typer.echo("the box is left out: kind flow learns the molecule alone, put together across it", err=True)
     check_bonds(pairs, chosen.propagator)  # fit does, too, but after what is said here
     if main and pairs.friction is None and (note := thermostat_note(pairs)):
         typer.echo(f"{note}; --friction tells how much (0/ps: there was none), a harvest makes pairs without", err=True)

@@ -157,13 +157,14 @@ class Domain:
             raise CompatibilityError("pbc is mixed; a propagator takes systems periodic in all directions or in none")
         if state.periodic != self.periodic:
             here, there = ("periodic", "isolated") if state.periodic else ("isolated", "periodic")
-            remedy = (
-                "where the box only was the file's set atoms.pbc = False, else take a model of periodic systems"
-                if state.periodic
-                else "give the cell of the system and make it periodic, or take a model of isolated systems"
-            )
+            cell = "give the cell of the system and make it periodic, or take a model of isolated systems"
+            box, other = "where the box only was the file's ", "else take a model of periodic systems"
+            ways = (f"{box}set atoms.pbc = False, {other}", f"{box}give a file without it, {other}")
             raise CompatibilityError(
-                f"the system is {here} but this propagator was trained on {there} systems: {remedy}"
+                Remedy(
+                    f"the system is {here} but this propagator was trained on {there} systems: ",
+                    *(ways if state.periodic else (cell, cell)),
+                )
             )
         if self.bonds and state.bonds is None:
             raise CompatibilityError(
