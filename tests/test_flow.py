@@ -335,7 +335,7 @@ class TestCollectiveNoise:
 
     def test_draws_without_a_network_have_the_covariance_of_the_data(self):
         ethanol = molecule("CH3CH2OH")
-        propagator = flow(ethanol, sampling_steps=30, collective=True)
+        propagator = flow(ethanol, sampling_steps=30, collective=True, corrections=0)
         state = State.concatenate([ethanol] * 2000)
         moved = propagator.displacements(state, seeded(1), network=False).view(2000, 9, 3)
         found = torch.einsum("bik,bjk->ij", moved, moved) / 6000
