@@ -302,11 +302,17 @@ def report_of_error(error: StateError | ConstraintError) -> GuardReport:
 
 
 def failed_steps(error: StateError | ConstraintError) -> str:
-    """What made classical steps fail, which went off from a finite geometry."""
-    if isinstance(error, NotFiniteError) and error.atom is not None:
-        what = error.field.replace("_", " ")
-        return f"{what} of atom {error.atom} are not finite: with the engine's forces it flies apart"
-    return str(error)
+    """What made classical steps fail, which went off from a finite geometry, and what to do."""
+    strained = "minimise the geometry before the run, or, where jumps have led to it, train the model longer"
+    if not isinstance(error, NotFiniteError) or error.atom is None:
+        return f"{error}; if the geometry is too strained for them, {strained}"
+    if "force" in error.field:
+        return (
+            f"the engine's forces on atom {error.atom} are infinite or NaN: either it found no convergence, or atoms "
+            f"are too near; look at its output, or {strained}"
+        )
+    what = error.field.replace("_", " ")
+    return f"{what} of atom {error.atom} are not finite: with the engine's forces it flies apart; {strained}"
 
 
 def _check_size(guard: str, what: str, unit: str, values: Tensor, limits: Tensor) -> GuardReport:

@@ -207,9 +207,8 @@ class GuardedStep(StepOptions):
                 ended = velocity_verlet(state, classical.forces, timestep / steps, steps, constraints)
         except (StateError, ConstraintError) as error:
             advice = (
-                f"{steps} classical steps of {1e3 * timestep / steps:.3g} fs that were to replace it failed as well "
-                f"({failed_steps(error)}): the geometry is too strained for them; minimise it before the run, or, "
-                "where jumps have led to it, train the model longer"
+                f"{steps} classical steps of {1e3 * timestep / steps:.3g} fs that were to replace it failed as well: "
+                f"{failed_steps(error)}"
             )
             raise jump_error(state, report, advice) from error
         self.statistics.fallback_steps += steps
