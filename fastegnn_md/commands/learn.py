@@ -16,15 +16,8 @@ from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
 from .inputs import Bonds, open_model, open_universe
 from .outputs import Overwrite, claimed
-from .stepping import (
-    ase_atoms,
-    attach_engine,
-    keep_constraints,
-    keep_labels,
-    set_velocities,
-    tell_no_thermostat,
-    trained_masses,
-)
+from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
+from .verdict import tell_no_thermostat
 
 if TYPE_CHECKING:
     from ..integrators import LearningDynamics

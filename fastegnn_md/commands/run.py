@@ -17,18 +17,9 @@ from .outputs import Overwrite, claimed
 from .replicas import replica_outputs, run_ase_replicas
 from .run_checks import check_pressure, check_redrawn, check_replicas, is_amber
 from .run_openmm import run_openmm
-from .starts import own_start
-from .stepping import (
-    ase_atoms,
-    attach_engine,
-    keep_constraints,
-    keep_labels,
-    set_velocities,
-    tell_no_thermostat,
-    trained_masses,
-    with_bonds,
-)
-from .verdict import became, speed, tell, tell_span, tell_volumes
+from .starts import check_bonds_of_start, leave_box_out, own_start
+from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
+from .verdict import became, speed, tell, tell_no_thermostat, tell_span, tell_volumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +142,6 @@ def run(
     from ..data.ase_files import ase_format
     from ..data.frames import seek
     from ..data.topology import select_atoms
-    from ..data.trajectory import leave_box
     from ..engines.ase.stepper import PICOSECOND, guess_bonds
     from ..engines.mdanalysis import RolloutWriter, state_from_universe
     from ..integrators import (
@@ -165,7 +155,6 @@ def run(
         VelocityRescaling,
     )
     from ..integrators.ase.restart import resume_together
-    from ..integrators.start import check_start
 
     if engine not in ("ase", "openmm"):
         raise ConfigError(f"unknown engine {engine!r}; expected ase or openmm")
@@ -250,10 +239,8 @@ def run(
     if not -frames <= frame < frames:
         raise DataError(f"{start} has {frames} frames, there is no frame {frame}")
     seek(universe.trajectory, frame)
-    if propagator.stochastic and (engine == "ase" or len(group) == len(universe.atoms)) and leave_box(group):
-        typer.echo(
-            f"the box of {start} is left out, its molecule put together: draws are of isolated molecules", err=True
-        )
+    if propagator.stochastic and (engine == "ase" or len(group) == len(universe.atoms)):
+        leave_box_out(group, start)
     moving = bool(universe.trajectory.ts.has_velocities)
     if replicas > 1:
         check_replicas(propagator, engine, moving and (nve or temperature is None))
@@ -310,7 +297,7 @@ def run(
             isolated=propagator.stochastic,
             trust=trust_system,
         )
-        check_start(str(start), with_bonds(state, bonds), propagator.limits)
+        check_bonds_of_start(str(start), state, bonds, propagator)
         keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
         keep_labels(atoms, start)
         set_velocities(atoms, state.velocities if moving else None, temperature, rng)

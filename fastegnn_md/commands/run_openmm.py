@@ -15,7 +15,7 @@ from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
 from .replicas import run_replicas
-from .stepping import with_bonds
+from .starts import check_bonds_of_start
 from .verdict import became, speed, tell, tell_span
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def run_openmm(
     from ..engines.mdanalysis import RolloutWriter
     from ..engines.openmm.calculator import platform_named, reduced_box
     from ..engines.openmm.system import NM, system_bonds
-    from ..integrators.start import check_start
 
     with naming_extras("fastegnn-md run --engine openmm"):
         import openmm
@@ -107,7 +106,7 @@ def run_openmm(
     bonds = join_bonds(None if start.bonds is None else start.bonds.numpy(), system_bonds(built, start.numbers.numpy()))
     if bonds is not None:
         bonds = bonds[np.isin(bonds, group.indices).all(axis=1)]
-    check_start(name, with_bonds(start, bonds), propagator.limits)
+    check_bonds_of_start(name, start, bonds, propagator)
 
     def simulation_of(seed: int) -> LearnedSimulation:
         step = parse_quantity(timestep, "time")

@@ -1,12 +1,20 @@
-"""The structure that comes with a model of the package, where a command is given none."""
+"""Structures that runs start from: those that come with models of the package, boxes left out, a look at the bonds."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    import MDAnalysis as mda
+    import numpy as np
+
+    from ..propagator.learned_map import LearnedMap
+    from ..state import State
 
 
 def own_start(model: Path, topology: Path | None, temperature: float | None) -> tuple[Path, float]:
@@ -32,3 +40,24 @@ def own_start(model: Path, topology: Path | None, temperature: float | None) -> 
     told = "" if temperature is not None else f" at {lowest:g} K, the lowest temperature of its training data"
     typer.echo(f"{model} starts from its own structure, {start.name}{told}", err=True)
     return start, lowest if temperature is None else temperature
+
+
+def leave_box_out(group: mda.AtomGroup, start: Path) -> None:
+    """Leave the box of the present frame out and put its molecule together, for drawn jumps; the user is told."""
+    from ..data.trajectory import leave_box
+
+    if leave_box(group):
+        typer.echo(
+            f"the box of {start} is left out, its molecule put together: draws are of isolated molecules", err=True
+        )
+
+
+def check_bonds_of_start(name: str, state: State, bonds: np.ndarray | None, propagator: LearnedMap) -> None:
+    """Refuse a state whose bonds (M, 2) cannot be those of training; see :func:`~..integrators.start.check_start`."""
+    import torch
+
+    from ..integrators.start import check_start
+
+    if bonds is not None:
+        state = state.replace(bonds=torch.as_tensor(bonds, dtype=torch.int64).view(-1, 2))
+    check_start(name, state, propagator.limits)

@@ -35,13 +35,6 @@ def ase_atoms(state: State) -> Atoms:
     return atoms
 
 
-def with_bonds(state: State, bonds: np.ndarray | None) -> State:
-    """A state with these bonds, where there are any."""
-    import torch
-
-    return state if bonds is None else state.replace(bonds=torch.as_tensor(bonds, dtype=torch.int64).view(-1, 2))
-
-
 def trained_masses(propagator: LearnedMap, state: State, moving: bool = False) -> tuple[State, bool]:
     """A state of natural masses with those of a model that knows others, as of heavier hydrogens; the user is told.
 
@@ -181,11 +174,3 @@ def set_velocities(atoms: Atoms, stored: Tensor | None, temperature: float | Non
         velocities = thermal_velocities(torch.from_numpy(atoms.get_masses()), temperature, rng).numpy()
         velocities -= (masses * velocities).sum(axis=0) / masses.sum()
     atoms.set_velocities(velocities / PICOSECOND)
-
-
-def tell_no_thermostat() -> None:
-    """Say that energy is constant, where nobody asked for it."""
-    typer.echo(
-        "no thermostat (NVE), from the velocities of START: --temperature brings one, --nve says that none is meant",
-        err=True,
-    )

@@ -37,6 +37,14 @@ def speed(picoseconds: float, seconds: float) -> str:
     return f"{nanoseconds:.4g} ns in {seconds:.3g} s, {60 * nanoseconds / max(seconds, 1e-9):.3g} ns per minute"
 
 
+def tell_no_thermostat() -> None:
+    """Say that energy is constant, where nobody asked for it."""
+    typer.echo(
+        "no thermostat (NVE), from the velocities of START: --temperature brings one, --nve says that none is meant",
+        err=True,
+    )
+
+
 def tell_span(place: Place) -> None:
     """Print of a continued run which steps are meant by what."""
     if place.restart is not None:
