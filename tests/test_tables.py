@@ -314,6 +314,23 @@ def test_relative_times_are_over_egnn_with_all_edges():
             assert row["relative"][p] == pytest.approx(row["ms"][p] / rows["egnn"]["ms"]["0.9"])
 
 
+def test_written_relative_times_say_what_computed_fastegnn(monkeypatch, tmp_path):
+    from fastegnn_md.papers.tables import timing
+
+    row = {
+        "model": "egnn",
+        "ms": {f"{p:g}": 2.0 for p in timing.DROPPED},
+        "relative": {f"{p:g}": 1.0 for p in timing.DROPPED},
+    }
+    monkeypatch.setattr(timing, "short_adk", lambda: None)
+    monkeypatch.setattr(timing, "relative_times", lambda steps, device: [row])
+    for found, said in ((object(), "C++ library"), (None, "operations of torch")):
+        monkeypatch.setattr(timing, "library", lambda found=found: found)
+        page = timing.write_relative_times(tmp_path, "cpu").read_text()
+        assert f"FastEGNN: {said}." in page
+        assert json.loads((tmp_path / "table1-times.json").read_text())["machine"]["fastegnn"] == said
+
+
 def test_calls_are_made_in_turn():
     from fastegnn_md.papers.tables.timing import in_turn
 

@@ -14,6 +14,7 @@ import torch
 from ..._files import write_atomically
 from ...errors import MissingDependencyError
 from ...models import available_models, build_model, hyperparameters_of
+from ...nn.native.library import library
 from ..datasets.protein import ProteinSteps
 from .data import protein_graphs
 from .rows import Row
@@ -129,6 +130,7 @@ def write_relative_times(output: Path, device: str) -> Path:
     """Measure and write ``table1-times.json`` and ``.md`` into a folder; returns the Markdown file."""
     rows = relative_times(short_adk(), device=device)
     machine = describe_machine(device)
+    machine["fastegnn"] = "C++ library" if device == "cpu" and library() is not None else "operations of torch"
     lines = [
         "# Relative time of Table 1 of FastEGNN",
         "",
@@ -140,7 +142,7 @@ def write_relative_times(output: Path, device: str) -> Path:
     for row in rows:
         cells = (f"{row['relative'][f'{p:g}']:.3f} ({row['ms'][f'{p:g}']:.3g} ms)" for p in DROPPED)
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
-    lines += ["", f"Hardware: {machine['hardware']}, torch {machine['torch']}.", ""]
+    lines += ["", f"Hardware: {machine['hardware']}, torch {machine['torch']}. FastEGNN: {machine['fastegnn']}.", ""]
     output.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
     write_atomically(output / "table1-times.json", content.encode())
