@@ -37,6 +37,10 @@ html_theme = "furo"
 html_title = f"fastegnn_md {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "78%"},
+    "dark_css_variables": {"color-background-primary": "#0d1117"},  # that of the pictures
+}
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False  # the licence says it
