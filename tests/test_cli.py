@@ -536,3 +536,14 @@ def test_force_fields_become_systems(tmp_path: Path, require: Any) -> None:
     ]:
         with pytest.raises(error):
             openmm_system(structure, forcefield, system, constraints, "10 A")
+    for suffix in ("pdb", "psf", "prmtop", "cif"):
+        (tmp_path / f"empty.{suffix}").touch()
+        with pytest.raises(DataError, match=rf"empty\.{suffix}' is empty; copy or write it again"):
+            openmm_system(tmp_path / f"empty.{suffix}", ["amber14-all.xml"], None, "none", "10 A")
+        (tmp_path / f"notes.{suffix}").write_text("nothing\n")
+        with pytest.raises(DataError, match=r"OpenMM cannot build a System for .*notes"):
+            openmm_system(tmp_path / f"notes.{suffix}", ["amber14-all.xml"], None, "none", "10 A")
+    for name in ("notes.xml", "notes.prm"):  # force fields that are none
+        (tmp_path / name).write_text("nothing\n")
+        with pytest.raises(DataError, match="OpenMM cannot build a System for"):
+            openmm_system(pdb, [str(tmp_path / name)], None, "none", "10 A", trust=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -93,6 +94,31 @@ class TestLoadUniverse:
         path.write_text("nothing\n")
         with pytest.raises(DataError, match="cannot read"):
             load_universe(path)
+
+    @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.3, 0.5])
+    @pytest.mark.parametrize("name", ["PRM", "PSF", "TPR", "DMS", "LAMMPSdata", "mol2_molecule"])
+    def test_truncated_topologies_are_read_or_refused(self, tmp_path, name, share):
+        whole = Path(getattr(datafiles, name))
+        cut = tmp_path / whole.name
+        cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+        with contextlib.suppress(DataError):
+            load_universe(cut)
+
+    @pytest.mark.parametrize("suffix", ["pdb", "xyz", "extxyz", "traj", "gro"])
+    def test_an_empty_file_and_a_folder_are_called_that(self, tmp_path, suffix):
+        empty, folder = tmp_path / f"empty.{suffix}", tmp_path / f"folder.{suffix}"
+        empty.touch()
+        folder.mkdir()
+        with pytest.raises(DataError, match=rf"empty\.{suffix}' is empty; copy or write it again"):
+            load_universe(empty)
+        with pytest.raises(DataError, match=rf"folder\.{suffix}' is a folder; give the path"):
+            load_universe(folder)
+
+    @pytest.mark.parametrize("suffix", ["xtc", "dcd", "trr", "ncdf"])
+    def test_an_empty_trajectory_is_called_that(self, tmp_path, suffix):
+        (tmp_path / f"run.{suffix}").touch()
+        with pytest.raises(DataError, match=rf"run\.{suffix}' is empty"):
+            load_universe(datafiles.PSF, tmp_path / f"run.{suffix}")
 
 
 class TestRolloutWriter:

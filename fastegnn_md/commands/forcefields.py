@@ -232,12 +232,16 @@ def openmm_structure(structure: Path) -> Any:
 
 @contextmanager
 def _explaining(structure: Path) -> Iterator[None]:
-    import openmm
+    from ..data.topology import nothing_in
 
     try:
         yield
-    except (ValueError, KeyError, IndexError, AttributeError, OSError, openmm.OpenMMException) as error:
-        raise DataError(f"OpenMM cannot build a System for {structure}: {' '.join(str(error).split())}") from error
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:  # OpenMM's readers raise errors of any class, plain Exception too
+        nothing = nothing_in(structure) if structure.exists() else None
+        reason = f"OpenMM cannot build a System for {structure}: {' '.join(str(error).split())}"
+        raise DataError(nothing or reason) from error
 
 
 @contextmanager

@@ -31,8 +31,7 @@ def own_start(model: Path, topology: Path | None, temperature: float | None) -> 
         raise ConfigError(f"--topology {topology} goes with a START that has coordinates only; give both")
     if is_file(model):
         raise ConfigError(
-            f"START is missing: {model} is a file, and only models that come with the package bring a structure; "
-            f"give one after it"
+            f"START is missing: only models that come with the package bring a structure; give one after {model}"
         )
     catalogue = Catalogue()
     start = catalogue.start(str(model))

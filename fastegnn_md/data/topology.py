@@ -128,6 +128,8 @@ def load_universe(
     for path in paths:
         if not os.path.exists(path):
             raise DataError(f"{path!r} does not exist; give the path of a topology or trajectory file")
+        if nothing := nothing_in(path):
+            raise DataError(nothing)
     check_gromacs(*paths)
     try:
         with quiet():
@@ -144,17 +146,7 @@ def load_universe(
             return universe
     except DataError:
         raise
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        EOFError,
-        IndexError,
-        KeyError,
-        NoDataError,
-        RuntimeError,
-        ImportError,
-    ) as error:
+    except Exception as error:  # readers raise errors of any class, StopIteration for a truncated .prmtop
         text = " ".join(str(error).split())
         if "same number of atoms" in text or "n_atoms" in text:
             raise DataError(
@@ -162,6 +154,15 @@ def load_universe(
                 "give the topology the trajectory was written with, or write a topology of the saved atoms only"
             ) from error
         raise DataError(f"MDAnalysis cannot read {', '.join(map(repr, paths))}: {text}") from error
+
+
+def nothing_in(path: str | os.PathLike[str]) -> str | None:
+    """What to say of a folder and of an empty file, whose readers' own errors name neither; None of other files."""
+    if os.path.isdir(path):
+        return f"{os.fspath(path)!r} is a folder; give the path of a topology or trajectory file"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return f"{os.fspath(path)!r} is empty; copy or write it again"
+    return None
 
 
 def _cell_is_lost(structure: str, universe: mda.Universe) -> bool:
