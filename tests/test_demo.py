@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from browser import assert_looks_right
 
 from fastegnn_md.data import load_universe
 
@@ -54,6 +55,10 @@ def test_report_is_one_file_with_a_section_and_an_explained_picture_for_each_ste
     assert text.count("data:image/png;base64,") == 1 + len(steps)
     assert all(f"<figcaption>{step.reading}</figcaption>" in text for step in steps)
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", text))
+
+
+def test_report_in_a_browser(demo, tmp_path):
+    assert_looks_right(demo[1] / "report.html", tmp_path / "page")
 
 
 def test_trajectories_of_both_kinds_are_on_disk_and_as_long_as_the_times_say(demo):

@@ -16,6 +16,7 @@ import pytest
 from ase.build import bulk
 from ase.io import read
 from ase.md.velocitydistribution import thermalize_momenta
+from browser import assert_looks_right
 
 from fastegnn_md import load
 from fastegnn_md.cli import main
@@ -52,6 +53,13 @@ def command(start: Path, output: Path, *more: Any) -> tuple[Any, ...]:
 
 
 @ROUGH
+@pytest.mark.slow
+def test_the_page_of_a_run_in_a_browser(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    code, _, _ = cli(capsys, *command(start, tmp_path / "run.traj", "--time", "0.8 ps", "--target", 20))
+    assert code == 0
+    assert_looks_right(tmp_path / "run.traj.html", tmp_path / "page")
+
+
 def test_a_run_writes_its_frames_with_their_phase_a_model_and_a_page(
     start: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

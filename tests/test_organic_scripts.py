@@ -183,9 +183,10 @@ def test_the_temperature_of_an_element_has_an_honest_error(scripts, monkeypatch)
     assert ((error > 0.4 * expected) & (error < 2 * expected)).all()
 
 
-def test_the_page_of_trained_systems_has_the_runs_of_the_results(scripts):
+def test_the_pages_of_trained_models_have_the_runs_of_the_results(scripts):
     root = Path(__file__).parents[1]
-    text = (root / "docs" / "trained.md").read_text(encoding="utf-8")
+    pages = ("trained", "trained-measured")
+    text = "".join((root / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in pages)
     results = (root / "benchmarks" / "results" / "organic_dynamics.json").read_text(encoding="utf-8")
     models, observed, words = json.loads(results)["models"], scripts("observed"), " ".join(text.split())
     for name, friction in (("organic-xtb-4fs", 1.0), ("organic-xtb-4fs", 10.0), ("organic-xtb-8fs-heavy", 10.0)):

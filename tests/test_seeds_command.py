@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser import assert_looks_right
 from turning import turner
 
 from fastegnn_md.cli import main
@@ -61,6 +62,7 @@ def test_a_structure_becomes_bursts_numbers_and_a_page(cli: Cli, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in (folder / "bursts").glob("*.dcd")} == made
     assert json.loads((folder / "results.json").read_text())["populations"]["reference"] is not None
     assert "reference (95 %)" in (folder / "report.html").read_text()
+    assert_looks_right(folder / "report.html", tmp_path / "page")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 from .. import units
 from .._files import write_atomically
 from ..data.topology import load_universe, quiet
-from ..report.page import Picture, Section, Table, new_figure, write_report
+from ..report.page import Picture, Section, Table, new_figure, plain_ticks, write_report
 from .kinetics import FEW, Interval
 from .seed_files import read_dcd
 from .seed_run import Seeded
@@ -49,7 +49,7 @@ def write_page(found: Seeded) -> tuple[Path, Path]:
         f"{found.bursts} bursts of {found.settings['burst_ps']:g} ps ({found.nanoseconds:.3g} ns together) from "
         f"{found.settings['starts']} starting points. The model whose jumps spread them: {found.settings['model']}."
     )
-    write_report(page, "Seeds", summary, sections)
+    write_report(page, "Populations and time scales from seeds", summary, sections)
     return data, page
 
 
@@ -173,6 +173,7 @@ def _timescales(found: Seeded) -> Section:
     ends = dt * np.array([min(scan, default=1), max(scan, default=1)])
     axes.plot(ends, ends, color="black", linewidth=0.8, label="the lag itself")
     axes.set(xlabel="lag / ps", ylabel="time scale / ps", yscale="log")
+    plain_ticks(axes.yaxis)
     axes.legend(fontsize=8)
     rows = [[k + 1, _said(one, dt)] for k, one in enumerate(found.kinetics.timescales)]
     text = [

@@ -27,7 +27,7 @@ from .learned_map import LearnedMap
 from .linear import LinearPredictor
 from .network import build_network
 from .prediction import Prediction, Residual, Trust
-from .provenance import Provenance
+from .provenance import Provenance, symbol_of
 from .recorded import Recorder
 from .surroundings import Surroundings
 
@@ -374,7 +374,7 @@ class Propagator(LearnedMap):
     def describe(self) -> str:
         """One line for people."""
         where = "periodic" if self.periodic else "isolated"
-        about = f"Δt = {format_time(self.timestep)}, {where}, elements {self.species}"
+        about = f"Δt = {format_time(self.timestep)}, {where}, {', '.join(map(symbol_of, self.species))}"
         return f"{self.kind} {self.config.architecture}, {about}"
 
 

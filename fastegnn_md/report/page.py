@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text or numbers; numbers are written with four significant digits. Columns may have no names."""
+    """Cells as text or numbers; numbers have four significant digits or more. Columns may have no names."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -81,7 +81,20 @@ def new_figure(width: float = 6.4, height: float = 3.2, panels: int = 1) -> tupl
     return figure, list(figure.subplots(1, panels, squeeze=False).flat)
 
 
+def plain_ticks(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis as 3 and 20, not as powers; between decades at 2 and 5 only."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter("")
+
+
 def _cell(value: object) -> object:
     if value is None:
         return "–"
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) or (isinstance(value, float) and 1000 <= abs(value) < 1e12):
+        return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else value

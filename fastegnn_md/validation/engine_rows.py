@@ -138,7 +138,7 @@ def drift(case: Case) -> Finding:
         ["span, ps", span],
         ["jumps refused and replaced by classical steps", refused],
     ]
-    plot = Plot(record.times, {"learned": energy - energy[0]}, "time, ps", "E − E₀, kJ/mol")
+    plot = Plot(record.times, {"learned": energy - energy[0]}, "time / ps", "E − E₀ / kJ/mol")
     short = "" if span >= 50 else f"; {span:g} ps are short for a drift, 50 ps are usual"
     return Finding(
         value,

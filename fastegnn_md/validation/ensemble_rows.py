@@ -130,7 +130,7 @@ def pair_distances(case: Case) -> Finding:
     samples = case.samples("h(r)", measure)
     bins = (np.arange(len(samples[0][0].values)) + 0.5) * WIDTH
     comparison = case.compare(samples, lambda a, b: float(np.abs(a - b).sum() * WIDTH))
-    return Finding.of(comparison, case.factor, largest=2.0, plots=(_plot(bins, samples, "r, Å", "h(r), 1/Å"),))
+    return Finding.of(comparison, case.factor, largest=2.0, plots=(_plot(bins, samples, "r / Å", "h(r) / 1/Å"),))
 
 
 def radial_distributions(case: Case) -> Finding:
@@ -150,7 +150,7 @@ def radial_distributions(case: Case) -> Finding:
     learned, reference = pools(samples)
     r = (np.arange(learned.shape[1]) + 0.5) * longest / learned.shape[1]
     plots = tuple(
-        Plot(r, {"reference": reference[k], "learned": learned[k]}, "r, Å", f"g(r) of {name}")
+        Plot(r, {"reference": reference[k], "learned": learned[k]}, "r / Å", f"g(r) of {name}")
         for k, name in enumerate(names)
     )
     comparison = case.compare(samples, lambda a, b: float(np.abs(a - b).mean()))
@@ -189,7 +189,7 @@ def _spectra(case: Case, velocities: str) -> Finding:
     )
     frequencies = spectrum(reference[0]).results.frequencies
     comparison = case.compare(samples, lambda a, b: float(0.5 * np.abs(a - b).sum() * frequencies[1]))
-    plot = _plot(frequencies, samples, "wavenumber, 1/cm", "density of states, cm")
+    plot = _plot(frequencies, samples, "wavenumber / 1/cm", "density of states / cm")
     return Finding.of(comparison, case.factor, largest=1.0, plots=(plot,))
 
 
@@ -218,7 +218,7 @@ def diffusion(case: Case) -> Finding:
         "From the slope of the mean squared displacement between 10 % and 50 % of the longest lag. Range: 95 % "
         "confidence interval of the learned value, smallest and largest of the reference runs.",
     )
-    plot = Plot(lags, {"reference": theirs[1:], "learned": ours[1:]}, "lag, ps", "mean squared displacement, Å²")
+    plot = Plot(lags, {"reference": theirs[1:], "learned": ours[1:]}, "lag / ps", "mean squared displacement / Å²")
     comparison = case.compare(samples, lambda a, b: float(abs(a[0] / b[0] - 1)))
     return Finding.of(comparison, case.factor, tables=(table,), plots=(plot,))
 

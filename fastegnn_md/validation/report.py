@@ -92,7 +92,8 @@ class Report:
         data, page = folder / "report.json", folder / "report.html"
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(data, (text + "\n").encode())
-        sections = [self._overview(), self._compared(), *map(_section, self.rows)]
+        measured = [row for row in self.rows if row.verdict != "not measured"]
+        sections = [self._overview(measured), *map(_section, measured), self._missing(), self._compared()]
         write_report(page, self.title, self._summary(), sections)
         return data, page
 
@@ -108,15 +109,19 @@ class Report:
             "What was compared", tables=[Table([], [[key, str(value)] for key, value in self.facts.items()])]
         )
 
-    def _overview(self) -> Section:
-        rows = [[row.name, row.verdict, _value(row), _limit(row), _spread(row), row.note] for row in self.rows]
+    def _missing(self) -> Section:
+        rows = [[row.name, row.quantity, _sentence(row.note)] for row in self.rows if row.verdict == "not measured"]
+        return Section("Not measured", tables=[Table(["row", "what it is", "why it is missing"], rows)] if rows else [])
+
+    def _overview(self, measured: Sequence[Row]) -> Section:
+        rows = [[row.name, row.verdict, _value(row), _limit(row), _spread(row), row.note] for row in measured]
         columns = ["row", "verdict", "value (95 % interval)", "limit", "reference runs", "note"]
         return Section("Verdicts", list(self.remarks), [Table(columns, rows)])
 
 
 def _section(row: Row) -> Section:
-    text = [f"{row.quantity}: {row.verdict}.", *([f"{row.note[:1].upper()}{row.note[1:]}."] if row.note else [])]
-    if row.name in READINGS and row.verdict != "not measured":
+    text = [f"{row.quantity}: {row.verdict}.", *([_sentence(row.note)] if row.note else [])]
+    if row.name in READINGS:
         text.insert(0, READINGS[row.name])
     return Section(row.name, text, list(row.tables), [_picture(plot) for plot in row.plots])
 
@@ -152,6 +157,10 @@ def _map(plot: Map) -> Picture:
     panels[0].set_ylabel(plot.y_label, fontsize=8)
     figure.colorbar(image, ax=panels, label=plot.quantity)
     return Picture.of(figure, f"{plot.quantity}, {plot.y_label} and {plot.x_label}: {', '.join(plot.panels)}")
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
 
 
 def _value(row: Row) -> str:

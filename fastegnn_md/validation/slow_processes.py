@@ -99,8 +99,8 @@ def _pictures(found: Mapping[str, TimeScales], spacings: Mapping[str, float], pr
         Plot(
             x,
             {label: over(label, scales.values[:, k]) for label, scales in found.items()},
-            "lag, ps",
-            f"time scale {k + 1}, ps",
+            "lag / ps",
+            f"time scale {k + 1} / ps",
             {
                 label: np.array([over(label, scales.lower[:, k]), over(label, scales.upper[:, k])])
                 for label, scales in found.items()

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fastegnn_md.report.page import Picture, Section, Table, new_figure, write_report
+from fastegnn_md.report.page import Picture, Section, Table, new_figure, plain_ticks, write_report
 
 from .account import FROZEN, temperatures
 from .course import Course
-from .words import line_of
 
 
 def write_page(course: Course, path: str | Path) -> None:
@@ -23,7 +22,26 @@ def write_page(course: Course, path: str | Path) -> None:
         Section("The run", tables=[_costs(course)], figures=_course(course) if course.account.rows else []),
         Section("The model", tables=_errors(course)),
     ]
-    write_report(path, "A run that learned", line_of(course), sections)
+    write_report(path, "A run that learned", _summary(course), sections)
+
+
+def _summary(course: Course) -> str:
+    account, error = course.account, course.error
+    said = [
+        f"{account.steps * course.lag:.4g} ps were simulated. {account.jumps:,} of {account.steps:,} steps were jumps, "
+        f"the others classical.",
+        f"The engine was called {course.engine.calls:,} times, {max(0, course.saved_calls):,} times less than in a "
+        "classical run.",
+    ]
+    if len(error):
+        said.append(
+            f"A jump misses the velocity by {error.value:.3g} % of the thermal velocity; the target is "
+            f"{course.learning.target:g} %."
+        )
+    pays = course.pays_after_ps
+    if math.isfinite(pays) and account.jumps:
+        said.append(f"Learning {'has paid' if account.wall <= account.classical else 'pays'} after {pays:.3g} ps.")
+    return " ".join(said)
 
 
 def _remarks(course: Course) -> list[str]:
@@ -129,6 +147,7 @@ def _course(course: Course) -> list[Picture]:
         axes.plot(time, np.where(np.isfinite(upper), upper, np.nan), linewidth=0.8, label="upper end of its interval")
         axes.axhline(course.learning.target, color="black", linewidth=0.8, linestyle="--", label="target")
         axes.set_yscale("log")
+        plain_ticks(axes.yaxis)
 
     def shares(axes: Any) -> None:
         axes.plot(time, [100 * one.jumps / one.steps for one in rows], linewidth=0.8)

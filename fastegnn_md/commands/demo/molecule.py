@@ -99,7 +99,7 @@ def _draw(axes: Any, kelvin: dict[str, dict[str, Kelvin]]) -> None:
     axes.axhline(TEMPERATURE, color="grey", linewidth=0.8)
     axes.set(ylabel="temperature / K", title="aspirin: temperature of each element")
     axes.set_xticks(range(len(found)), list(found))
-    axes.legend()
+    axes.figure.legend(loc="outside right upper")
 
 
 def _table(kelvin: dict[str, dict[str, Kelvin]]) -> Table:
