@@ -185,7 +185,7 @@ def test_the_temperature_of_an_element_has_an_honest_error(scripts, monkeypatch)
 
 def test_the_pages_of_trained_models_have_the_runs_of_the_results(scripts):
     root = Path(__file__).parents[1]
-    pages = ("trained", "trained-measured")
+    pages = ("trained", "reference/trained-measured")
     text = "".join((root / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in pages)
     results = (root / "benchmarks" / "results" / "organic_dynamics.json").read_text(encoding="utf-8")
     models, observed, words = json.loads(results)["models"], scripts("observed"), " ".join(text.split())
