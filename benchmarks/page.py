@@ -329,13 +329,13 @@ def draw(theme: str) -> Figure:
         axes.annotate(
             f"{number(point['ms'])} ms",
             (point["atoms"], point["ms"]),
-            (0, -14),
+            (5, -12),
             textcoords="offset points",
             color=text,
-            ha="center",
+            ha="left",
             fontsize=9,
         )
-    axes.margins(x=0.08, y=0.12)
+    axes.margins(x=0.14, y=0.12)
     axes.legend(loc="upper left", frameon=False, labelcolor=text)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(text)
