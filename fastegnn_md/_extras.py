@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from .errors import MissingDependencyError
@@ -27,6 +28,12 @@ EXTRA_OF: Mapping[str, str] = {
     "triton": "gpu",
     "vesin_torch": "gpu",
 }
+# Extras that bring others.
+_BRINGS: Mapping[str, frozenset[str]] = {
+    "openmm": frozenset({"ase"}),
+    "xtb": frozenset({"ase"}),
+    "validate": frozenset({"ase", "kinetics", "report"}),
+}
 # What no extra brings, or an extra alone does not: the command that does.
 _BROUGHT_BY: Mapping[str, str] = {
     "C++ compiler": "apt-get install g++ (macOS: xcode-select --install)",
@@ -44,8 +51,28 @@ def how_to_get(component: str) -> str:
     return f"pip install 'fastegnn-md[{EXTRA_OF[component]}]'" if component in EXTRA_OF else ""
 
 
+def check_installed(user: str, *components: str) -> None:
+    """Name all that is missing at once, and before minutes of work.
+
+    Parameters
+    ----------
+    user : str
+        What needs the components, for the message.
+    components : str
+        Importable names of :data:`EXTRA_OF`.
+
+    Raises
+    ------
+    MissingDependencyError
+        If some of them are not installed.
+    """
+    missing = [name for name in dict.fromkeys(components) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _missing(user, missing)
+
+
 @contextmanager
-def naming_extras(user: str, extra: str | None = None) -> Iterator[None]:
+def naming_extras(user: str) -> Iterator[None]:
     """Name the extra to install when an optional component is missing.
 
     Put the imports of the component into it: ``with naming_extras(__name__): from ase import Atoms``.
@@ -54,8 +81,6 @@ def naming_extras(user: str, extra: str | None = None) -> Iterator[None]:
     ----------
     user : str
         What needs the component, for the message.
-    extra : str, optional
-        The extra that brings all that the user needs, where that is more than one component.
 
     Raises
     ------
@@ -68,7 +93,15 @@ def naming_extras(user: str, extra: str | None = None) -> Iterator[None]:
         component = (error.name or "").partition(".")[0]
         if component not in EXTRA_OF:
             raise
-        raise MissingDependencyError(
-            f"{user} needs {component}, which is not installed; "
-            f"install the extra: pip install 'fastegnn-md[{extra or EXTRA_OF[component]}]'"
-        ) from error
+        raise _missing(user, [component]) from error
+
+
+def _missing(user: str, components: Iterable[str]) -> MissingDependencyError:
+    *others, last = components
+    extras = {EXTRA_OF[name] for name in (*others, last)}
+    extras -= {brought for extra in extras for brought in _BRINGS.get(extra, ())}
+    named = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
+    return MissingDependencyError(
+        f"{user} needs {named} not installed; install the {'extras' if len(extras) > 1 else 'extra'}: "
+        f"pip install 'fastegnn-md[{','.join(sorted(extras))}]'"
+    )

@@ -123,7 +123,7 @@ def test_a_component_that_is_missing_is_named_before_anything_is_done(tmp_path, 
     from fastegnn_md.errors import MissingDependencyError
 
     monkeypatch.setitem(sys.modules, "tblite", None)
-    with pytest.raises(MissingDependencyError, match=r"tblite.*fastegnn-md\[demo\]"):
+    with pytest.raises(MissingDependencyError, match=r"tblite.*fastegnn-md\[xtb\]"):
         run_demo(tmp_path / "demo")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastegnn_md._extras import EXTRA_OF
+from fastegnn_md._extras import _BRINGS, EXTRA_OF
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -19,12 +19,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for
 HIDDEN = """
 import sys
 
-class Hide:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {component!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Hide())
+sys.modules.update(dict.fromkeys({components!r}))
 from fastegnn_md.cli import main
 sys.argv = ["fastegnn-md", *{arguments!r}]
 main()
@@ -43,6 +38,26 @@ COMMANDS = {
     "distributed": ["harvest", CRYSTAL, "--calculator", "emt", "--burst", "8 fs", "--interval", "8 fs", "--temperature",
                     "300", "--scheduler", "tcp://127.0.0.1:1", "-o", "x.h5md"],
 }  # fmt: skip
+# Commands that need several: what is not installed, the extras that bring it.
+EMT = ["--calculator", "emt", "--temperature", "300"]
+OF_SEVERAL = {
+    "run with OpenMM": (["run", "ala2-vacuum", "--engine", "openmm", "--system", "x.xml", "--steps", "5",
+                         "-o", "x.xtc"],
+                        ["ase", "openmm"], "openmm"),
+    "run with tblite": (["run", "organic-xtb-4fs", CRYSTAL, "--calculator", "tblite", "--steps", "5", "-o", "x.xyz"],
+                        ["ase", "tblite"], "xtb"),
+    "train on a file of ASE": (["train", "frames.traj", "--lag", "8 fs", "-o", "x.safetensors"],
+                               ["ase", "lightning"], "ase,train"),
+    "harvest": (["harvest", CRYSTAL, *EMT, "--scheduler", "tcp://127.0.0.1:1", "-o", "x.h5md"],
+                ["ase", "distributed"], "ase,cluster"),
+    "adapt": (["adapt", "organic-xtb-4fs", CRYSTAL, "--calculator", "tblite"], ["ase", "tblite"], "xtb"),
+    "learn": (["learn", CRYSTAL, "--calculator", "tblite", "--time", "1 ps", "-o", "x.xyz"],
+              ["ase", "jinja2", "matplotlib", "tblite"], "report,xtb"),
+    "seeds": (["seeds", "copper-emt", CRYSTAL, *EMT, "-o", "x"], ["ase", "deeptime"], "ase,kinetics"),
+    "validate": (["validate", "copper-emt", "--reference", CRYSTAL, CRYSTAL, "--calculator", "tblite"],
+                 ["ase", "deeptime", "physical_validation", "tblite", "tidynamics"], "validate,xtb"),
+    "demo": (["demo"], ["ase", "lightning", "openmm", "tblite"], "openmm,train,xtb"),
+}  # fmt: skip
 # ... and a call of Python, where commands reach it only after minutes or with a compiler or a GPU.
 CALLS = {
     "torch_scatter": "from fastegnn_md.segments import segment_backend as s\nwith s('torch_scatter'): pass",
@@ -59,27 +74,43 @@ def folder(tmp_path):
     return tmp_path
 
 
-def without(component: str, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def without(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("component", COMMANDS)
 def test_a_command_without_its_extra_ends_with_one_line_that_names_it(component, folder):
-    done = without(component, HIDDEN.format(component=component, arguments=COMMANDS[component]), folder)
+    done = without(HIDDEN.format(components=[component], arguments=COMMANDS[component]), folder)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("fastegnn-md: error:")]
-    # Of validate's extra all is named at once: nobody installs one component after the other.
-    extra = "validate" if COMMANDS[component][0] == "validate" else EXTRA_OF[component]
-    assert f"pip install 'fastegnn-md[{extra}]'" in line
+    assert f"pip install 'fastegnn-md[{EXTRA_OF[component]}]'" in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OF_SEVERAL)
+def test_a_command_names_all_that_is_missing_at_once(case, folder):
+    arguments, components, extras = OF_SEVERAL[case]
+    (folder / "frames.traj").touch()
+    done = without(HIDDEN.format(components=components, arguments=arguments), folder)
+    assert done.returncode == 2, done.stderr
+    assert all(name in done.stderr.partition("which are")[0] for name in components), done.stderr
+    assert done.stderr.rstrip().endswith(f"pip install 'fastegnn-md[{extras}]'"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_extras_that_bring_others_are_those_of_pyproject():
+    for extra, brought in _BRINGS.items():
+        (line,) = [line for line in EXTRAS[extra] if line.startswith("fastegnn-md[")]
+        assert set(line.partition("[")[2].rstrip("]").split(",")) == brought
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("component", CALLS)
 def test_a_call_without_its_extra_raises_an_error_that_says_how_to_get_it(component, folder):
-    head = HIDDEN.partition("from fastegnn_md.cli")[0].format(component=component)
-    done = without(component, head + CALLS[component], folder)
+    head = HIDDEN.partition("from fastegnn_md.cli")[0].format(components=[component])
+    done = without(head + CALLS[component], folder)
     assert "MissingDependencyError" in done.stderr, done.stderr
     assert re.search(rf"fastegnn-md\[{EXTRA_OF[component]}\]|make install-", done.stderr.splitlines()[-1])
 

@@ -241,6 +241,13 @@ def test_constraints_pin_every_dependency_within_its_range():
         assert requirement.specifier.contains(pin.version), f"{pins[name]} is not {requirement}"
 
 
+def test_every_dependency_has_a_lowest_version():
+    """One without takes a resolution of the lowest versions to the first release there was."""
+    lines = [*PROJECT["dependencies"], *(line for group in PROJECT["optional-dependencies"].values() for line in group)]
+    for name, requirement in requirements(lines).items():
+        assert name == PROJECT["name"] or ">=" in str(requirement.specifier), f"{requirement} has no lowest version"
+
+
 def test_every_imported_library_is_a_declared_dependency():
     lines = [*PROJECT["dependencies"], *(line for group in PROJECT["optional-dependencies"].values() for line in group)]
     declared = set(requirements(lines)) | {"fastegnn-md"}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._extras import check_installed
 from ..errors import ConfigError
-from .forcefields import calculator_factory
+from .forcefields import calculator_factory, engine_components
 from .inputs import Model, open_model, open_universe
 from .outputs import Overwrite, check_outputs
 from .stepping import ase_atoms, keep_constraints, keep_labels, trained_masses
@@ -47,6 +48,7 @@ def adapt(
     not seen it, and then joins what it is trained on, until the error is the target or the calls are spent. The same
     command continues what was stopped.
     """
+    check_installed("fastegnn-md adapt", *engine_components(calculator, None, None))
     from ..data.topology import select_atoms
     from ..engines.mdanalysis import state_from_universe
     from ..harvest import adapt as run_adapt

@@ -60,6 +60,13 @@ _CONSTRAINTS = ("none", "HBonds", "AllBonds", "HAngles")
 _NO_BOX = 0.1001  # nm; a box of 1 Å in a PDB file stands for none, as MDAnalysis writes it
 
 
+def engine_components(calculator: str | None, forcefield: list[str] | None, system: Path | None) -> list[str]:
+    """What the engine of a command needs, by the importable names of :mod:`fastegnn_md._extras`."""
+    if calculator is not None:
+        return ["ase", "tblite"] if calculator == "tblite" else ["ase"]
+    return ["openmm"] if forcefield or system else []
+
+
 def calculator_factory(name: str) -> Callable[[], Calculator]:
     """A function that makes an ASE calculator and can be sent to other processes.
 
@@ -88,9 +95,9 @@ def calculator_factory(name: str) -> Callable[[], Calculator]:
     try:
         with naming_extras("an ASE calculator"):
             module = importlib.import_module(module_name)
+    except MissingDependencyError:
+        raise
     except ModuleNotFoundError as error:
-        if isinstance(error, MissingDependencyError):
-            raise
         package = {"tblite": "tblite", "mace": "mace-torch"}.get(name)
         remedy = "install it in this environment" if package is None else f"pip install {package}"
         if name not in _CALCULATORS and error.name == module_name.partition(".")[0]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .._extras import check_installed
 from ..errors import ConfigError
 from ..units import parse_quantity
 from .cluster import Processes, Scheduler, executor_of
@@ -18,9 +19,10 @@ from .forcefields import (
     SystemFile,
     TrustSystem,
     calculator_factory,
+    engine_components,
     openmm_system,
 )
-from .inputs import Bonds, Dt, Topology, Trajectories, open_universe
+from .inputs import Bonds, Dt, Topology, Trajectories, file_components, open_universe
 from .outputs import Overwrite, check_outputs
 
 
@@ -71,6 +73,8 @@ def harvest(
     Trajectories are saved every picosecond or so, too rarely for steps of femtoseconds. Each burst is written with
     positions, velocities and forces. A harvest that was stopped continues when the command is given again.
     """
+    needed = [*engine_components(calculator, forcefield, system), *file_components(topology, *(trajectory or []))]
+    check_installed("fastegnn-md harvest", *needed, *(["distributed"] if scheduler else []))
     from ..data import Store
     from ..data.ase_files import ase_format, file_constraints
     from ..harvest import harvest as run_harvest

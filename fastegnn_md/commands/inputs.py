@@ -83,6 +83,13 @@ def open_model(model: Path, members: list[Path] | None = None) -> LearnedMap:
     return Committee.load([model, *members]) if members else load(model)
 
 
+def file_components(*files: Path) -> list[str]:
+    """What reading these files needs, by the importable names of :mod:`fastegnn_md._extras`."""
+    from ..data.ase_files import ase_format
+
+    return ["ase"] if any(path.exists() and ase_format(path) for path in files) else []
+
+
 def open_universe(
     topology: Path, trajectories: list[Path] | None, dt: str | None = None, bonds: str | None = None
 ) -> Universe:

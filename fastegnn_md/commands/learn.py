@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._extras import naming_extras
+from .._extras import check_installed
 from ..errors import ConfigError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals, restart_of
-from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, open_model, open_universe
 from .outputs import Overwrite, claimed
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
@@ -100,10 +100,8 @@ def learn(
     not seen is below the target. Some jumps, drawn by chance, are audited by the engine. At the end the model stands in
     OUTPUT.safetensors and the course of the run in OUTPUT.html.
     """
-    with naming_extras("fastegnn-md learn"):  # named here, before minutes of work
-        import ase  # noqa: F401
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
+    needed = engine_components(calculator, forcefield, system)
+    check_installed("fastegnn-md learn", "ase", "jinja2", "matplotlib", *needed)
     import numpy as np
 
     from .._progress import progress_bar

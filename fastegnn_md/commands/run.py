@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._extras import check_installed
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals, restart_of
-from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed
 from .replicas import replica_outputs, run_ase_replicas
@@ -138,6 +139,12 @@ def run(
     import numpy as np
     import torch
 
+    check_installed(
+        "fastegnn-md run",
+        "ase",
+        *engine_components(calculator, forcefield, system),
+        *(["openmm"] if engine == "openmm" else []),
+    )
     from .._progress import progress_bar
     from ..data.ase_files import ase_format
     from ..data.frames import seek

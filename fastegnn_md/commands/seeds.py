@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .._extras import check_installed
 from ..errors import ConfigError
 from .cluster import Processes, Scheduler, executor_of
 from .forcefields import (
@@ -16,6 +17,7 @@ from .forcefields import (
     SystemFile,
     TrustSystem,
     calculator_factory,
+    engine_components,
     openmm_system,
 )
 from .inputs import Bonds, Model, Trajectories, open_model, open_universe
@@ -64,6 +66,8 @@ def seeds(
     intervals (extra 'kinetics'). Given again after a stop, or with more --repeats, another --lag or --reference, the
     command keeps the bursts there are.
     """
+    needed = ["deeptime", "jinja2", "matplotlib", *engine_components(calculator, forcefield, system)]
+    check_installed("fastegnn-md seeds", *needed, *(["distributed"] if scheduler else []))
     from ..harvest import seeds as run_seeds
     from ..harvest.seeds_page import write_page
 

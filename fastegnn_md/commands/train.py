@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from .._extras import check_installed
 from ..errors import ConfigError
-from .inputs import Bonds, Dt, Select, StorePath, Topology, Trajectories, Velocities, open_pairs
+from .inputs import Bonds, Dt, Select, StorePath, Topology, Trajectories, Velocities, file_components, open_pairs
 from .outputs import Overwrite, check_outputs
 
 
@@ -78,16 +79,14 @@ def train(
     trained model, for example on several successive jumps: --set unroll=2 --set learning_rate=1e-3. Kind flow takes one
     molecule without its solvent and box (--select protein): --kind flow --lag "10 ps".
     """
-    from .._extras import naming_extras
+    check_installed("fastegnn-md train", "lightning", *file_components(topology, *(trajectory or [])))
     from ..data.flow_lag import transitions_note
     from ..data.noise import thermostat_note
     from ..propagator.base import Propagator
     from ..training import TrainingConfig, fit
     from ..training.one_step import error_table, one_step_errors, ratios
+    from ..training.processes import is_main_process
     from ..training.start import check_bonds
-
-    with naming_extras("training"):
-        from ..training.processes import is_main_process
 
     flags = {
         "propagator.architecture": architecture,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._extras import naming_extras
+from .._extras import check_installed
 from ..errors import ConfigError, DataError
 from ..units import parse_quantity
-from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem
+from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed_folder
 from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
@@ -95,13 +95,8 @@ def validate(
     Learned roll-outs start from frames of the reference; with a force field (or --calculator) refused jumps are
     replaced by classical steps and energies are known. Writes report.json and report.html.
     """
-    with naming_extras("fastegnn-md validate", extra="validate"):  # named here, before minutes of work
-        import ase  # noqa: F401
-        import deeptime  # noqa: F401
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-        import physical_validation  # noqa: F401
-        import tidynamics  # noqa: F401
+    needed = ["ase", "deeptime", "jinja2", "matplotlib", "physical_validation", "tidynamics"]
+    check_installed("fastegnn-md validate", *needed, *engine_components(calculator, forcefield, system))
 
     from ..data.topology import select_atoms
     from ..validation import CHECKS, Run, check_frames, roll_out

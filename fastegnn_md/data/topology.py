@@ -16,7 +16,7 @@ from MDAnalysis.guesser.default_guesser import DefaultGuesser
 from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.guesser.tables import masses as STANDARD_MASSES
 
-from ..errors import DataError, Remedy
+from ..errors import DataError, MissingDependencyError, Remedy
 from .ase_files import ase_format, ase_universe
 from .xdr import check_gromacs
 
@@ -144,7 +144,7 @@ def load_universe(
                     stacklevel=2,
                 )
             return universe
-    except DataError:
+    except (DataError, MissingDependencyError):
         raise
     except Exception as error:  # readers raise errors of any class, StopIteration for a truncated .prmtop
         text = " ".join(str(error).split())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..._extras import naming_extras
+from ..._extras import check_installed
 from ..._files import write_atomically
 from .records import DemoSettings, StepResult
 
@@ -42,13 +42,7 @@ def run_demo(output: str | Path, settings: DemoSettings | None = None, *, progre
     output.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with _one_thread():
-        with naming_extras("the demo", extra="demo"):  # named here, before minutes of work
-            import ase  # noqa: F401
-            import jinja2  # noqa: F401
-            import lightning  # noqa: F401
-            import matplotlib  # noqa: F401
-            import openmm  # noqa: F401
-            import tblite  # noqa: F401
+        check_installed("the demo", "ase", "jinja2", "lightning", "matplotlib", "openmm", "tblite")
         from .copper import copper
         from .molecule import molecule
         from .replicas import replicas
