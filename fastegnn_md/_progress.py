@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from tqdm import tqdm
@@ -41,8 +41,18 @@ class Lines(tqdm):
 
         return write
 
+    def moveto(self, n: int) -> None:
+        """Stay: lines have no place of their own, a bar within another one neither."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def external_write_mode(cls, file: Any = None, nolock: bool = False) -> Iterator[None]:
+        """Let others write (``bar.write``): there is no bar to take away, and none to put back."""
+        yield
+
     def close(self) -> None:
-        """Write the last line."""
+        """Write the last line, with the speed of all of it."""
+        self._ema_dt = lambda: None  # as tqdm does for a bar that stays
         said = not self.disable and self.last_print_n == self.n > self.initial
         if not self.disable and not said and self._time() - self.start_t >= self.delay:
             self.refresh()

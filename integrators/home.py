@@ -221,8 +221,8 @@ def _spin(provenance: Provenance, state: State, charge: float | None, multiplici
 
 
 def _molecule(provenance: Provenance, state: State) -> list[str]:
-    if not provenance.systems:
-        return []
+    if not provenance.systems or (provenance.volume_per_atom is not None and not state.periodic):
+        return []  # a missing box is what the propagator itself refuses, in words of its own
     for system in state.split():
         here = SystemKind.of(system)
         formulas = [kind.formula for kind in provenance.systems]

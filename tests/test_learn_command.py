@@ -52,6 +52,15 @@ def command(start: Path, output: Path, *more: Any) -> tuple[Any, ...]:
     return ("learn", start, "--calculator", "emt", *bath, *SMALL, "-o", output, *more)
 
 
+def test_a_run_that_never_jumped_says_what_to_change(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, _ = cli(capsys, *command(start, tmp_path / "run.traj", "--time", "0.5 ps", "--target", 0.001))
+    assert code == 0
+    assert "no jump yet" in out
+    assert "a shorter --lag, or a larger --target" in out
+
+
 @ROUGH
 @pytest.mark.slow
 def test_the_page_of_a_run_in_a_browser(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

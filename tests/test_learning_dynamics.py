@@ -532,6 +532,11 @@ class TestFaults:
         with pytest.raises(ConfigError, match=r"timestep is .*up to 40 fs"):  # 2 * units.fs would be 196 fs
             run_of(cluster(), timestep=timestep)
 
+    @pytest.mark.parametrize("lag", [40 * units.fs, 8 * units.fs, 40, 0, math.inf, True])
+    def test_a_lag_that_is_none_is_refused(self, lag: Any) -> None:
+        with pytest.raises(ConfigError, match=r"lag is .*up to 500 fs.*\(times of ASE"):
+            LearningDynamics(cluster(), lag, timestep="4 fs", temperature_K=300, friction="10/ps")
+
     @pytest.mark.parametrize("change", ["element", "mass", "boundary", "atom"])
     def test_other_atoms_in_the_middle_of_a_run_are_refused(self, change: str) -> None:
         dynamics = run_of(cluster(), learning=Learning(first=20, updates=0))

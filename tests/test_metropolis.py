@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase import units as ase_units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms, FixBondLengths, FixCom
 from ase.io import read
@@ -17,7 +18,7 @@ from scipy import integrate
 from fastegnn_md import State
 from fastegnn_md.engines.ase.atoms import FORCE
 from fastegnn_md.engines.ase.stepper import PICOSECOND
-from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, ConstraintError, StateError
+from fastegnn_md.errors import CheckpointError, CompatibilityError, ConfigError, ConstraintError, StateError, UnitError
 from fastegnn_md.integrators import MetropolizedDynamics
 from fastegnn_md.integrators.metropolis import MetropolisStep
 from fastegnn_md.mechanics.constraints import Constraints
@@ -358,6 +359,13 @@ def dynamics_of(atoms: Atoms | None = None, propagator=None, **options) -> Metro
     )
 
 
+def test_friction_with_its_unit_is_that_of_ase() -> None:
+    given, told = dynamics_of(friction=0.01 / ase_units.fs), dynamics_of(friction="10/ps")
+    assert told.friction == pytest.approx(given.friction, rel=1e-12)
+    told.friction = "5/ps"
+    assert told.friction == pytest.approx(given.friction / 2, rel=1e-12)
+
+
 @pytest.mark.slow
 def test_random_weights_sample_the_distribution_of_the_calculator():
     """⟨U⟩ = 3 (N - 1) kT / 2 for springs between all atoms; within 3 σ."""
@@ -477,6 +485,8 @@ def test_what_does_not_fit_is_refused():
         MetropolizedDynamics(atoms, 1.0, temperature_K=300)
     with pytest.raises(ConfigError, match="jumps is 0"):
         dynamics_of(jumps=0)
+    with pytest.raises(UnitError, match="a friction needs one of"):
+        dynamics_of(friction="10")
     strange = Atoms("Au4", cluster().positions)
     strange.calc = Springs()
     with pytest.raises(CompatibilityError, match="79"):

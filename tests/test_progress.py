@@ -93,3 +93,33 @@ def test_every_bar_of_the_package_is_this_one():
     root = Path(_progress.__file__).parents[1]
     sources = [path for folder in ("fastegnn_md", "integrators") for path in (root / folder).rglob("*.py")]
     assert [path.name for path in sources if "from tqdm" in path.read_text(encoding="utf-8")] == ["_progress.py"]
+
+
+def test_what_is_written_beside_a_bar_repeats_no_line(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress_bar(desc="learn", unit="step", total=2) as bar:
+        bar.write("a report", file=sys.stderr)
+        bar.update(2)
+    lines = log.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["learn: 0 of 2 steps", "a report", "learn: 2 of 2 steps"]
+
+
+def test_a_bar_within_another_moves_no_cursor(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress_bar(desc="rows", unit="row", total=1):
+        assert list(progress_bar(range(2), desc="runs", unit="run")) == [0, 1]
+    assert "\x1b" not in log.getvalue()
+    assert "\n\n" not in log.getvalue()
+
+
+def test_the_last_line_has_the_speed_of_the_whole(monkeypatch):
+    clock, log = Clock(), io.StringIO()
+    monkeypatch.setattr("tqdm.std.time", clock)
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress_bar(desc="run", unit="step", total=101) as bar:
+        for k in range(101):
+            clock.now += 0.0 if k else 50.5  # the first step is slow
+            bar.update()
+    assert log.getvalue().splitlines()[-1].endswith(" 2.00step/s")

@@ -262,6 +262,10 @@ def test_the_caller_s_random_numbers_are_left_alone():
             "the system is periodic but this propagator was trained on isolat",
         ),
         (lambda s: s.replace(cell=CELL[None], pbc=torch.tensor([True, True, False])), "pbc is mixed"),
+        (
+            lambda s: s.replace(numbers=s.numbers.clone().index_fill_(0, torch.tensor([4]), 7)),
+            r"atomic number 7 \(N\); this propagator was trained on H, C.*: take",
+        ),
         (lambda s: s.replace(forces=None), "is force-informed; give the forces"),
         (lambda s: s.replace(bonds=None), "was trained with bonds"),
     ],

@@ -76,3 +76,67 @@ def test_the_command_asks_for_units_and_order_before_the_first_step(
     assert (ended.value.code, output.exists()) == (2, False)
     assert f"{start}: the bond of atoms " in said
     assert "are coordinates in nm in place of Å, atoms in another order than in the topology" in said
+
+
+def _commands(structure: Path, coordinates: Path, output: Path) -> dict[str, list[str]]:
+    """A call of each command that starts from a structure, but run."""
+    field = ["--forcefield", "amber99sbildn.xml", "--forcefield", "amber99_obc.xml", "--constraints", "HBonds"]
+    emt = ["--calculator", "emt", "--temperature", "300"]
+    short = ["--burst", "10 ps", "--interval", "1 ps", "--temperature", "300"]
+    return {
+        "learn": ["learn", str(structure), *emt, "--lag", "2 fs", "--time", "4 fs", "-o", str(output)],
+        "adapt": ["adapt", "organic-xtb-4fs", str(structure), *emt, "-o", str(output)],
+        "harvest": ["harvest", str(structure), str(coordinates), *field, "--temperature", "300", "-o", str(output)],
+        "harvest ase": ["harvest", str(structure), *emt, "-o", str(output)],
+        "seeds": ["seeds", "ala2-obc-10ps", str(structure), str(coordinates), *field, *short, "-o", str(output)],
+        "validate": [
+            *["validate", "ala2-gbn2", "--reference", str(structure), str(coordinates), *field],
+            *["--temperature", "300", "--steps", "2", "-o", str(output)],
+        ],
+    }
+
+
+@pytest.mark.filterwarnings("ignore:No dimensions set")
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [(command, wrong) for command in ("learn", "adapt", "harvest ase") for wrong in ("nm", "twice")]
+    + [(command, wrong) for command in ("harvest", "seeds", "validate") for wrong in ("nm", "twice", "order")],
+)
+def test_every_command_looks_at_its_start(
+    command: str, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture, require: Any
+) -> None:
+    for name in ("openmm", "deeptime", "physical_validation"):
+        require(name)
+    import MDAnalysis as mda
+
+    pdb = Path(sys.modules["fastegnn_md"].__path__[0]) / "assets" / "ala2.pdb"
+    universe = mda.Universe(str(pdb))
+    x = universe.atoms.positions
+    other = {"nm": 0.1 * x, "order": np.roll(x, 1, axis=0), "twice": x.copy()}[wrong]
+    if wrong == "twice":
+        other[3] = other[2] + 0.05
+    universe.atoms.positions = other
+    alone = command in ("learn", "adapt", "harvest ase")  # structure and coordinates are one file
+    structure, coordinates = tmp_path / ("start.xyz" if alone else "start.pdb"), tmp_path / "start.dcd"
+    universe.atoms.write(str(coordinates))
+    if alone:
+        universe.atoms.write(str(structure))
+    else:
+        structure.write_bytes(pdb.read_bytes())
+    before = structure.read_bytes(), coordinates.read_bytes()
+    output = tmp_path / "out.h5md"
+    with pytest.raises(SystemExit) as ended:
+        main(_commands(structure, coordinates, output)[command])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert ("in another order than in the topology" if wrong == "order" else "in nm") in said
+    assert (structure.read_bytes(), coordinates.read_bytes()) == before
+    assert not output.is_file()
+
+
+def test_the_peptide_of_the_package_brings_its_bonds(tmp_path: Path) -> None:
+    import MDAnalysis as mda
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["models", "--start", "ala2-gbn2", str(tmp_path / "start.pdb")])
+    assert len(mda.Universe(str(tmp_path / "start.pdb")).bonds) == 21

@@ -31,6 +31,19 @@ def hot_copper(require):
     return {"108 atoms": make((3, 3, 3)), "256 atoms": make((4, 4, 4))}
 
 
+@pytest.mark.parametrize(("pbc", "words"), [(False, "set atoms.cell and atoms.pbc = True"), ((1, 1, 0), "vacuum")])
+def test_copper_without_its_box_is_told_to_have_one(hot_copper, pbc, words):
+    from fastegnn_md.errors import CompatibilityError
+    from fastegnn_md.integrators import LearnedDynamics
+
+    atoms = hot_copper["108 atoms"].copy()
+    atoms.pbc = pbc
+    before = atoms.positions.copy()
+    with pytest.raises(CompatibilityError, match=words):
+        LearnedDynamics(atoms, Propagator.load("copper-emt"))
+    assert (atoms.positions == before).all()
+
+
 @pytest.mark.parametrize("size", ["108 atoms", "256 atoms"])
 def test_a_jump_of_copper_is_eight_steps_of_emt(hot_copper, size):
     from ase import units

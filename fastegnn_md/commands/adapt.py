@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from .forcefields import calculator_factory, engine_components
 from .inputs import Model, open_model, open_universe
 from .outputs import Overwrite, check_outputs
+from .starts import check_start
 from .stepping import ase_atoms, keep_constraints, keep_labels, trained_masses
 from .verdict import DOUBTFUL
 
@@ -59,7 +60,9 @@ def adapt(
     check_outputs([output], [model, start], overwrite=overwrite or goes_on)
     propagator = open_model(model)
     assert isinstance(propagator, Propagator)  # no members were given
-    state = state_from_universe(select_atoms(open_universe(start, None), "all"), velocities="zero")
+    group = select_atoms(open_universe(start, None), "all")
+    state = state_from_universe(group, velocities="zero")
+    check_start(str(start), group, state, None, propagator)
     state, _ = trained_masses(propagator, state)
     atoms = ase_atoms(state)
     keep_constraints(atoms, start, len(atoms))

@@ -78,8 +78,10 @@ def open_model(model: Path, members: list[Path] | None = None) -> LearnedMap:
     CheckpointError, ConfigError, CompatibilityError
         As :meth:`fastegnn_md.Propagator.load` and :class:`fastegnn_md.Committee`.
     """
+    from ..nn.native.library import library
     from ..propagator import Committee, load
 
+    library()  # compiled once on a machine: before a bar of progress begins, whose speed it would spoil
     return Committee.load([model, *members]) if members else load(model)
 
 

@@ -16,6 +16,7 @@ from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, open_model, open_universe
 from .outputs import Overwrite, claimed
+from .starts import check_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
 from .verdict import tell_no_thermostat
 
@@ -160,6 +161,7 @@ def learn(
     if bonds is None and not state.periodic and calculator:
         bonds = guess_bonds(atoms)
     bonds = attach_engine(atoms, bonds, start, forcefield, system, constraints, cutoff, calculator, trust=trust_system)
+    check_start(str(start), group, state, bonds, trained)
     keep_constraints(atoms, start, len(atoms))
     keep_labels(atoms, start)
     set_velocities(atoms, state.velocities if moving else None, temperature, rng)
@@ -217,6 +219,12 @@ def learn(
 
 def _finish(dynamics: LearningDynamics, page: Path, saved: Path) -> None:
     typer.echo(dynamics.report_line())
+    error, target = dynamics.course.error, dynamics.course.learning.target
+    if not dynamics.course.account.jumps and len(error):
+        typer.echo(
+            f"there was no jump yet, as the error is not surely below {target:g} %: simulate longer, or if it no "
+            "longer falls take a shorter --lag, or a larger --target and look at the temperature"
+        )
     files = []
     if dynamics.propagator is not None or dynamics.course.learner.model is not None:
         dynamics.save_model(saved)

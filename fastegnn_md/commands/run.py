@@ -18,7 +18,7 @@ from .outputs import Overwrite, claimed
 from .replicas import replica_outputs, run_ase_replicas
 from .run_checks import check_pressure, check_redrawn, check_replicas, is_amber
 from .run_openmm import run_openmm
-from .starts import check_bonds_of_start, leave_box_out, own_start
+from .starts import check_start, leave_box_out, own_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, keep_labels, set_velocities, trained_masses
 from .verdict import became, speed, tell, tell_no_thermostat, tell_span, tell_volumes
 
@@ -304,7 +304,7 @@ def run(
             isolated=propagator.stochastic,
             trust=trust_system,
         )
-        check_bonds_of_start(str(start), state, bonds, propagator)
+        check_start(str(start), group, state, bonds, propagator)
         keep_constraints(atoms, start if ase_format(start) else topology or start, len(universe.atoms))
         keep_labels(atoms, start)
         set_velocities(atoms, state.velocities if moving else None, temperature, rng)

@@ -15,7 +15,7 @@ from ..units import parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
 from .replicas import run_replicas
-from .starts import check_bonds_of_start
+from .starts import check_start
 from .verdict import became, speed, tell, tell_span
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def run_openmm(
     bonds = join_bonds(None if start.bonds is None else start.bonds.numpy(), system_bonds(built, start.numbers.numpy()))
     if bonds is not None:
         bonds = bonds[np.isin(bonds, group.indices).all(axis=1)]
-    check_bonds_of_start(name, start, bonds, propagator)
+    check_start(name, universe.atoms, start, bonds, propagator)
 
     def simulation_of(seed: int) -> LearnedSimulation:
         step = parse_quantity(timestep, "time")

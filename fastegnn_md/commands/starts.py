@@ -51,12 +51,32 @@ def leave_box_out(group: mda.AtomGroup, start: Path) -> None:
         )
 
 
-def check_bonds_of_start(name: str, state: State, bonds: np.ndarray | None, propagator: LearnedMap) -> None:
-    """Refuse a state whose bonds (M, 2) cannot be those of training; see :func:`~..integrators.start.check_start`."""
+def check_start(
+    name: str, group: mda.AtomGroup, state: State, bonds: np.ndarray | None, propagator: LearnedMap | None = None
+) -> None:
+    """Refuse a state that cannot be one of these atoms: coordinates in nm, atoms in another order or twice.
+
+    Bonds (M, 2) are held against those of training where the propagator has seen bonds, else against covalent radii.
+
+    Raises
+    ------
+    DataError
+        As :func:`..integrators.start.check_start`, :func:`..data.bonds.check_spacing` and
+        :func:`..data.bonds.check_bond_lengths`.
+    """
     import torch
 
-    from ..integrators.start import check_start
+    from ..data.bonds import check_bond_lengths, check_spacing
+    from ..data.topology import Topology
+    from ..integrators.start import check_start as check_bonds
 
     if bonds is not None:
         state = state.replace(bonds=torch.as_tensor(bonds, dtype=torch.int64).view(-1, 2))
-    check_start(name, state, propagator.limits)
+    trained = propagator is not None and bool(propagator.limits.bonds)
+    if propagator is not None and trained:
+        check_bonds(name, state, propagator.limits)
+    x, cell = state.positions.numpy(), None if state.cell is None else state.cell[0].numpy()
+    check_spacing(group, x, cell, name)
+    if state.bonds is not None and not trained:
+        topology = Topology(state.numbers.numpy(), state.masses.numpy(), bonds=state.bonds.numpy())
+        check_bond_lengths(group, topology, x, cell, name)

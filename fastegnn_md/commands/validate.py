@@ -14,6 +14,7 @@ from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed_folder
+from .starts import check_start
 from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def validate(
     check_installed("fastegnn-md validate", *needed, *engine_components(calculator, forcefield, system))
 
     from ..data.topology import select_atoms
+    from ..engines.mdanalysis import state_from_universe
     from ..validation import CHECKS, Run, check_frames, roll_out
     from ..validation import validate as judge
     from ..validation.rollouts import rollout_names
@@ -131,6 +133,8 @@ def validate(
         for file in ([[path] for path in trajectories] if trajectories else [None])
     ]
     atoms, bonds = _engine(groups[0], reference, forcefield, system, constraints, cutoff, calculator, trust_system)
+    for group, file in zip(groups, trajectories or [reference], strict=True):
+        check_start(str(file), group, state_from_universe(group, velocities="zero"), bonds, propagator)
     keep_constraints(atoms, trajectories[0] if trajectories else reference, len(groups[0].universe.atoms))
     for group in groups:
         _inform(group, atoms.get_masses(), bonds)

@@ -6,7 +6,7 @@ import MDAnalysis as mda
 import numpy as np
 from MDAnalysis.guesser.default_guesser import DefaultGuesser
 from MDAnalysis.guesser.tables import Z2SYMB, vdwradii
-from MDAnalysis.lib.distances import calc_bonds
+from MDAnalysis.lib.distances import calc_bonds, self_capped_distance
 from MDAnalysis.lib.mdamath import triclinic_box
 from scipy.sparse import coo_array, csgraph
 from scipy.spatial import KDTree
@@ -19,6 +19,7 @@ from .topology import Topology, describe, quiet, read_topology
 _SHORT, _LONG, _HUGE = 0.6, 1.8, 7.0  # of the median in nm as Å; of a bond that is none; of all in Å as nm
 _BEADS = 1.5  # all longer: links between beads that stand for several atoms
 _SHORTEST = 0.6  # Å; H2 has 0.74
+_APART = 0.5  # Å; no two atoms are as near, in hot H2 neither
 _NEAR = 1.15  # two atoms nearer are bonded
 # Most guessed bonds of an atom: iodine has up to 8 neighbours; a metal 12 or 14, in some alloys 16.
 _MOST, _MOST_OF_METAL = 8, 16
@@ -113,6 +114,38 @@ def check_bond_lengths(
             "topology, or were they wrapped into a box that the file does not hold? Give the topology that the "
             "trajectory was written with, and molecules that are whole; bonds that break do not belong into it"
         )
+
+
+def check_spacing(atoms: mda.AtomGroup, positions: np.ndarray, cell: np.ndarray | None, where: str) -> None:
+    """Refuse a frame in which two atoms are nearer than any bond is short: another unit, or an atom twice.
+
+    Parameters
+    ----------
+    atoms : AtomGroup
+        For the names of the message.
+    positions : ndarray, shape (N, 3), Å
+    cell : ndarray, shape (3, 3), Å, or None
+        Distances are the shortest ones across it.
+    where : str
+        The frame, as the message names it.
+
+    Raises
+    ------
+    DataError
+        If two atoms are less than 0.5 Å apart.
+    """
+    box = None if cell is None else triclinic_box(*cell)
+    pairs, distances = self_capped_distance(positions.astype(np.float32), _APART, box=box)
+    if not len(pairs):
+        return
+    nearest = int(np.argmin(distances))
+    i, j = pairs[nearest]
+    count = len(np.unique(pairs))
+    raise DataError(
+        f"{where}: {describe(atoms, i)} and {describe(atoms, j)} are {distances[nearest]:.2g} Å apart ({count} of "
+        f"{len(positions)} atoms have another one within {_APART} Å, no bond is that short); are coordinates in nm in "
+        "place of Å, atoms in the file twice, or is the box too small?"
+    )
 
 
 def missing_bonds(topology: Topology, positions: np.ndarray) -> np.ndarray:

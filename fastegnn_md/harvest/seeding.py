@@ -18,6 +18,7 @@ import torch
 
 from .. import units
 from .._extras import naming_extras
+from ..data.bonds import check_bond_lengths, check_spacing
 from ..data.frames import seek
 from ..data.internal import InternalCoordinates
 from ..data.topology import Topology, join_bonds, quiet, select_atoms, static
@@ -128,7 +129,8 @@ def seeds(
     EngineError
         If the engine fails in more than a tenth of the bursts.
     DataError
-        If times or atoms do not fit together, or there are too few bursts for a Markov state model.
+        If times or atoms do not fit together, a start is none of these atoms (in nm, in another order, cut by a box),
+        or there are too few bursts for a Markov state model.
     """
     with naming_extras("seeds"):
         import deeptime  # noqa: F401  # asked for before hours of bursts
@@ -146,6 +148,10 @@ def seeds(
     states = [one.replace(masses=masses, bonds=tied) for one in states]
     model.check(states[0])
     topology = Topology(numbers=states[0].numbers.numpy(), masses=recipe.masses, bonds=known)
+    for k, one in enumerate(states):
+        x, where = one.positions.numpy(), f"START, replica {k}"
+        check_bond_lengths(group, topology, x, None, where)
+        check_spacing(group, x, None, where)
     folder = SeedFolder(Path(output), group)
     with folder.claimed(_identity(model, recipe, states, plan, temperature, seed)):
         run = SeedRun(folder, plan, model, states, recipe, temperature, seed, InternalCoordinates(topology))

@@ -9,6 +9,7 @@ import MDAnalysis as mda
 import numpy as np
 import torch
 
+from ..data.bonds import check_bond_lengths, check_spacing
 from ..data.frames import Frame, check_velocities, file_has_times, read_frame
 from ..data.topology import Topology, join_bonds, read_topology
 from ..data.unwrap import make_whole, spanning_tree
@@ -83,7 +84,8 @@ class StartingPoints:
         Raises
         ------
         DataError
-            If the engine is periodic and the frames have no cell.
+            If the engine is periodic and the frames have no cell, or the first frame is one of no molecule: in nm, of
+            atoms in another order or twice.
         """
         bonds = join_bonds(self.topology.bonds, recipe.bonds)
         notes = self.topology.notes | {"masses": f"{recipe.name} engine"}
@@ -92,6 +94,9 @@ class StartingPoints:
             if len(bonds) > had:
                 notes["bonds"] = f"{len(bonds)}, of which the topology has {had}; the others are the engine's"
         self.topology = replace(self.topology, masses=recipe.masses, bonds=bonds, notes=notes)
+        x, cell, where = self.first.positions, self.first.cell, f"frame {self.first.index}"
+        check_bond_lengths(self.atoms, self.topology, x, cell, where)
+        check_spacing(self.atoms, x, cell, where)
         if recipe.periodic is not None:
             if recipe.periodic and not self.periodic:
                 raise DataError("the engine is periodic but the frames have no cell; write the box with the trajectory")

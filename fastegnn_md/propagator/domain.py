@@ -19,6 +19,7 @@ from .config import PropagatorConfig
 from .limits import JumpLimits
 from .modes import Covariances, covariances
 from .molecules import Molecules
+from .provenance import symbol_of
 
 # Masses within this share of one seen in training count as the same (tables of atomic masses differ by less).
 MASS_TOLERANCE = 0.01
@@ -154,16 +155,23 @@ class Domain:
             raise self._unseen(state, int((~known).nonzero()[0]))
         assert state.pbc is not None  # set by State
         if state.periodic and not bool(state.pbc.all()):
-            raise CompatibilityError("pbc is mixed; a propagator takes systems periodic in all directions or in none")
+            raise CompatibilityError(
+                "pbc is mixed; a propagator takes systems periodic in all directions or in none: of a slab, give the "
+                "cell some vacuum and make it periodic in all three"
+            )
         if state.periodic != self.periodic:
             here, there = ("periodic", "isolated") if state.periodic else ("isolated", "periodic")
-            cell = "give the cell of the system and make it periodic, or take a model of isolated systems"
+            model = "or take a model of isolated systems"
             box, other = "where the box only was the file's ", "else take a model of periodic systems"
+            cells = (
+                f"set atoms.cell and atoms.pbc = True, {model}",
+                f"give a file that has its cell (.extxyz, .traj, .cif; .xyz has none), {model}",
+            )
             ways = (f"{box}set atoms.pbc = False, {other}", f"{box}give a file without it, {other}")
             raise CompatibilityError(
                 Remedy(
                     f"the system is {here} but this propagator was trained on {there} systems: ",
-                    *(ways if state.periodic else (cell, cell)),
+                    *(ways if state.periodic else cells),
                 )
             )
         if self.bonds and state.bonds is None:
@@ -191,10 +199,10 @@ class Domain:
         )
 
     def _unknown(self, atom: int, number: int) -> CompatibilityError:
-        known = ", ".join(map(str, self.species))
+        known = ", ".join(map(symbol_of, self.species))
         return CompatibilityError(
-            f"atom {atom} has atomic number {number}; this propagator was trained on the elements {known}: take a "
-            "model that knows it ('fastegnn-md models' lists those of the package), or train one on bursts of "
+            f"atom {atom} has atomic number {number} ({symbol_of(number)}); this propagator was trained on {known}: "
+            "take a model that knows it ('fastegnn-md models' lists those of the package), or train one on bursts of "
             "systems that have it ('fastegnn-md harvest', then 'train')"
         )
 

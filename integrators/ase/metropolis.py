@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -21,6 +22,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 
 from ..arguments import ANEW, TIMESTEP, propagator_of
 from ..metropolis import MetropolisStatistics, MetropolisStep, Potential
+from ..thermostats import in_unit
 from .base import JumpDynamics, check_atoms
 
 with naming_extras(__name__):
@@ -45,7 +47,8 @@ class MetropolizedDynamics(JumpDynamics):
     temperature_K : float
         Of the canonical distribution.
     friction : float, optional
-        Velocities are refreshed partially, with this friction in 1/(ASE time). None draws them anew for each step.
+        Velocities are refreshed partially, with this friction: 1/(ASE time), or with its unit (``"10/ps"``). None
+        draws them anew for each step.
     jumps : int
         Of a step: more make a longer proposal at the same one energy.
     rng : numpy.random.Generator or int, optional
@@ -82,7 +85,7 @@ class MetropolizedDynamics(JumpDynamics):
         propagator: LearnedMap | str | Path,
         *misplaced: Any,
         temperature_K: float,
-        friction: float | None = None,
+        friction: float | str | None = None,
         jumps: int = 1,
         rng: np.random.Generator | int | None = None,
         bonds: Sequence[Sequence[int]] | np.ndarray | None = None,
@@ -94,9 +97,7 @@ class MetropolizedDynamics(JumpDynamics):
         call = "MetropolizedDynamics(atoms, propagator, temperature_K=…)"
         propagator = propagator_of(propagator, call, misplaced)
         check_atoms(atoms)
-        self.metropolis: MetropolisStep = MetropolisStep(
-            propagator, temperature_K, None if friction is None else friction * PICOSECOND, jumps
-        )
+        self.metropolis: MetropolisStep = MetropolisStep(propagator, temperature_K, _per_picosecond(friction), jumps)
         if atoms.calc is None:
             raise CompatibilityError(Remedy("the Metropolis test needs energies; ", *ATTACH))
         self.bonds: np.ndarray | None = None if bonds is None else bond_array(bonds)
@@ -141,9 +142,9 @@ class MetropolizedDynamics(JumpDynamics):
         """Another temperature (K) from the next step on; ConfigError if it is no number > 0."""
         self.metropolis.change(temperature=temperature_K)
 
-    def set_friction(self, friction: float | None) -> None:
-        """Another friction, 1/(ASE time), from the next step on; None draws velocities anew."""
-        self.metropolis.change(friction=None if friction is None else friction * PICOSECOND)
+    def set_friction(self, friction: float | str | None) -> None:
+        """Another friction from the next step on: 1/(ASE time), or with its unit; None draws velocities anew."""
+        self.metropolis.change(friction=_per_picosecond(friction))
 
     _read_once: ClassVar[dict[str, str]] = {
         "temperature": "assign temperature_K",
@@ -241,3 +242,7 @@ class MetropolizedDynamics(JumpDynamics):
 
     def _remember(self, energy: float) -> None:
         self._known = (self.atoms.calc, self.atoms.get_positions(), np.array(self.atoms.cell), energy)
+
+
+def _per_picosecond(friction: float | str | None) -> Any:
+    return friction * PICOSECOND if isinstance(friction, Real) else in_unit(friction, "friction")

@@ -20,6 +20,8 @@ from ..thermostats import Langevin, Thermostat, in_unit
 from .settings import Learning
 
 _LONGEST = 0.04  # ps; no engine with atoms takes longer steps
+_LONGEST_LAG = 0.5  # ps; velocities have forgotten where they pointed long before
+_ASE_TIMES = "(times of ASE, as 2 * units.fs, are in other units)"
 _KINDS = ("force-free", "force-start", "force-midpoint", "kick-drift", "symplectic", "conservative")
 
 
@@ -98,8 +100,13 @@ def lag_of(lag: Any, initial: Propagator | None) -> float:
             raise ConfigError('a new model needs the time of a jump: give lag="20 fs", say')
         return initial.timestep
     value = in_unit(lag, "time")
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise ConfigError(f'lag is {lag!r}; expected a time > 0 in ps, or with its unit: "20 fs"')
+    longest = _LONGEST_LAG if initial is None else math.inf  # a model has its own
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= longest:
+        told = f", which is {1e3 * value:.4g} fs" if isinstance(value, Real) else ""
+        raise ConfigError(
+            f"lag is {lag!r}{told}; expected the time of a jump, up to {1e3 * _LONGEST_LAG:g} fs: in ps, or with its "
+            f'unit, "20 fs" {_ASE_TIMES}'
+        )
     if initial is not None and not math.isclose(value, initial.timestep, rel_tol=1e-6):
         raise CompatibilityError(
             f"the lag is {1e3 * value:g} fs, the model jumps {1e3 * initial.timestep:g} fs; leave the lag out"
@@ -114,7 +121,7 @@ def timestep_of(given: Any) -> float:
         told = f", which is {1e3 * value:.4g} fs" if isinstance(value, Real) else ""
         raise ConfigError(
             f"timestep is {given!r}{told}; expected that of classical steps, up to {1e3 * _LONGEST:g} fs: in ps, or "
-            'with its unit, "2 fs" (times of ASE, as 2 * units.fs, are in other units)'
+            f'with its unit, "2 fs" {_ASE_TIMES}'
         )
     return float(value)
 

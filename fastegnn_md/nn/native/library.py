@@ -56,7 +56,7 @@ _loader = _Loader()
 
 
 def library() -> ctypes.CDLL | None:
-    """The library, compiled if no earlier process has done so (seconds); None where that is not possible.
+    """The library, compiled if no earlier process has done so, which is told; None where that is not possible.
 
     It is kept in ``$XDG_CACHE_HOME/fastegnn-md`` (``~/.cache/fastegnn-md``), one file for each version of this package
     and each kind of CPU. One that is damaged, or that others may have written, is compiled anew. Where it cannot be
@@ -142,7 +142,7 @@ def _compiled(sources: dict[str, str], flags: list[str], target: Path) -> ctypes
     compiler = find_compiler()
     if compiler is None:
         raise ConfigError("there is no C++ compiler; install g++ or clang++, or go on without")
-    _log.info("compiling the C++ library, once on this machine")
+    _log.warning("compiling the C++ library, once on this machine: about a minute")
     with tempfile.TemporaryDirectory() as folder:
         for name, text in sources.items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
