@@ -1,7 +1,11 @@
-"""Pyright's word on every name without an underscore: its type is written down or known (``make type``).
+"""Types as a user of the installed package has them (``make type``).
+
+Pyright's word on every name without an underscore: its type is written down or known.
 
 A class is left out where its own base has no types, as those of MDAnalysis and OpenMM; its methods and attributes are
 names of their own. So are functions of ``integrators.openmm``, whose arguments are such classes.
+
+Mypy's word, as strict as it can be, on a script that uses the package: ``typed_user.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ BIN = Path(sys.executable).parent
 
 
 def main() -> int:
-    """Names whose type is not known, a line each; 1 if there are any."""
+    """Names whose type is not known and what mypy says, a line each; 1 if there are any."""
     with tempfile.TemporaryDirectory() as folder:
         # As it is installed: an editable installation is a hook of Python's imports, which Pyright does not call.
         package = Path(folder) / "fastegnn_md"
@@ -29,6 +33,9 @@ def main() -> int:
         # It asks the first Python of the path where packages are.
         environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": folder}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        shutil.copy(ROOT / ".ci/typed_user.py", folder)
+        strict = [str(BIN / "mypy"), "--strict", "--follow-imports=silent", "--config-file=", "typed_user.py"]
+        script = subprocess.run(strict, cwd=folder, capture_output=True, text=True)
     try:
         found = json.loads(done.stdout)["typeCompleteness"]
     except (json.JSONDecodeError, KeyError):
@@ -47,7 +54,8 @@ def main() -> int:
         for diagnostic in one["diagnostics"]:
             print(f"{one['name']}: {' '.join(diagnostic['message'].split())}")
     print(f"pyright: {len(found['symbols'])} names, {found['completenessScore']:.1%} of the types complete")
-    return bool(unknown)
+    print(f"mypy --strict on typed_user.py: {script.stdout}{script.stderr}", end="")
+    return bool(unknown or script.returncode)
 
 
 if __name__ == "__main__":

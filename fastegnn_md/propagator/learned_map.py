@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,14 @@ class LearnedMap(nn.Module, ABC):
             Of a stochastic map, whose errors are those of places it draws; by default always the same draws.
         """
         return self.predict(start).residual(start, end, self.residual_scale(start))
+
+    if TYPE_CHECKING:  # to type checkers the call of a Module returns Any
+
+        def __call__(
+            self, state: State, *, generator: Generators | None = None, temperature: float | None = None
+        ) -> State:
+            """See :meth:`forward`."""
+            ...
 
     def forward(self, state: State, *, generator: Generators | None = None, temperature: float | None = None) -> State:
         """Advance a state by :attr:`timestep`.

@@ -84,6 +84,11 @@ class JumpDynamics(ReadOnce, MolecularDynamics):
         if restart_file is not None:
             self.attach_restart(restart_file)
 
+    def run(self, steps: int = 50) -> bool:
+        """Make a number of steps; True when they are made."""
+        done: bool = super().run(steps)
+        return done
+
     @property
     def statistics(self) -> Any:
         """What became of the jumps so far, a dataclass."""
