@@ -26,15 +26,15 @@ REQUIRED = {
     "documentation_home": TEXT,
     "documentation_type": TEXT,
     "python_requires": TEXT,
-}
-OPTIONAL = {
-    "install": LIST,
     "src_install": LIST,
     "import_name": TEXT,
     "mdanalysis_requires": TEXT,
     "run_tests": LIST,
     "test_dependencies": LIST,
     "project_org": TEXT,
+}
+OPTIONAL = {
+    "install": LIST,
     "development_status": TEXT,
     "publications": LIST,
     "community_home": TEXT,
@@ -48,6 +48,12 @@ def test_mdakit_metadata_has_the_keys_of_the_registry_and_agrees_with_pyproject(
     for key, value in kit.items():
         assert isinstance(value, {**REQUIRED, **OPTIONAL}[key]), key
         assert not isinstance(value, list) or all(isinstance(one, str) for one in value), key
+    # The registry makes commands of installation lower case, and a clone of the home's address and ".git".
+    commands = [*kit["install"], *kit["src_install"], *kit["test_dependencies"]]
+    assert all(one.replace("OWNER", "owner").islower() for one in commands)
+    assert not kit["project_home"].endswith("/")
+    # Tests run with what was installed before: a link in their dependencies would put other code in its place.
+    assert not any("git+" in one for one in kit["test_dependencies"])
     assert kit["license"] == PROJECT["license"]
     assert SpecifierSet(kit["python_requires"]) == SpecifierSet(PROJECT["requires-python"])
     (mdanalysis,) = [line for line in PROJECT["dependencies"] if line.startswith("MDAnalysis")]
