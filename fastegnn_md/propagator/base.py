@@ -386,6 +386,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Propagator:
     path : str or Path
         A file, or the name of a model that comes with the package (``fastegnn-md models`` lists them).
     device : torch.device or str
+        Where it is to compute.
+
+    Returns
+    -------
+    Propagator
+        Of the class that its kind asks for, in evaluation mode.
 
     Raises
     ------

@@ -65,6 +65,11 @@ def calibrate(errors: np.ndarray, spreads: np.ndarray, bins: int = 10) -> Calibr
     bins : int
         Quantiles of the spread to average over.
 
+    Returns
+    -------
+    Calibration
+        Errors beside the spreads.
+
     Raises
     ------
     DataError

@@ -98,8 +98,25 @@ def untrained_propagator(
 ) -> Propagator:
     """Make an untrained propagator that fits a data set, of the class its kind asks for.
 
-    Masses, linear predictor, scales and limits come from about ``sample`` pairs drawn with ``seed``, fewer of large
-    systems, and at least one of each system. ``temperature`` is that of :func:`remember_data`.
+    Masses, linear predictor, scales and limits come from some pairs of the data set.
+
+    Parameters
+    ----------
+    pairs : TrajectoryPairs
+        The data set.
+    config : PropagatorConfig
+        Kind and size.
+    seed : int
+        Of the weights and of the pairs that are drawn.
+    sample : int
+        About how many pairs are drawn: fewer of large systems, and at least one of each system.
+    temperature : float, optional, K
+        That of :func:`remember_data`.
+
+    Returns
+    -------
+    Propagator
+        Of the class that the kind asks for.
 
     Raises
     ------

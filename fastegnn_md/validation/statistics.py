@@ -159,6 +159,11 @@ def compare(
     factor : float
         How many times the mean spread still counts as within it.
 
+    Returns
+    -------
+    Comparison
+        The distance with its interval, and the spread that it is held against.
+
     Raises
     ------
     ConfigError

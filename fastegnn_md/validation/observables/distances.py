@@ -84,6 +84,12 @@ def radial_distribution(first: AtomGroup, second: AtomGroup, longest: float, n_b
     longest : float, Å
         At most half the shortest edge of the box.
     n_bins : int
+        Bins from 0 to ``longest``.
+
+    Returns
+    -------
+    InterRDF
+        ``.run()`` gives ``results.bins`` (Å) and ``results.rdf``.
     """
     options: dict[str, object] = {"nbins": n_bins, "range": (0.0, longest)}
     molecules = np.unique(np.concatenate([first.resindices, second.resindices]))

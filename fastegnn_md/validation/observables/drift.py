@@ -41,6 +41,12 @@ def energy_drift(times: np.ndarray, energy: np.ndarray, kinetic: np.ndarray, n_a
     energy, kinetic : ndarray, shape (n_frames,), kJ/mol
         Total and kinetic energy.
     n_atoms : int
+        Divides the slope in ``per_atom``.
+
+    Returns
+    -------
+    Drift
+        Slope of the line, in the units of its attributes.
 
     Raises
     ------

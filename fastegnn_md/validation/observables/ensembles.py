@@ -42,8 +42,16 @@ def kinetic_energy_check(kinetic: np.ndarray, temperature: float, degrees_of_fre
     Parameters
     ----------
     kinetic : ndarray, shape (n_frames,), kJ/mol
+        Kinetic energies.
     temperature : float, K
+        Of the canonical ensemble.
     degrees_of_freedom : float
+        Those that constraints leave.
+
+    Returns
+    -------
+    KineticCheck
+        What the test found.
 
     Raises
     ------
@@ -76,6 +84,12 @@ def ensemble_check(first: np.ndarray, second: np.ndarray, temperatures: tuple[fl
     first, second : ndarray, shape (n_frames,), kJ/mol
         Potential energies.
     temperatures : tuple of float, K
+        Of the first and of the second run.
+
+    Returns
+    -------
+    float
+        Standard errors between the fitted slope and the true one.
 
     Raises
     ------

@@ -53,6 +53,11 @@ def round_trip(
         (N, 3) in amu Å/ps² at positions (N, 3); force-informed propagators need it.
     rng : numpy.random.Generator, optional
         For propagators that draw random numbers.
+
+    Returns
+    -------
+    RoundTrip
+        How far the states are from where they began.
     """
     rng = np.random.default_rng(0) if rng is None else rng
 

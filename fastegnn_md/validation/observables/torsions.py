@@ -39,6 +39,16 @@ def find_torsions(atoms: AtomGroup) -> Torsions:
 
     The end atoms of the latter are the heaviest neighbours, the first among equals.
 
+    Parameters
+    ----------
+    atoms : AtomGroup
+        With bonds, where it is no protein.
+
+    Returns
+    -------
+    Torsions
+        Groups of four atoms, with their names.
+
     Raises
     ------
     DataError
@@ -93,25 +103,59 @@ def _backbone(atoms: AtomGroup) -> Torsions:
 
 
 def torsion_angles(groups: Sequence[AtomGroup], **frames: int | None) -> np.ndarray:
-    """Angles by MDAnalysis' ``Dihedral``, shape (n_frames, n_torsions), degrees from −180 to 180.
+    """Angles by MDAnalysis' ``Dihedral``.
 
     Parameters
     ----------
     groups : sequence of AtomGroup
+        Four atoms each, in order.
     **frames
         ``start``, ``stop``, ``step`` of the run.
+
+    Returns
+    -------
+    ndarray, shape (n_frames, n_torsions), degrees
+        From −180 to 180.
     """
     return Dihedral(list(groups)).run(**frames).results.angles
 
 
 def torsion_histograms(angles: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Share of the frames in each bin, shape (n_torsions, bins), for angles (n_frames, n_torsions) in degrees."""
+    """Histograms of torsions.
+
+    Parameters
+    ----------
+    angles : ndarray, shape (n_frames, n_torsions), degrees
+        From −180 to 180.
+    bins : int
+        Of equal width.
+
+    Returns
+    -------
+    ndarray, shape (n_torsions, bins)
+        Share of the frames in each bin.
+    """
     edges = np.linspace(-180, 180, bins + 1)
     return np.array([np.histogram(column, edges)[0] for column in angles.T]) / len(angles)
 
 
 def joint_histograms(angles: np.ndarray, pairs: Sequence[tuple[int, int]], bins: int = JOINT_BINS) -> np.ndarray:
-    """Share of the frames in each cell of φ and ψ, shape (n_pairs, bins²), for angles in degrees."""
+    """Histograms of pairs of torsions, such as φ and ψ of a residue.
+
+    Parameters
+    ----------
+    angles : ndarray, shape (n_frames, n_torsions), degrees
+        From −180 to 180.
+    pairs : sequence of tuple of int
+        Columns of ``angles`` that belong together.
+    bins : int
+        Of equal width, for each of the two.
+
+    Returns
+    -------
+    ndarray, shape (n_pairs, bins²)
+        Share of the frames in each cell.
+    """
     edges = np.linspace(-180, 180, bins + 1)
     counts = [np.histogram2d(angles[:, a], angles[:, b], (edges, edges))[0].ravel() for a, b in pairs]
     return np.array(counts) / len(angles)
