@@ -207,8 +207,8 @@ def _spin(provenance: Provenance, state: State, charge: float | None, multiplici
         return []
     if multiplicity is not None and multiplicity != trained:
         return [
-            f"the system has the spin multiplicity {multiplicity}, the training data had {trained}: correct its "
-            "magnetic moments or the calculator, or train with this spin"
+            f"the system has the spin multiplicity {multiplicity}, the training data had {trained}: add "
+            "a missing atom, correct its magnetic moments or the calculator, or train with this spin"
         ]
     electrons = round(int(state.numbers.sum()) - (charge or 0.0))
     if (electrons + trained) % 2 == 0:  # one of two is odd where the other is not

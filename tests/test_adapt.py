@@ -385,7 +385,10 @@ class TestCommand:
         assert "target of 0.001 is not reached" in said.err
         record = json.loads((here / "a.adapting" / "adapting.json").read_text())
         assert len(record["rounds"]) >= 2
+        assert "next: " not in said.out
         assert self.run(*asked, "--target", "0.99", "--budget", "560") == 0  # the same bursts, another target
+        call = "fastegnn-md run a.safetensors start.xyz --calculator engines_of_mine:stiff --temperature 350 "
+        assert f"saved a.safetensors; next: {call}" in capsys.readouterr().out
 
     def test_a_model_that_is_good_enough(self, here, capsys):
         assert self.run("engines_of_mine:soft", "--target", "0.9") == 0

@@ -23,6 +23,7 @@ N = 22
 def peptide(bonds: bool = True) -> mda.Universe:
     """Alanine dipeptide, 60 frames 1 ps apart that are noise about one."""
     universe = mda.Universe(str(Catalogue().start("ala2-obc-10ps")))
+    universe.del_TopologyAttr("bonds")
     if bonds:
         assert add_guessed_bonds(universe) == 21
     noise = 0.03 * np.random.default_rng(0).standard_normal((60, N, 3))

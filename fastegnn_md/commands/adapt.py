@@ -82,7 +82,8 @@ def adapt(
     )
     for line in _lines(found):
         typer.echo(line)
-    typer.echo(f"saved {output}")
+    call = f"fastegnn-md run {output} {start} --calculator {calculator} --temperature {temperature:g}"
+    typer.echo(f"saved {output}" + (f"; next: {call} --steps 1000 -o run.xtc" if found.reached else ""))
     if not found.reached:
         typer.echo(
             f"the target of {target:g} is not reached: give a larger --budget, and the same command goes on "
