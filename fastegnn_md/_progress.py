@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -34,6 +35,8 @@ class Lines(tqdm):
         """What writes a state of the bar."""
 
         def write(text: str) -> None:
+            text = re.sub(r", \? left, \?\w+/s", "", text)  # at the beginning
+            text = re.sub(r" +(\d[\d.]*)([a-z]\w*/s)", r" \1 \2", text)
             if text.strip():
                 with contextlib.suppress(OSError):  # whoever read it has left: no reason to end a run
                     file.write(text.strip().removeprefix(": ") + "\n")

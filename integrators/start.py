@@ -16,7 +16,7 @@ from .ranges import Ranges
 _BEYOND = 2.0  # times the longest or shortest bond of training: what is strained before a minimisation is within
 
 
-def check_start(name: str, state: State, limits: JumpLimits) -> None:
+def check_start(name: str, state: State, limits: JumpLimits, mistaken: str = "nm in place of Å") -> None:
     """Refuse coordinates in other units or of atoms in another order.
 
     Guards would refuse each jump from there, and classical steps fly apart, which says nothing of the reason.
@@ -29,6 +29,8 @@ def check_start(name: str, state: State, limits: JumpLimits) -> None:
         Its bonds are looked at.
     limits : JumpLimits
         Of the propagator; kinds of bond it does not have are not looked at.
+    mistaken : str
+        The unit that was probably given and the one that belongs there.
 
     Raises
     ------
@@ -49,6 +51,6 @@ def check_start(name: str, state: State, limits: JumpLimits) -> None:
     raise DataError(
         f"{name}: the bond of atoms {atoms} is {float(lengths[k]):.3g} Å long, those of training are "
         f"{float(ranges.shortest[k]):.3g} to {float(ranges.longest[k]):.3g} Å ({count} of {len(off)} bonds are off by "
-        "more than a factor of two); are coordinates in nm in place of Å, atoms in another order than in the topology, "
+        f"more than a factor of two); are coordinates in {mistaken}, atoms in another order than in the topology, "
         "or molecules cut by the box?"
     )

@@ -11,7 +11,8 @@ import pytest
 from openmm import app, unit
 from openmm_cases import StandIn, phase_space
 
-from fastegnn_md.errors import CompatibilityError, ConfigError, FastEGNNMDError
+from fastegnn_md.engines.openmm import add_jump_force
+from fastegnn_md.errors import CompatibilityError, ConfigError, DataError, FastEGNNMDError
 from fastegnn_md.integrators import (
     Conserve,
     Langevin,
@@ -373,3 +374,34 @@ class TestArguments:
     def test_assignments_that_would_be_ignored_raise(self, name):
         with pytest.raises(ConfigError, match=f"LearnedIntegrator.{name} cannot be assigned"):
             setattr(LearnedIntegrator(StandIn(), Langevin(300, "1/ps")), name, 300)
+
+
+def test_another_order_of_arguments_and_the_name_of_a_platform_are_explained():
+    topology, system, _ = cases.peptide()
+    with pytest.raises(ConfigError, match=r"system is a Topology; the order is LearnedSimulation\(topology, system"):
+        LearnedSimulation(system, topology, LearnedIntegrator(StandIn()))
+    with pytest.raises(ConfigError, match=r"platform is 'CPU'; give openmm.Platform.getPlatformByName\('CPU'\)"):
+        LearnedSimulation(topology, system, LearnedIntegrator(StandIn()), "CPU")
+
+
+def test_a_context_of_another_integrator_is_refused():
+    fake = FakePropagator(lambda s: (s.positions, s.velocities), 0.01, reversible=True, volume_preserving=True)
+    for integrator in (LearnedIntegrator(StandIn()), MetropolizedJumpIntegrator(fake, 300)):
+        topology, system, _ = cases.peptide()
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), REFERENCE)
+        force = add_jump_force(system, topology, integrator.propagator, backend="host")
+        with pytest.raises(ConfigError, match="made with another integrator, a VerletIntegrator"):
+            integrator.bind(context, force)
+
+
+def test_positions_in_angstrom_are_refused_before_a_step():
+    topology, system, positions = cases.without_remover(cases.peptide())
+    integrator = LearnedIntegrator("ala2-vacuum", schedule=Schedule(5, 1))
+    simulation = LearnedSimulation(topology, system, integrator, REFERENCE)
+    simulation.context.setPositions(10 * positions)
+    with pytest.raises(DataError, match=r"positions of the Context: the bond of atoms .* in Å in place of nm"):
+        simulation.step(1)
+    assert simulation.currentStep == 0
+    simulation.context.setPositions(positions)
+    simulation.step(1)
+    assert simulation.currentStep == 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import openmm_cases as cases
 import pytest
 from openmm import app
 
 from fastegnn_md.engines.openmm import add_jump_force, describe_system
+from fastegnn_md.engines.openmm.system import system_bonds
 
 openmm = pytest.importorskip("openmm")
 
@@ -129,3 +131,18 @@ def test_what_acts_between_steps_is_named():
     assert described.motion_remover == 1
     assert set(described.between_steps) == {"CMMotionRemover", "MonteCarloBarostat"}
     assert described.unusual_forces == ()
+
+
+@pytest.mark.parametrize("asked", [app.HBonds, app.HAngles])
+def test_urey_bradley_terms_and_fixed_angles_are_no_bonds(asked):
+    topology, system, positions = cases.peptide(constraints=asked)
+    terms = openmm.HarmonicBondForce()
+    for force in system.getForces():
+        for k in range(force.getNumAngles() if isinstance(force, openmm.HarmonicAngleForce) else 0):
+            i, _, j = force.getAngleParameters(k)[:3]
+            terms.addBond(i, j, float(np.linalg.norm(positions[i] - positions[j])), 1e4)
+    assert terms.getNumBonds() > 20
+    system.addForce(terms)
+    numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])
+    bonds = {tuple(sorted(atom.index for atom in bond)) for bond in topology.bonds()}
+    assert {tuple(pair) for pair in system_bonds(system, numbers).tolist()} == bonds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 from fastegnn_md.cli import main
 from fastegnn_md.data import TrajectoryPairs, load_universe
 from fastegnn_md.data.bonds import add_guessed_bonds
+from fastegnn_md.data.trajectory import leave_box
 from fastegnn_md.errors import DataError
+from fastegnn_md.harvest import harvest
+from fastegnn_md.harvest.seeding import _states as seed_states
 from fastegnn_md.propagator.catalogue import Catalogue
 
 SMALL = [f"--set=propagator.{one}" for one in ("hidden=8", "layers=1", "radial_functions=4", "virtual_nodes=1")]
@@ -227,3 +231,89 @@ def test_missing_bonds_and_elements_are_asked_for_in_words_of_the_shell(files, c
     assert code == 2
     assert "--topology" in said
     assert "add_TopologyAttr" not in said
+
+
+def test_a_store_is_held_to_the_lengths_of_bonds_too(monkeypatch, tmp_path: Path) -> None:
+    store = tmp_path / "pairs.h5md"
+    assert len(pairs_of(peptide(), store=store)) == len(pairs_of(store)) == 59
+    wrong = tmp_path / "wrong.h5md"
+    with monkeypatch.context() as unseen:
+        unseen.setattr("fastegnn_md.data.trajectory.check_bond_lengths", lambda *arguments, **options: None)
+        pairs_of(changed(peptide(), lambda x: x[:, ORDER]), store=wrong)
+    with pytest.raises(DataError, match=r"frame 0 of .*wrong\.h5md: the bond of atom \d+ \([CHNO]\) and atom .* order"):
+        pairs_of(wrong)
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_box_that_is_left_out_is_so_in_every_frame(boxed: str, memory: bool) -> None:
+    universe = changed(peptide(), wrapped, box=15.0) if memory else load_universe("all.pdb", boxed)
+    assert leave_box(universe.atoms)
+    bonds = peptide().bonds.indices
+    for _ in range(2):
+        for ts in universe.trajectory:
+            assert ts.dimensions is None
+            first, second = ts.positions[bonds.T]
+            assert np.linalg.norm(second - first, axis=1).max() < 2.0
+    assert not leave_box(universe.atoms)
+
+
+def test_seeds_start_from_molecules_put_together_and_count_such(boxed: str) -> None:
+    universe = load_universe("all.pdb", boxed)
+    bonds = peptide().bonds.indices
+    for state in seed_states(universe.atoms, 60):
+        assert state.cell is None
+        first, second = state.positions[bonds.T]
+        assert float((second - first).norm(dim=1).max()) < 2.0
+
+
+def test_validation_of_draws_leaves_the_box_out_and_says_so(boxed: str, capsys, require) -> None:
+    for component in ("deeptime", "physical_validation", "tidynamics", "jinja2", "matplotlib", "openmm"):
+        require(component)
+    code, said = command(capsys, "train", "all.pdb", boxed, *SMALL, "-o", "m.safetensors")
+    assert code == 0, said
+    field = ("--forcefield", "amber99sbildn.xml", "--forcefield", "amber99_obc.xml", "--temperature", "300")
+    runs = ("--runs", "1", "--steps", "6", "-o", "validation", "--no-progress")
+    code, said = command(capsys, "validate", "m.safetensors", "--reference", "all.pdb", boxed, *field, *runs)
+    assert code == 0, said
+    assert f"the box of {boxed} is left out" in said
+    rows = {row["name"]: row for row in json.loads(Path("validation/report.json").read_text())["rows"]}
+    assert rows["bonds"]["verdict"] != "not measured"
+    assert "isolated" in rows["g(r)"]["note"]
+
+
+def bursts(universe: mda.Universe, tmp_path: Path) -> TrajectoryPairs:
+    """Bursts with an engine that has no box."""
+    from openmm import app
+
+    field = app.ForceField("amber14-all.xml")
+    system = field.createSystem(app.PDBFile("all.pdb").topology, constraints=app.HBonds)
+    tmp_path.mkdir(exist_ok=True)
+    options = {"burst": "4 fs", "interval": "2 fs", "temperature": 300, "frames": slice(0, 60, 5), "progress": False}
+    harvest(universe, system, store=tmp_path / "bursts.h5md", **options)
+    return TrajectoryPairs(tmp_path / "bursts.h5md", lag="2 fs")
+
+
+def test_bursts_without_a_box_start_from_molecules_put_together(files, require, tmp_path: Path) -> None:
+    require("openmm")
+    across = bursts(changed(peptide(), wrapped, box=15.0), tmp_path / "across")
+    assert len(across) == len(bursts(peptide(), tmp_path / "whole")) == 24
+    assert not across.periodic
+
+
+def test_bursts_are_not_started_from_other_units_or_another_order(files, require, tmp_path: Path) -> None:
+    require("openmm")
+    with pytest.raises(DataError, match=r"bonds are too short.*coordinates in nm"):
+        bursts(changed(peptide(), lambda x: x / 10), tmp_path)
+    with pytest.raises(DataError, match=r"frame 0: the bond of atom .* another order"):
+        bursts(changed(peptide(), lambda x: x[:, ORDER]), tmp_path)
+
+
+def test_files_in_another_order_or_of_other_atoms_are_named_in_a_line(files) -> None:
+    Path("all.psf").write_text("PSF\n")
+    with pytest.raises(DataError, match=r"no coordinates from 'all\.psf'; the topology comes first") as caught:
+        load_universe("md.dcd", "all.psf")
+    assert "FORMATs" not in str(caught.value)
+    with mda.Writer("half.xtc", 11) as writer:
+        writer.write(peptide().atoms[:11])
+    with pytest.raises(DataError, match=r"trajectory 'half\.xtc' do not have the same number of atoms \(22 and 11\)"):
+        load_universe("all.pdb", "half.xtc")

@@ -40,9 +40,19 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch):
     lines = written.splitlines()
     assert 10 <= len(lines) <= 18  # in seven and a half minutes
     assert "\r" not in written
-    assert lines[0].startswith("run: 0 of 3600 steps, 0 %, ")
+    assert lines[0] == "run: 0 of 3600 steps, 0 %, 00:00 so far"
+    assert lines[-1].endswith(" left, 8.00 step/s")
     assert lines[-1].startswith("run: 3600 of 3600 steps, 100 %, 07:30 so far, 00:00 left, ")
     assert len(set(lines)) == len(lines)
+
+
+def test_bars_within_bars_write_lines_too(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    for _ in progress_bar(range(2), desc="checks", unit="row"):
+        list(progress_bar(range(3), desc="runs", unit="run"))
+    assert all(line.startswith(("checks: ", "runs: ")) for line in log.getvalue().splitlines())
+    assert "\x1b" not in log.getvalue()
 
 
 def test_slow_steps_get_a_line_each(monkeypatch):

@@ -123,7 +123,8 @@ def harvest(
         typer.echo(
             f"{made['dropped bursts']} of {made['bursts']} bursts were dropped; in {failed} the engine failed", err=True
         )
-    typer.echo(f"saved {store}; next: fastegnn-md train {store} --lag {interval!r}")
+    kind = "" if midpoint is None else " --kind force-midpoint"
+    typer.echo(f'saved {store}; next: fastegnn-md train {store} --lag "{midpoint or interval}"{kind}')
 
 
 def _slice(text: str | None) -> slice | None:

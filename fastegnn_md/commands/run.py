@@ -10,7 +10,7 @@ import typer
 
 from .._extras import check_installed
 from ..errors import ConfigError, DataError
-from ..units import parse_quantity
+from ..units import format_time, parse_quantity
 from .continuing import Keeper, Place, StopSignals, restart_of
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, Compile, ConserveEnergy, Members, Model, Select, open_model, open_universe
@@ -390,7 +390,7 @@ def run(
         raise keeper.stopped(stop.given, step)
     settled = np.mean(temperatures[len(temperatures) // 2 :])
     typer.echo(
-        f"{dynamics.statistics.tried} jumps of {1e3 * propagator.timestep:g} fs, {became(dynamics.statistics)}"
+        f"{dynamics.statistics.tried} jumps of {format_time(propagator.timestep)}, {became(dynamics.statistics)}"
         f"; mean temperature of the second half {settled:.0f} K; saved {output} and {keeper.path.name}"
     )
     tell_span(place)

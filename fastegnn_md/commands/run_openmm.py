@@ -11,7 +11,7 @@ import typer
 
 from .._extras import naming_extras
 from ..errors import ConfigError, DataError
-from ..units import parse_quantity
+from ..units import format_time, parse_quantity
 from .continuing import Keeper, Place, StopSignals
 from .forcefields import openmm_structure, openmm_system
 from .replicas import run_replicas
@@ -186,7 +186,7 @@ def run_openmm(
     statistics = integrator.statistics
     typer.echo(
         f"{steps} steps, {context.getTime()._value:g} ps: {statistics.tried} jumps of "
-        f"{1e3 * propagator.timestep:g} fs, {became(statistics)}"
+        f"{format_time(propagator.timestep)}, {became(statistics)}"
         f"; {1e3 * integrator.jump_seconds / max(1, statistics.tried):.3g} ms per jump, "
         f"{1e3 * integrator.classical_seconds / max(1, integrator.classical_steps_taken):.3g} ms per classical step; "
         f"saved {output} and {keeper.path.name}"

@@ -22,6 +22,7 @@ from .forcefields import (
 )
 from .inputs import Bonds, Model, Trajectories, open_model, open_universe
 from .outputs import check_outputs
+from .starts import leave_box_out
 
 
 def seeds(
@@ -81,6 +82,7 @@ def seeds(
         check_outputs([output], [model, topology, *(trajectory or [])], overwrite=False)
     propagator = open_model(model)
     universe = open_universe(topology, trajectory, bonds=bonds)
+    leave_box_out(universe.atoms, trajectory[0] if trajectory else topology)
     if calculator is not None:
         if constraints != "none":
             raise ConfigError("--constraints are those of an OpenMM force field; leave them out with --calculator")
@@ -92,6 +94,9 @@ def seeds(
         engine = openmm_system(topology, forcefield, system, constraints, "10 A", isolated=True, trust=trust_system)
     else:
         raise ConfigError("bursts need an engine; give --forcefield, --system or --calculator")
+    references = [open_universe(topology, [path]) for path in reference or []]
+    for one, path in zip(references, reference or [], strict=True):
+        leave_box_out(one.atoms, path)
     with executor_of(scheduler) as executor:
         found = run_seeds(
             propagator,
@@ -111,7 +116,7 @@ def seeds(
             friction=friction,
             constraints=held,
             platform=platform,
-            reference=[open_universe(topology, [path]) for path in reference or []],
+            reference=references,
             seed=seed,
             processes=processes,
             executor=executor,
@@ -124,6 +129,7 @@ def seeds(
         for one in kinetics.timescales
     )
     typer.echo(
-        f"{found.bursts} bursts, {found.nanoseconds:.3g} ns; populations {shares}; time scales {slow or 'none'} ps"
+        f"{found.bursts} bursts, {found.nanoseconds:.3g} ns; populations {shares}; "
+        f"time scales {f'{slow} ps' if slow else 'none'}"
     )
     typer.echo(f"saved {page} and {data}")

@@ -42,7 +42,7 @@ def own_start(model: Path, topology: Path | None, temperature: float | None) -> 
 
 
 def leave_box_out(group: mda.AtomGroup, start: Path) -> None:
-    """Leave the box of the present frame out and put its molecule together, for drawn jumps; the user is told."""
+    """Leave the box out of all frames and put the molecule together, for drawn jumps; the user is told."""
     from ..data.trajectory import leave_box
 
     if leave_box(group):
@@ -79,4 +79,4 @@ def check_start(
     check_spacing(group, x, cell, name)
     if state.bonds is not None and not trained:
         topology = Topology(state.numbers.numpy(), state.masses.numpy(), bonds=state.bonds.numpy())
-        check_bond_lengths(group, topology, x, cell, name)
+        check_bond_lengths(topology, x, cell, name, atoms=group)

@@ -14,7 +14,7 @@ from ..units import parse_quantity
 from .forcefields import CalculatorName, Constraints, Cutoff, ForceField, SystemFile, TrustSystem, engine_components
 from .inputs import Bonds, Compile, ConserveEnergy, Dt, Members, Model, Select, open_model, open_universe
 from .outputs import Overwrite, claimed_folder
-from .starts import check_start
+from .starts import check_start, leave_box_out
 from .stepping import ase_atoms, attach_engine, keep_constraints, set_velocities
 
 if TYPE_CHECKING:
@@ -132,16 +132,31 @@ def validate(
         select_atoms(open_universe(reference, file, dt, bond_source), select)
         for file in ([[path] for path in trajectories] if trajectories else [None])
     ]
-    atoms, bonds = _engine(groups[0], reference, forcefield, system, constraints, cutoff, calculator, trust_system)
-    for group, file in zip(groups, trajectories or [reference], strict=True):
-        check_start(str(file), group, state_from_universe(group, velocities="zero"), bonds, propagator)
+    if propagator.stochastic:
+        for group, path in zip(groups, trajectories or [reference], strict=True):
+            leave_box_out(group, path)
+    atoms, bonds = _engine(
+        groups[0],
+        reference,
+        forcefield,
+        system,
+        constraints,
+        cutoff,
+        calculator,
+        isolated=propagator.stochastic,
+        trust=trust_system,
+    )
+    for group, path in zip(groups, trajectories or [reference], strict=True):
+        check_start(str(path), group, state_from_universe(group, velocities="zero"), bonds, propagator)
     keep_constraints(atoms, trajectories[0] if trajectories else reference, len(groups[0].universe.atoms))
     for group in groups:
         _inform(group, atoms.get_masses(), bonds)
     ours: Any = None
     if learned:
         ours = [_learned(groups[0], reference, path, select, dt) for path in learned]
-        for group in ours:
+        for group, path in zip(ours, learned, strict=True):
+            if propagator.stochastic:
+                leave_box_out(group, path)
             _inform(group, atoms.get_masses(), bonds)
     else:
         check_frames([Run.whole(group) for group in groups], progress)  # before minutes of roll-outs
@@ -194,6 +209,8 @@ def _engine(
     constraints: str,
     cutoff: str,
     calculator: str | None,
+    *,
+    isolated: bool,
     trust: bool,
 ) -> tuple[Atoms, np.ndarray | None]:
     """The first frame as Atoms with the engine asked for, and all bonds known; guessed ones where there are none."""
@@ -208,7 +225,16 @@ def _engine(
         bonds = guess_bonds(atoms)
         typer.echo(f"{structure} has no bonds: {len(bonds)} are taken from the distances of atoms", err=True)
     return atoms, attach_engine(
-        atoms, bonds, structure, forcefield, system, constraints, cutoff, calculator, trust=trust
+        atoms,
+        bonds,
+        structure,
+        forcefield,
+        system,
+        constraints,
+        cutoff,
+        calculator,
+        isolated=isolated,
+        trust=trust,
     )
 
 

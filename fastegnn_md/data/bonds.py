@@ -65,7 +65,12 @@ def add_guessed_bonds(universe: mda.Universe) -> int:
 
 
 def check_bond_lengths(
-    atoms: mda.AtomGroup, topology: Topology, positions: np.ndarray, cell: np.ndarray | None, where: str
+    topology: Topology,
+    positions: np.ndarray,
+    cell: np.ndarray | None,
+    where: str,
+    *,
+    atoms: mda.AtomGroup | None = None,
 ) -> None:
     """Refuse a frame whose bonds are not as long as bonds are: another unit, another order of atoms, wrapped atoms.
 
@@ -74,14 +79,14 @@ def check_bond_lengths(
 
     Parameters
     ----------
-    atoms : AtomGroup
-        Of the topology, for the names of the message.
     topology : Topology
     positions : ndarray, shape (N, 3), Å
     cell : ndarray, shape (3, 3), Å, or None
         Bonds are the shortest ones across it.
     where : str
         The frame, as the message names it.
+    atoms : AtomGroup, optional
+        Of the topology, for their names in the message.
 
     Raises
     ------
@@ -106,9 +111,12 @@ def check_bond_lengths(
         )
     longest = int(np.argmax(ratios))
     if ratios[longest] > _LONG and ratios.min() < _BEADS:
-        i, j = judged[longest]
+        first, second = (
+            f"atom {k} ({Z2SYMB[int(topology.numbers[k])]})" if atoms is None else describe(atoms, k)
+            for k in judged[longest]
+        )
         raise DataError(
-            f"{where}: the bond of {describe(atoms, i)} and {describe(atoms, j)} is {lengths[longest]:.2f} Å long, the "
+            f"{where}: the bond of {first} and {second} is {lengths[longest]:.2f} Å long, the "
             f"sum of their covalent radii is {sums[longest]:.2f} Å ({np.count_nonzero(ratios > _LONG)} of "
             f"{len(ratios)} bonds are longer than {_LONG} times that). Are the atoms in another order than in the "
             "topology, or were they wrapped into a box that the file does not hold? Give the topology that the "

@@ -88,7 +88,7 @@ def copy_frame(atoms: mda.AtomGroup, *, velocities: bool = True, forces: bool = 
     time = ts.data.get("time")
     if time is not None:
         time = float(time) + float(ts.data.get("time_offset", 0.0))
-    return Frame(index=ts.frame, time=time, positions=x, cell=_cell(ts, where), **fields)
+    return Frame(index=ts.frame, time=time, positions=x, cell=cell_of(ts, where), **fields)
 
 
 def find_overlap(positions: np.ndarray, distance: float = OVERLAP) -> tuple[int, int] | None:
@@ -242,7 +242,8 @@ _WRONG_UNIT = (
 )
 
 
-def _cell(ts: Any, where: str) -> np.ndarray | None:
+def cell_of(ts: Any, where: str) -> np.ndarray | None:
+    """Cell (3, 3) of a frame, Å; None if it has none."""
     dimensions = ts.dimensions
     if dimensions is None:
         return None

@@ -98,7 +98,7 @@ def fit_components(series: Sequence[np.ndarray], lag: int, dimension: int = 2) -
     MissingDependencyError
         If deeptime is not installed.
     """
-    with naming_extras("time-lagged independent components"):
+    with naming_extras("fitting slow components"):
         from deeptime.decomposition import TICA
         from deeptime.numeric import ZeroRankError
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import units
 from ..errors import DataError, Remedy
+from .bonds import check_bond_lengths
 from .frames import check_speeds, check_velocities, file_has_times
 from .scratch import Scratch
 from .store import Store
@@ -41,8 +42,8 @@ def open_stores(
     Raises
     ------
     DataError
-        If there is no source, one is of another kind, lacks velocities, or is a store and options of writing one are
-        given.
+        If there is no source, one is of another kind, lacks velocities, has bonds that are not as long as bonds are, or
+        is a store and options of writing one are given.
     """
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources:
@@ -94,8 +95,17 @@ def _open(source: Source, path: Path, need_velocities: bool, options: dict[str, 
             return source
         opened = Store(source)
         opened.verify()
+        _check_bonds(opened)
         return opened
     raise DataError(f"source is a {type(source).__name__}; expected an MDAnalysis Universe or the path of a store")
+
+
+def _check_bonds(store: Store) -> None:
+    """Refuse a store whose bonds are not as long as bonds are, as trajectories are when they are read."""
+    for row in sorted({0, store.n_frames // 2, store.n_frames - 1}):
+        cell = store.cells[row] if store.periodic else None
+        where = f"frame {row} of {store.path}"
+        check_bond_lengths(store.topology, store.positions[row].astype(np.float64), cell, where)
 
 
 def _spacing(reader: Any, dt: float | None, stride: int) -> float | None:

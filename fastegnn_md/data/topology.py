@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from MDAnalysis.guesser.default_guesser import DefaultGuesser
 from MDAnalysis.guesser.tables import Z2SYMB
 from MDAnalysis.guesser.tables import masses as STANDARD_MASSES
 
-from ..errors import DataError, MissingDependencyError, Remedy
+from ..errors import DataError, MissingDependencyError, Remedy, brief
 from .ase_files import ase_format, ase_universe
 from .xdr import check_gromacs
 
@@ -147,13 +148,18 @@ def load_universe(
     except (DataError, MissingDependencyError):
         raise
     except Exception as error:  # readers raise errors of any class, StopIteration for a truncated .prmtop
-        text = " ".join(str(error).split())
+        text, names = " ".join(str(error).split()), [", ".join(map(repr, part)) for part in (paths[1:], paths)]
         if "same number of atoms" in text or "n_atoms" in text:
+            counts = " and ".join(re.findall(r"(?i)number of atoms (\d+)", text)) or brief(text, quoted=False)
             raise DataError(
-                f"topology {paths[0]!r} and trajectory {paths[1:]} do not have the same number of atoms ({text}); "
+                f"topology {paths[0]!r} and trajectory {names[0]} do not have the same number of atoms ({counts}); "
                 "give the topology the trajectory was written with, or write a topology of the saved atoms only"
             ) from error
-        raise DataError(f"MDAnalysis cannot read {', '.join(map(repr, paths))}: {text}") from error
+        if "Cannot find an appropriate coordinate reader" in text and len(paths) > 1:
+            raise DataError(
+                f"MDAnalysis reads no coordinates from {names[0]}; the topology comes first, then trajectories"
+            ) from error
+        raise DataError(f"MDAnalysis cannot read {names[1]}: {brief(text, quoted=False)}") from error
 
 
 def nothing_in(path: str | os.PathLike[str]) -> str | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import MDAnalysis as mda
 import numpy as np
+from MDAnalysis.coordinates.memory import MemoryReader
 
 from .._progress import progress_bar
 from ..errors import DataError, Remedy
 from .bonds import check_bond_lengths
-from .frames import READ_ERRORS, Frame, copy_frame, file_has_times, keeping_frame, read_frame, unreadable
+from .frames import READ_ERRORS, Frame, cell_of, copy_frame, file_has_times, keeping_frame, read_frame, unreadable
 from .split import segments_from_times
 from .store import Store
 from .store_writer import StoreWriter
@@ -119,20 +120,59 @@ class _FieldMissingError(DataError):
         self.field = field
 
 
+def molecule_alone(atoms: mda.AtomGroup) -> Callable[[Any], np.ndarray]:
+    """Positions (N, 3), Å, of a molecule in a frame, put together across the box if there is one.
+
+    Parameters
+    ----------
+    atoms : AtomGroup
+
+    Returns
+    -------
+    callable
+        Takes a Timestep of the trajectory. DataError if it has a box without volume, or one with several molecules.
+    """
+    tree: np.ndarray | None = None
+
+    def of(ts: Any) -> np.ndarray:
+        nonlocal tree
+        positions: np.ndarray = ts.positions[atoms.ix].astype(np.float64)
+        cell = cell_of(ts, f"frame {ts.frame}")
+        if cell is None:
+            return positions
+        if tree is None:
+            with quiet():
+                tree = _one_molecule(read_topology(atoms))
+        return make_whole(positions, cell, tree)
+
+    return of
+
+
 def leave_box(atoms: mda.AtomGroup) -> bool:
-    """Put a molecule together across the box in the present frame, and leave the box out; whether there was one.
+    """Put a molecule together across the box in every frame, and leave the box out; whether there was one.
+
+    Other frames are changed as they are read.
 
     Raises
     ------
     DataError
         If the atoms are several molecules, or the box has no volume.
     """
+    reader = atoms.universe.trajectory
+    alone = molecule_alone(atoms)
     with quiet():
-        frame, topology = copy_frame(atoms), read_topology(atoms)
-    if frame.cell is None:
-        return False
-    atoms.positions = make_whole(frame.positions, frame.cell, _one_molecule(topology))
-    atoms.universe.trajectory.ts.dimensions = None
+        if copy_frame(atoms).cell is None:
+            return False
+        alone(reader.ts)
+
+    def change(ts: Any) -> Any:
+        ts.positions[atoms.ix] = alone(ts)
+        ts.dimensions = None
+        return ts
+
+    reader.add_transformations(change)
+    if isinstance(reader, MemoryReader):  # whose frames were all changed now, but for their boxes
+        reader.dimensions_array[:] = 0
     return True
 
 
@@ -183,7 +223,7 @@ def _write(
             else:
                 times[row] = frame.time
             if row in looked_at:
-                check_bond_lengths(atoms, topology, frame.positions, frame.cell, f"frame {frame.index}")
+                check_bond_lengths(topology, frame.positions, frame.cell, f"frame {frame.index}", atoms=atoms)
             try:
                 if tree is not None and frame.cell is not None:
                     x = make_whole(frame.positions, frame.cell, tree)

@@ -84,7 +84,7 @@ class _Clusters:
     """k-means in slow components, scaled so that distances are kinetic ones (Noé and Clementi, 2015)."""
 
     def __init__(self, runs: list[np.ndarray], lag: int, seed: int):
-        with naming_extras("Markov state models"):
+        with naming_extras("a Markov state model"):
             from deeptime.clustering import KMeans
 
         self._model = fit_components(runs, lag, min(_COMPONENTS, runs[0].shape[1]))
@@ -129,7 +129,7 @@ def estimate(runs: Sequence[np.ndarray], lag: int, *, seed: int = 0) -> Kinetics
     MissingDependencyError
         If deeptime is not installed.
     """
-    with naming_extras("Markov state models"):
+    with naming_extras("a Markov state model"):
         from deeptime.markov.msm import BayesianMSM, MaximumLikelihoodMSM
 
     used = [np.ascontiguousarray(run, dtype=np.float64) for run in runs if len(run) > lag]

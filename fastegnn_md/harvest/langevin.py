@@ -93,7 +93,7 @@ class OpenMMLangevin:
     """One Context, used for every burst; random forces are those of the seed of the start."""
 
     def __init__(self, recipe: LangevinRecipe):
-        with naming_extras("bursts with OpenMM"):
+        with naming_extras("a burst with OpenMM"):
             import openmm
 
         engine = recipe.engine

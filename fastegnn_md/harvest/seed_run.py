@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from .._progress import progress_bar
 from ..data.internal import InternalCoordinates
+from ..data.trajectory import molecule_alone
 from ..errors import DataError, EngineError
 from ..mechanics.thermal import thermal_velocities
 from ..propagator.learned_map import LearnedMap
@@ -187,7 +188,8 @@ class SeedRun:
             atoms = one.atoms
             if len(atoms) != self.states[0].n_atoms:
                 raise DataError(f"the reference has {len(atoms)} atoms, the seeds {self.states[0].n_atoms}")
-            frames = [atoms.positions.copy() for _ in atoms.universe.trajectory]
+            alone = molecule_alone(atoms)
+            frames = [alone(ts) for ts in atoms.universe.trajectory]
             labels.append(_states(kinetics, known, self.coordinates, np.array(frames)))
         n_states = len(kinetics.populations)
         pieces = [piece for one in labels for piece in np.array_split(one, max(1, _PIECES // len(labels)))]

@@ -22,6 +22,7 @@ from ..data.bonds import check_bond_lengths, check_spacing
 from ..data.frames import seek
 from ..data.internal import InternalCoordinates
 from ..data.topology import Topology, join_bonds, quiet, select_atoms, static
+from ..data.trajectory import molecule_alone
 from ..engines.mdanalysis import state_from_universe
 from ..errors import CompatibilityError, ConfigError
 from ..propagator.base import load
@@ -150,7 +151,7 @@ def seeds(
     topology = Topology(numbers=states[0].numbers.numpy(), masses=recipe.masses, bonds=known)
     for k, one in enumerate(states):
         x, where = one.positions.numpy(), f"START, replica {k}"
-        check_bond_lengths(group, topology, x, None, where)
+        check_bond_lengths(topology, x, None, where, atoms=group)
         check_spacing(group, x, None, where)
     folder = SeedFolder(Path(output), group)
     with folder.claimed(_identity(model, recipe, states, plan, temperature, seed)):
@@ -177,11 +178,11 @@ def _stochastic(model: LearnedMap | str | Path) -> LearnedMap:
 def _states(group: mda.AtomGroup, replicas: int) -> list[State]:
     trajectory = group.universe.trajectory
     chosen = np.linspace(0, trajectory.n_frames - 1, min(replicas, trajectory.n_frames)).round().astype(int)
-    read = {}
+    alone, read = molecule_alone(group), {}
     for frame in np.unique(chosen):
         seek(trajectory, int(frame))
         state = state_from_universe(group, velocities="zero")
-        read[int(frame)] = state.replace(cell=None, pbc=None)
+        read[int(frame)] = state.replace(positions=torch.from_numpy(alone(trajectory.ts)), cell=None, pbc=None)
     return [read[int(chosen[k % len(chosen)])] for k in range(replicas)]
 
 

@@ -81,6 +81,8 @@ class StartingPoints:
     def adopt(self, recipe: BurstRecipe) -> None:
         """Take from the engine what it knows better: masses, periodicity, and bonds that the topology lacks.
 
+        Molecules are put together across the box of their frames, also for an engine without a box.
+
         Raises
         ------
         DataError
@@ -94,15 +96,16 @@ class StartingPoints:
             if len(bonds) > had:
                 notes["bonds"] = f"{len(bonds)}, of which the topology has {had}; the others are the engine's"
         self.topology = replace(self.topology, masses=recipe.masses, bonds=bonds, notes=notes)
-        x, cell, where = self.first.positions, self.first.cell, f"frame {self.first.index}"
-        check_bond_lengths(self.atoms, self.topology, x, cell, where)
-        check_spacing(self.atoms, x, cell, where)
         if recipe.periodic is not None:
             if recipe.periodic and not self.periodic:
                 raise DataError("the engine is periodic but the frames have no cell; write the box with the trajectory")
             self.periodic = recipe.periodic
-        if self.periodic and bonds is not None:
+        if self.first.cell is not None and bonds is not None:
             self._tree = spanning_tree(bonds, self.topology.n_atoms)
+        x, where = self._whole(self.first), f"frame {self.first.index}"
+        cell = self.first.cell if self.periodic else None
+        check_bond_lengths(self.topology, x, cell, where, atoms=self.atoms)
+        check_spacing(self.atoms, x, cell, where)
 
     def __getitem__(self, frame: int) -> Frame:
         """Starting point of one frame of the trajectory, molecules made whole, with velocities."""
@@ -111,9 +114,7 @@ class StartingPoints:
             raise DataError(
                 f"only one of frame {self.first.index} and frame {frame} has a cell; write the box to all frames"
             )
-        cell = data.cell if self.periodic else None
-        x = data.positions if self._tree is None or cell is None else make_whole(data.positions, cell, self._tree)
-        v = data.velocities
+        cell, x, v = data.cell if self.periodic else None, self._whole(data), data.velocities
         if self._temperature is not None:
             generator = np.random.default_rng([self._seed, frame])
             v = thermal_velocities(torch.from_numpy(self.topology.masses), self._temperature, generator).numpy()
@@ -121,3 +122,8 @@ class StartingPoints:
             raise DataError(Remedy(f"frame {frame} has no velocities although others have; draw them: ", *_DRAW))
         time = data.time if self._has_times and data.time is not None else 0.0
         return replace(data, positions=x, velocities=v.astype(np.float64), cell=cell, time=time)
+
+    def _whole(self, frame: Frame) -> np.ndarray:
+        if self._tree is None or frame.cell is None:
+            return frame.positions
+        return make_whole(frame.positions, frame.cell, self._tree)

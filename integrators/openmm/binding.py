@@ -29,6 +29,21 @@ class Binding(Protocol):
         """Serve none."""
 
 
+def check_integrator(context: openmm.Context, integrator: openmm.Integrator) -> None:
+    """Refuse a Context that was made with another integrator.
+
+    Raises
+    ------
+    ConfigError
+    """
+    own = context.getIntegrator()
+    if int(own.this) != int(integrator.this):
+        raise ConfigError(
+            f"the Context was made with another integrator, a {type(own).__name__}: make it with this one, "
+            "openmm.Context(system, integrator)"
+        )
+
+
 def check_forces(
     system: openmm.System, force: JumpForce, informed: bool, hybrid: bool, learned_forces: Collection[str]
 ) -> SystemDescription:

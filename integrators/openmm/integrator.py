@@ -27,7 +27,7 @@ from ..statistics import JumpStatistics
 from ..thermostats import Thermostat
 from ..verdict import RunWatch
 from .ahead import Ahead
-from .binding import rebind_on_reinitialize
+from .binding import check_integrator, rebind_on_reinitialize
 from .classical import StepGenerator, bath_of, check_timestep, checked_seed, classical_integrator, half_step_of
 from .host import fingerprint
 from .jump import ContextJump
@@ -232,11 +232,12 @@ class LearnedIntegrator(Ahead, ReadOnce, openmm.CompoundIntegrator):
         Raises
         ------
         CompatibilityError, ConfigError
-            If the force is not that of the System of the Context, its group is another one, its back-end cannot
-            compute what a step asks for, or a restraint or bias of the System would be ignored.
+            If the Context has another integrator, the force is not that of its System, its group is another one, its
+            back-end cannot compute what a step asks for, or a restraint or bias of the System would be ignored.
         ConstraintError
             If a momentum is to be conserved and particles are held.
         """
+        check_integrator(context, self)
         self._jump.bind(context, force, learned_forces)
         rebind_on_reinitialize(context, self, force, learned_forces)
 
@@ -261,10 +262,13 @@ class LearnedIntegrator(Ahead, ReadOnce, openmm.CompoundIntegrator):
         JumpError
             If a guard refuses a jump and nothing can replace it, or the propagator fails; the Context is as it was
             before that step.
+        DataError
+            If bonds of the first positions are far from those of training, as where they were given in Å.
         FastEGNNMDError
             If the Context is not bound or does not fit any more.
         """
         context, left = self._jump.context, steps
+        self._jump.look_at_start()
         self._recover()
         while left > 0:
             count = context.getStepCount()

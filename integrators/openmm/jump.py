@@ -20,6 +20,7 @@ from fastegnn_md.state import State
 from ..engine import Predicted
 from ..guards import GuardReport
 from ..home import check_home
+from ..start import check_start
 from ..step import GuardedStep
 from ..verdict import RunWatch
 from .binding import check_forces
@@ -62,7 +63,7 @@ class ContextJump:
         self.guarded, self.group, self._leap = guarded, group, leap
         self._custom, self._advance = custom, advance
         self._bound: tuple[Callable[[], openmm.Context | None], JumpSystem, Transport] | None = None
-        self._sites = self._between = False
+        self._sites = self._between = self._looked_at = False
 
     def bind(self, context: openmm.Context, force: JumpForce, learned_forces: Collection[str] = ()) -> None:
         """Serve this Context from now on; see :meth:`LearnedIntegrator.bind`.
@@ -115,6 +116,7 @@ class ContextJump:
                     )
             transport = Inside(context, part, self.guarded, self._custom, self._advance, self.group)
         self._bound = weakref.ref(context), part, transport
+        self._looked_at = False
 
     def recover(self) -> None:
         """Set variables of the integrator anew."""
@@ -126,6 +128,20 @@ class ContextJump:
         context, part = self.context, self._part
         state = Host(context.getSystem(), part, set(range(32)) - {self.group}).read(context)
         return RunWatch(state, self.guarded.freedom(state, part.constraints), self.guarded.bath_temperature)
+
+    def look_at_start(self) -> None:
+        """Refuse the first positions of a Context if their bonds cannot be those of training.
+
+        Raises
+        ------
+        DataError
+        """
+        if self._looked_at or self.guarded.guard is None:
+            return
+        context, part = self.context, self._part
+        state = Host(context.getSystem(), part, set(range(32)) - {self.group}).read(context)
+        check_start("the positions of the Context", state, self.guarded.propagator.limits, "Å in place of nm")
+        self._looked_at = True
 
     def unbind(self) -> None:
         """Serve no Context."""

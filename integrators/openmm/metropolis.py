@@ -22,7 +22,7 @@ from fastegnn_md.propagator.learned_map import LearnedMap
 from ..arguments import ANEW, TIMESTEP, ReadOnce, propagator_of
 from ..metropolis import MetropolisStatistics, MetropolisStep
 from ..thermostats import in_unit
-from .binding import rebind_on_reinitialize
+from .binding import check_integrator, rebind_on_reinitialize
 from .classical import StepGenerator, check_timestep, checked_seed
 from .host import Host
 
@@ -128,7 +128,8 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
         Raises
         ------
         CompatibilityError, ConfigError
-            If the force is not that of the System of the Context, or not of the back-end ``host``.
+            If the Context has another integrator, or the force is not that of its System or not of the back-end
+            ``host``.
         ConstraintError
             If atoms that jump are held or have fixed bond lengths.
         """
@@ -137,6 +138,7 @@ class MetropolizedJumpIntegrator(ReadOnce, openmm.CustomIntegrator):
                 f"the jump force has the back-end {force.backend!r}; the Metropolis test needs energies during a step: "
                 "give backend='host'"
             )
+        check_integrator(context, self)
         system, part = context.getSystem(), force.part
         check_binding(system, force)
         constraints = part.constraints

@@ -50,8 +50,8 @@ class LearnedSimulation(app.Simulation):
     Raises
     ------
     FastEGNNMDError
-        As :func:`~fastegnn_md.engines.openmm.add_jump_force`; ConfigError for another integrator, or where the System
-        has a jump force already and options ask for another one.
+        As :func:`~fastegnn_md.engines.openmm.add_jump_force`; ConfigError for another integrator, arguments in another
+        order, the name of a platform, or where the System has a jump force already and options ask for another one.
     """
 
     def __init__(
@@ -72,6 +72,12 @@ class LearnedSimulation(app.Simulation):
                 f"the integrator is a {type(integrator).__name__}; LearnedSimulation takes a LearnedIntegrator "
                 "or a MetropolizedJumpIntegrator"
             )
+        if not isinstance(system, openmm.System):
+            raise ConfigError(
+                f"system is a {type(system).__name__}; the order is LearnedSimulation(topology, system, integrator)"
+            )
+        if not isinstance(platform, (openmm.Platform, type(None))):
+            raise ConfigError(f"platform is {platform!r}; give openmm.Platform.getPlatformByName({platform!r})")
         force = find_jump_force(system, topology, integrator.propagator)
         if force is None:
             asked = "host" if backend == "auto" and integrator.needs_host else backend

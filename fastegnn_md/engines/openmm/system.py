@@ -17,6 +17,7 @@ from ...data.topology import join_bonds
 from ...data.unwrap import spanning_tree, whole
 from ...errors import CompatibilityError
 from ...mechanics.constraints import Constraints
+from ...mechanics.fragments import COVALENT_RADII
 from ...state import State
 from ...units import KJ_PER_MOL
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 NM = 10.0  # Å
 FORCE = KJ_PER_MOL / NM  # amu Å/ps² per kJ/mol/nm
+_LONGEST = 1.2  # sums of covalent radii: bonds of force fields have up to 1.1, atoms two bonds apart 1.26 and more
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +212,10 @@ def read_system(
 
 
 def system_bonds(system: openmm.System, numbers: np.ndarray) -> np.ndarray | None:
-    """Bonds of a System: its harmonic bonds and constraints, without the H–H distances of rigid water.
+    """Bonds of a System: its harmonic bonds and constraints as short as bonds are.
+
+    Urey-Bradley terms, fixed angles and distance restraints are written as bonds, too, and are longer. The H–H
+    distances of rigid water are left out.
 
     Parameters
     ----------
@@ -223,15 +228,17 @@ def system_bonds(system: openmm.System, numbers: np.ndarray) -> np.ndarray | Non
     ndarray of int64, shape (M, 2), or None
         Each pair once, the lower index first; None if there are none.
     """
-    pairs = [system.getConstraintParameters(i)[:2] for i in range(system.getNumConstraints())]
+    terms = [system.getConstraintParameters(i) for i in range(system.getNumConstraints())]
     for force in system.getForces():
         if type(force).__name__ == "HarmonicBondForce":
-            pairs += [force.getBondParameters(i)[:2] for i in range(force.getNumBonds())]
-    if not pairs:
+            terms += [force.getBondParameters(i)[:3] for i in range(force.getNumBonds())]
+    if not terms:
         return None
-    bonds = np.sort(np.array(pairs, dtype=np.int64), axis=1)
-    hydrogens = (numbers[bonds] == 1).all(axis=1)
-    return np.unique(bonds[~hydrogens], axis=0)
+    bonds = np.sort(np.array([term[:2] for term in terms], dtype=np.int64), axis=1)
+    lengths = np.array([term[2]._value for term in terms]) * NM
+    radii = np.array([COVALENT_RADII.get(int(z), np.inf) for z in numbers])  # of metals no length is too long
+    longest = np.where((numbers[bonds] == 1).all(axis=1), 0.0, _LONGEST * radii[bonds].sum(axis=1))
+    return np.unique(bonds[lengths <= longest], axis=0)
 
 
 def _choose(system: openmm.System, n: int, atoms: Iterable[Any] | None) -> np.ndarray:
