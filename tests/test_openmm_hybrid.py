@@ -32,10 +32,12 @@ from fastegnn_md.integrators import (
     LearnedIntegrator,
     LearnedSimulation,
     LearnedStateReporter,
+    MetropolizedJumpIntegrator,
     Schedule,
     VelocityRescaling,
 )
 from fastegnn_md.integrators.openmm.classical import StepGenerator
+from fastegnn_md.propagator.fake import FakePropagator
 from fastegnn_md.propagator.limits import JumpLimits
 
 openmm = pytest.importorskip("openmm")
@@ -752,9 +754,11 @@ def test_binding_to_what_does_not_belong_together_is_refused():
     context = openmm.Context(system, integrator, REFERENCE)
     with pytest.raises(CompatibilityError, match="for 192 particles, this Context has 22"):
         integrator.bind(context, water)
-    bare = openmm.Context(cases.peptide()[1], openmm.VerletIntegrator(0.001), REFERENCE)
+    fake = FakePropagator(lambda s: (s.positions, s.velocities), 0.01, reversible=True, volume_preserving=True)
+    third = MetropolizedJumpIntegrator(fake, 300)
+    bare = openmm.Context(cases.peptide()[1], third, REFERENCE)
     with pytest.raises(CompatibilityError, match="has no jump force"):
-        integrator.bind(bare, force)
+        third.bind(bare, force)
 
 
 def test_options_that_an_existing_force_contradicts_are_refused():

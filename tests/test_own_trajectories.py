@@ -266,6 +266,7 @@ def test_seeds_start_from_molecules_put_together_and_count_such(boxed: str) -> N
         assert float((second - first).norm(dim=1).max()) < 2.0
 
 
+@pytest.mark.filterwarnings("ignore::fastegnn_md.integrators.RedrawWarning")  # an untrained model
 def test_validation_of_draws_leaves_the_box_out_and_says_so(boxed: str, capsys, require) -> None:
     for component in ("deeptime", "physical_validation", "tidynamics", "jinja2", "matplotlib", "openmm"):
         require(component)
