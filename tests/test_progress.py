@@ -132,4 +132,4 @@ def test_the_last_line_has_the_speed_of_the_whole(monkeypatch):
         for k in range(101):
             clock.now += 0.0 if k else 50.5  # the first step is slow
             bar.update()
-    assert log.getvalue().splitlines()[-1].endswith(" 2.00step/s")
+    assert log.getvalue().splitlines()[-1].endswith(" 2.00 step/s")
