@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import MDAnalysis as mda
 import numpy as np
 import pytest
 import torch
 
 from fastegnn_md import State
 from fastegnn_md.cli import main
+from fastegnn_md.data.bonds import check_spacing
 from fastegnn_md.errors import DataError
 from fastegnn_md.integrators.start import check_start
 from fastegnn_md.propagator.limits import JumpLimits
@@ -140,3 +142,15 @@ def test_the_peptide_of_the_package_brings_its_bonds(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["models", "--start", "ala2-gbn2", str(tmp_path / "start.pdb")])
     assert len(mda.Universe(str(tmp_path / "start.pdb")).bonds) == 21
+
+
+def test_two_atoms_on_each_other_are_named_and_virtual_sites_are_none() -> None:
+    universe = mda.Universe.empty(4, trajectory=True)
+    universe.add_TopologyAttr("names", ["O", "H1", "H2", "M"])
+    universe.add_TopologyAttr("masses", [15.999, 1.008, 1.008, 0.0])
+    x = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0], [0.1, 0.08, 0]])  # TIP4P
+    check_spacing(universe.atoms, x, None, "START")
+    x[2] = [9.99, 0, 0]
+    check_spacing(universe.atoms, x, None, "START")
+    with pytest.raises(DataError, match=r"START: .*O.* and .*H2.* are 0.01 Å apart \(2 of 4 atoms"):
+        check_spacing(universe.atoms, x, 10.0 * np.eye(3), "START")

@@ -44,7 +44,7 @@ def add_guessed_bonds(universe: mda.Universe) -> int:
     atoms = universe.atoms
     if len(getattr(universe, "bonds", ())):
         return 0
-    _check_spacing(atoms)
+    _check_unit(atoms)
     with quiet():
         numbers = read_topology(atoms).numbers
         symbols = np.array([Z2SYMB[int(z)] for z in numbers], dtype=object)
@@ -127,10 +127,12 @@ def check_bond_lengths(
 def check_spacing(atoms: mda.AtomGroup, positions: np.ndarray, cell: np.ndarray | None, where: str) -> None:
     """Refuse a frame in which two atoms are nearer than any bond is short: another unit, or an atom twice.
 
+    Virtual sites, which have no mass, may be as near to atoms as they are.
+
     Parameters
     ----------
     atoms : AtomGroup
-        For the names of the message.
+        For masses, and for names of the message.
     positions : ndarray, shape (N, 3), Å
     cell : ndarray, shape (3, 3), Å, or None
         Distances are the shortest ones across it.
@@ -144,6 +146,9 @@ def check_spacing(atoms: mda.AtomGroup, positions: np.ndarray, cell: np.ndarray 
     """
     box = None if cell is None else triclinic_box(*cell)
     pairs, distances = self_capped_distance(positions.astype(np.float32), _APART, box=box)
+    if len(pairs) and hasattr(atoms, "masses"):
+        both = (atoms.masses[pairs] > 0).all(axis=1)
+        pairs, distances = pairs[both], distances[both]
     if not len(pairs):
         return
     nearest = int(np.argmin(distances))
@@ -194,7 +199,7 @@ def _lengths(
     return bonds, calc_bonds(positions[bonds[:, 0]], positions[bonds[:, 1]], box=box), sums[known]
 
 
-def _check_spacing(atoms: mda.AtomGroup) -> None:
+def _check_unit(atoms: mda.AtomGroup) -> None:
     """Refuse a frame in which most atoms are nearer to another one than any bond is short."""
     if len(atoms) < 2:
         return
