@@ -85,7 +85,7 @@ def test_frames_are_as_far_apart_as_jump_and_relaxation(engine, cli, model, pdb,
     options = ["--temperature", 300, "--engine", engine, *FIELD, "--steps", 2, "--relax-steps", 5]
     code, out, err = cli("run", model, pdb, *options, "-o", output)
     assert code in (0, 3), err  # an untrained model is not to be trusted
-    assert "2 jumps of 1000 fs, 0 refused" in out
+    assert "2 jumps of 1 ps, 0 refused" in out
     assert "ns per minute" in out
     times, positions = frames(pdb, output)
     assert times == pytest.approx([0.0, LAG + 0.01, 2 * (LAG + 0.01)], abs=1e-4)
@@ -98,7 +98,7 @@ def test_a_few_steps_that_are_far_too_hot_are_not_to_be_trusted(engine, cli, pdb
     options = ["--temperature", 300, "--engine", engine, *FIELD, "--steps", 4, "--relax-steps", 5]
     code, out, err = cli("run", model, pdb, *options, "-o", tmp_path / "out.xtc")
     assert code == 3, err
-    assert "4 jumps of 1000 fs, 0 refused" in out
+    assert "4 jumps of 1 ps, 0 refused" in out
     assert "warning: the temperature of the second half is " in err
     assert "4 of 4 steps, 100 %" in err
 

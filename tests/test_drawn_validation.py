@@ -55,7 +55,7 @@ def test_the_same_process_is_within_and_what_makes_no_sense_is_left_out_with_a_w
         (low, high), line = picture["bands"][label], picture["lines"][label]
         assert all(a < b < c for a, b, c in zip(low, line, high, strict=True))
         assert line[0] == pytest.approx(well.timescale(), rel=0.35)
-    assert "time scale 1, ps against lag, ps: reference, learned" in html
+    assert "time scale 1 / ps against lag / ps: reference, learned" in html
 
 
 def test_independent_draws_and_a_mirrored_frame_are_outside(well, require):

@@ -354,7 +354,7 @@ class TestMolecules:
         ):
             atoms = methanol()
             say(atoms)
-            with pytest.raises(CompatibilityError, match=r"spin multiplicity 3, the training data had 1: correct"):
+            with pytest.raises(CompatibilityError, match=r"spin multiplicity 3, the training data had 1: add"):
                 LearnedDynamics(atoms, small_molecules())
         LearnedDynamics(atoms, small_molecules(multiplicity=None))
 

@@ -133,9 +133,8 @@ def pairs(request, tmp_path_factory):
         with StoreWriter(paths[-1], topology, 24, midpoint=0.01, **options) as writer:
             for frame in range(24):
                 x, v, *forces = rng.normal(size=(5, atoms, 3))
-                writer.write(
-                    0.02 * x, 0.01 * frame, velocities=4.0 * v, forces=forces[0], ahead=forces[1], behind=forces[2]
-                )
+                x = np.arange(atoms)[:, None] * [1.5, 0.0, 0.0] + 0.02 * x
+                writer.write(x, 0.01 * frame, velocities=4.0 * v, forces=forces[0], ahead=forces[1], behind=forces[2])
             writer.finish(0.01, np.array([[0, 12], [12, 24]]))
     return TrajectoryPairs(paths, lag=0.01, time_reversal=True, progress=False)
 
