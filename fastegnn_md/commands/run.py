@@ -139,12 +139,8 @@ def run(
     import numpy as np
     import torch
 
-    check_installed(
-        "fastegnn-md run",
-        "ase",
-        *engine_components(calculator, forcefield, system),
-        *(["openmm"] if engine == "openmm" else []),
-    )
+    needed = engine_components(calculator, forcefield, system)
+    check_installed("fastegnn-md run", "ase", *needed, *(["openmm"] if engine == "openmm" else []))
     from .._progress import progress_bar
     from ..data.ase_files import ase_format
     from ..data.frames import seek
